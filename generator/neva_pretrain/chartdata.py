@@ -1,0 +1,58 @@
+"""Files that the chart owns and this package ships: models.yaml, values.yaml, values.schema.json, preflight.py.
+
+An installed wheel has them in ``neva_pretrain/_chart``; an editable checkout reads the chart itself.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_IN_CHART = {
+    "models.yaml": "files/models.yaml",
+    "preflight.py": "files/preflight.py",
+    "values.yaml": "values.yaml",
+    "values.schema.json": "values.schema.json",
+}
+
+
+def path(name: str) -> Path:
+    """Return where the chart's file of that name lies."""
+    shipped = Path(str(files("neva_pretrain"))) / "_chart" / name
+    if shipped.exists():
+        return shipped
+    return Path(__file__).parents[2] / "charts" / "neva-pretrain" / _IN_CHART[name]
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML with the fast loader where libyaml is there; never runs tags."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (a safe loader)
+
+
+@cache
+def models() -> dict[str, Any]:
+    """Return the catalog, as parsed."""
+    return _mapping("models.yaml")
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Return the chart's default values. Callers must not change them."""
+    return _mapping("values.yaml")
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON schema (draft-07) of a values file."""
+    parsed: dict[str, Any] = json.loads(path("values.schema.json").read_text("utf-8"))
+    return parsed
+
+
+def _mapping(name: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = load_yaml(path(name).read_text("utf-8"))
+    return parsed
