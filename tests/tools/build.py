@@ -1,0 +1,140 @@
+"""Build the tools with the machine's Go, once, into a cache outside the checkout."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.tools.table import GROUPS, TOOLS, Group
+
+
+class ToolError(Exception):
+    """A tool cannot be had; the message says what to do."""
+
+
+def cache_root() -> Path:
+    """Folder of everything that is built once: NEVA_CACHE, else the user's cache folder."""
+    base = os.environ.get("NEVA_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "neva-pretrain"
+
+
+def path(name: str) -> Path:
+    """Where the binary of a tool lies once it is built."""
+    return cache_root() / "bin" / f"{name}-{_group_of(name).version}"
+
+
+def manifests(group_name: str) -> Path:
+    """Copy of a module's manifests in the cache; built together with the group's binaries."""
+    group = GROUPS[group_name]
+    return cache_root() / "manifests" / f"{group.name}-{group.version}"
+
+
+def ensure(*names: str) -> list[Path]:
+    """Build what is missing of these tools and return their paths, in the order asked for."""
+    for group in _in_build_order(names):
+        if _missing(group):
+            with _lock(group):
+                if _missing(group):  # another process may have built it while we waited
+                    _build(group)
+    return [path(name) for name in names]
+
+
+def _group_of(name: str) -> Group:
+    try:
+        return TOOLS[name]
+    except KeyError:
+        raise ToolError(f"{name}: no such tool; known are {', '.join(sorted(TOOLS))}") from None
+
+
+def _in_build_order(names: Iterable[str]) -> list[Group]:
+    wanted = {_group_of(name).name for name in names}
+    return [group for group in GROUPS.values() if group.name in wanted]
+
+
+def _missing(group: Group) -> bool:
+    absent = [tool.name for tool in group.tools if not path(tool.name).exists()]
+    return bool(absent) or (bool(group.manifests) and not manifests(group.name).is_dir())
+
+
+@contextlib.contextmanager
+def _lock(group: Group) -> Iterator[None]:
+    """Hold the group's build lock; released by the kernel even when we are killed."""
+    folder = cache_root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{group.name}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"waiting for another build of {group.name}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build(group: Group) -> None:
+    if shutil.which("go") is None:
+        raise ToolError(
+            f"go: not on PATH; needed once to build {group.name} {group.version} from source; "
+            "install Go 1.26 or newer (https://go.dev/dl) and run this again"
+        )
+    names = ", ".join(tool.name for tool in group.tools)
+    _say(f"building {group.name} {group.version} ({names}); the first time takes minutes")
+    started = time.monotonic()
+    target = cache_root() / "bin"
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=cache_root()) as scratch:
+        if not _go_build(group, Path(scratch)):
+            # The first download of a large module can time out; what came is kept.
+            _say(f"{group.name}: the build failed; trying once more")
+            if not _go_build(group, Path(scratch)):
+                raise ToolError(f"{group.name} {group.version}: go build failed, see above")
+        if group.manifests:
+            _copy_manifests(group, Path(scratch))
+        for tool in group.tools:
+            (Path(scratch) / tool.go_name).replace(path(tool.name))
+    _say(f"built {group.name} {group.version} in {time.monotonic() - started:.0f} s")
+
+
+def _go_env() -> dict[str, str]:
+    # GOWORK and GOFLAGS of the user's shell must not change what is built.
+    return {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": ""}
+
+
+def _go_build(group: Group, output: Path) -> bool:
+    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    command += ["-ldflags", group.ldflags, "-o", f"{output}/"]
+    command += [tool.package for tool in group.tools]
+    done = subprocess.run(command, cwd=group.folder, env=_go_env(), stdout=sys.stderr, check=False)
+    return done.returncode == 0
+
+
+def _copy_manifests(group: Group, scratch: Path) -> None:
+    command = ["go", "mod", "download", "-json", f"{group.module}@{group.version}"]
+    done = subprocess.run(
+        command, cwd=group.folder, env=_go_env(), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ToolError(f"{group.name} {group.version}: {done.stderr.strip() or done.stdout}")
+    module = Path(json.loads(done.stdout)["Dir"])
+    copy = scratch / "manifests"
+    for folder in group.manifests:
+        # Go's module cache is read-only; the copy is not.
+        shutil.copytree(module / folder, copy / folder, copy_function=shutil.copyfile)
+    for folder_path in [copy, *copy.rglob("*")]:
+        folder_path.chmod(0o755 if folder_path.is_dir() else 0o644)
+    target = manifests(group.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    copy.replace(target)
+
+
+def _say(text: str) -> None:
+    print(f"tools: {text}", file=sys.stderr, flush=True)

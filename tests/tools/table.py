@@ -1,0 +1,169 @@
+"""The table of tools: what is built, from which module, with which stamps.
+
+A group is one Go module of its own (``tests/tools/<group>/go.mod`` and ``go.sum``), so that tools
+with contradictory dependencies never meet. Its ``go.mod`` is the only place that names a version.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One binary: our name for it and the Go package that it is built from."""
+
+    name: str
+    package: str
+
+    @property
+    def go_name(self) -> str:
+        """Name that ``go build -o DIR/`` gives the binary: the last element that is no /vN."""
+        parts = [part for part in self.package.split("/") if not re.fullmatch(r"v\d+", part)]
+        return parts[-1]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tools that are built together, from one module at one version."""
+
+    name: str
+    module: str
+    tools: tuple[Tool, ...]
+    stamps: tuple[str, ...] = ()
+    """``-X`` settings; ``{version}``, ``{major}`` and ``{minor}`` are filled in."""
+    manifests: tuple[str, ...] = ()
+    """Folders of the module that the sandbox needs besides the binaries."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the group's ``go.mod``."""
+        return HERE / self.name
+
+    @cached_property
+    def version(self) -> str:
+        """Version of the module that ``go.mod`` pins, such as ``v1.34.3``."""
+        text = (self.folder / "go.mod").read_text(encoding="utf-8")
+        pinned = re.search(rf"^(?:require)?\s+{re.escape(self.module)} (v\S+)", text, re.M)
+        if pinned is None:
+            raise LookupError(f"{self.folder / 'go.mod'} does not require {self.module}")
+        return pinned.group(1)
+
+    @property
+    def ldflags(self) -> str:
+        """Linker flags: no symbol table, and the version stamped in where the tool reports it."""
+        major, minor, *_ = self.version.removeprefix("v").split(".")
+        filled = (s.format(version=self.version, major=major, minor=minor) for s in self.stamps)
+        return " ".join(["-s", "-w", *(f"-X={stamp}" for stamp in filled)])
+
+
+_KUBE_VERSION = "k8s.io/component-base/version"
+
+GROUPS: dict[str, Group] = {
+    group.name: group
+    for group in (
+        Group(
+            "helm",
+            "helm.sh/helm/v3",
+            (Tool("helm", "helm.sh/helm/v3/cmd/helm"),),
+            stamps=("helm.sh/helm/v3/internal/version.version={version}",),
+        ),
+        Group(
+            "kubeconform",
+            "github.com/yannh/kubeconform",
+            (Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),),
+            stamps=("main.version={version}",),
+        ),
+        Group(
+            "helm-docs",
+            "github.com/norwoodj/helm-docs",
+            (Tool("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),),
+            stamps=("main.version={version}",),
+        ),
+        Group(
+            "kubernetes",
+            "k8s.io/kubernetes",
+            tuple(
+                Tool(name, f"k8s.io/kubernetes/cmd/{name}")
+                for name in (
+                    "kube-apiserver",
+                    "kube-controller-manager",
+                    "kube-scheduler",
+                    "kubectl",
+                )
+            ),
+            # Without these Helm cannot read the server's version.
+            stamps=(
+                f"{_KUBE_VERSION}.gitVersion={{version}}",
+                f"{_KUBE_VERSION}.gitMajor={{major}}",
+                f"{_KUBE_VERSION}.gitMinor={{minor}}",
+            ),
+        ),
+        Group(
+            "etcd",
+            "go.etcd.io/etcd/server/v3",
+            (Tool("etcd", "go.etcd.io/etcd/server/v3"),),
+        ),
+        Group(
+            "kwok",
+            "sigs.k8s.io/kwok",
+            (
+                Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+                Tool("kwokctl", "sigs.k8s.io/kwok/cmd/kwokctl"),
+            ),
+            manifests=("kustomize/crd", "kustomize/stage"),
+        ),
+        Group(
+            "training-operator",
+            "github.com/kubeflow/training-operator",
+            (
+                Tool(
+                    "training-operator",
+                    "github.com/kubeflow/training-operator/cmd/training-operator.v1",
+                ),
+            ),
+            manifests=("manifests/base",),
+        ),
+        Group(
+            "kueue",
+            "sigs.k8s.io/kueue",
+            (Tool("kueue", "sigs.k8s.io/kueue/cmd/kueue"),),
+            manifests=("config/components",),
+        ),
+        Group(
+            "scheduler-plugins",
+            "sigs.k8s.io/scheduler-plugins",
+            (
+                Tool("scheduler-plugins-scheduler", "sigs.k8s.io/scheduler-plugins/cmd/scheduler"),
+                Tool(
+                    "scheduler-plugins-controller", "sigs.k8s.io/scheduler-plugins/cmd/controller"
+                ),
+            ),
+            manifests=("config/crd",),
+        ),
+        Group(
+            "jobset",
+            "sigs.k8s.io/jobset",
+            (Tool("jobset", "sigs.k8s.io/jobset"),),
+            manifests=("config/components",),
+        ),
+        Group(
+            "trainer",
+            "github.com/kubeflow/trainer/v2",
+            (
+                Tool(
+                    "trainer-controller-manager",
+                    "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+                ),
+            ),
+            manifests=("manifests/base",),
+        ),
+    )
+}
+
+TOOLS: dict[str, Group] = {tool.name: group for group in GROUPS.values() for tool in group.tools}
