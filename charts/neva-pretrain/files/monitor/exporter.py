@@ -1,0 +1,256 @@
+"""Serves the state of a run to Prometheus, from the log that the training writes beside it.
+
+Run as ``python3 -m monitor.exporter --log /var/log/neva/train.log --listen :9400 --max-steps 2170
+...`` with this directory's parent on PYTHONPATH. Text format 0.0.4:
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from .judge import CODES, DEFAULT_LIMITS, Limits, judge
+from .parser import LogParser
+from .run import Run, Settings
+from .tail import Tail
+
+POLL_SECONDS = 1.0
+
+
+def metrics(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Return the run's metrics as Prometheus text; a value that is not known yet has no sample."""
+    return "".join(_families(run, now, limits))
+
+
+def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
+    s = run.settings
+    labels = {
+        "name": s.name,
+        "model": s.model,
+        "gpus": str(s.gpus or ""),
+        "global_batch_size": str(run.global_batch_size or ""),
+    }
+    yield _family("info", "gauge", "What runs.", [(labels, 1)])
+    yield _gauge("step", "Optimizer steps completed.", run.completed)
+    yield _gauge("max_steps", "Optimizer steps to do.", run.max_steps)
+    yield _gauge("loss", "reduced_train_loss of the last step.", run.loss)
+    speed = run.speed()
+    if speed is not None:
+        yield _gauge("step_time_seconds", "Median step time of the last steps.", speed.median)
+        yield _gauge(
+            "step_time_p95_seconds",
+            "95th percentile of the step time of the last steps.",
+            speed.p95,
+        )
+        yield _gauge("samples_per_second", "Samples a second, whole job.", speed.samples)
+        yield _gauge(
+            "samples_per_second_per_gpu", "Samples a second and GPU.", speed.samples_per_gpu
+        )
+        yield _gauge("tokens_per_second", "Tokens a second, whole job.", speed.tokens)
+        yield _gauge("mfu_ratio", "Model FLOP/s over the GPUs' peak, 0 to 1.", speed.mfu)
+        yield _gauge(
+            "of_plan_ratio", "Planned over measured step time; 1 is as planned.", speed.of_plan
+        )
+    yield _gauge("left_seconds", "Time to the last step at the present pace.", run.seconds_left())
+    yield _gauge(
+        "last_step_age_seconds", "Time since the last new step.", _age(run.last_step_at, now)
+    )
+    yield _gauge("last_checkpoint_step", "Step of the last checkpoint.", run.checkpoint_step)
+    yield _gauge(
+        "last_checkpoint_age_seconds",
+        "Time since the last checkpoint.",
+        _age(run.checkpoint_at, now),
+    )
+    yield _family(
+        "checkpoints_total", "counter", "Checkpoints saved, as logged.", [({}, run.checkpoints)]
+    )
+    yield _family(
+        "restarts_total", "counter", "Restarts of the training process.", [({}, run.restarts)]
+    )
+    yield _family(
+        "nonfinite_losses_total",
+        "counter",
+        "Steps with NaN or infinite loss.",
+        [({}, run.nan_total)],
+    )
+    said = {j.code: j.level.name.lower() for j in judge(run, now, limits)}
+    yield _family(
+        "judgement",
+        "gauge",
+        "1 while the judgement holds.",
+        [({"code": code, "level": said.get(code, "")}, int(code in said)) for code in CODES],
+    )
+
+
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else max(0.0, now - at)
+
+
+def _gauge(name: str, text: str, value: float | None) -> str:
+    return "" if value is None else _family(name, "gauge", text, [({}, value)])
+
+
+def _family(name: str, kind: str, text: str, samples: list[tuple[dict[str, str], float]]) -> str:
+    lines = [f"# HELP neva_{name} {text}", f"# TYPE neva_{name} {kind}"]
+    for labels, value in samples:
+        inside = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
+        lines.append(f"neva_{name}{'{' + inside + '}' if inside else ''} {_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _value(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(value)
+
+
+class Exporter:
+    """Follows a log in this thread and serves its metrics from others."""
+
+    def __init__(
+        self,
+        log: Path,
+        settings: Settings,
+        listen: tuple[str, int],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._tail = Tail(log)
+        self._parser = LogParser()
+        self._run = Run(settings)
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._server = _server(listen, self)
+
+    @property
+    def port(self) -> int:
+        """The port that is served, also where 0 was asked for."""
+        return int(self._server.server_address[1])
+
+    def text(self) -> str:
+        """Return the metrics of this moment."""
+        with self._lock:
+            return metrics(self._run, time.time(), self._limits)
+
+    def serve(self) -> None:
+        """Serve until :meth:`stop`."""
+        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        thread.start()
+        with self._lock:
+            self._run.update([], time.time())
+        while not self._stop.is_set():
+            data, written = self._tail.read()
+            if data:
+                with self._lock:
+                    self._run.update(self._parser.feed(data), written)
+            else:
+                self._stop.wait(POLL_SECONDS)
+        self._server.shutdown()
+        self._server.server_close()
+        self._tail.close()
+
+    def stop(self) -> None:
+        """End :meth:`serve`; may be called from a signal handler."""
+        self._stop.set()
+
+
+def _server(listen: tuple[str, int], exporter: Exporter) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.split("?")[0] == "/metrics":
+                self._answer(
+                    HTTPStatus.OK, exporter.text(), "text/plain; version=0.0.4; charset=utf-8"
+                )
+            elif self.path == "/healthz":
+                self._answer(HTTPStatus.OK, "ok\n", "text/plain")
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, "see /metrics\n", "text/plain")
+
+        def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: a scrape every few seconds is no news."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+        daemon_threads = True
+
+    return Server(listen, Handler)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Parse ``HOST:PORT``, ``:PORT`` (all addresses) or ``[V6]:PORT``."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(
+            f"got {text}; must be HOST:PORT, such as :9400 or 127.0.0.1:9400"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exporter", description="Serve a NeMo log's progress to Prometheus."
+    )
+    parser.add_argument(
+        "--log", type=Path, required=True, metavar="PATH", help="log file, or directory of logs"
+    )
+    parser.add_argument("--listen", type=address, default=("127.0.0.1", 9400), metavar="HOST:PORT")
+    parser.add_argument("--name", default="", help="name of the run")
+    parser.add_argument("--model", default="", help="name of the model")
+    parser.add_argument("--max-steps", type=int, metavar="N")
+    parser.add_argument("--global-batch-size", type=int, metavar="N", help="samples a step")
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the whole job")
+    parser.add_argument("--tokens-per-sample", type=int, metavar="N")
+    parser.add_argument("--vocab-size", type=int, default=Settings.vocab_size, metavar="N")
+    parser.add_argument(
+        "--planned-step-seconds",
+        type=float,
+        metavar="S",
+        help="step time that the planner predicts",
+    )
+    parser.add_argument(
+        "--flops-per-sample", type=float, metavar="F", help="model FLOPs to train on one sample"
+    )
+    parser.add_argument(
+        "--peak-flops", type=float, default=Settings.peak_flops, metavar="F", help="of one GPU"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints, 0 = off"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    values = vars(_arguments().parse_args(argv))
+    exporter = Exporter(values.pop("log"), listen=values.pop("listen"), settings=Settings(**values))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: exporter.stop())
+    print(f"serving /metrics on port {exporter.port}", flush=True)
+    exporter.serve()
+
+
+if __name__ == "__main__":
+    main()

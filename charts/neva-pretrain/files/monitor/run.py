@@ -1,0 +1,476 @@
+"""The state of a training run, folded from the events of its log. The time is passed in."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import NamedTuple
+
+from .parser import Event, Kind, Notice, Step
+
+LAG = 10
+"""Steps that shown metrics may be behind the bar (NeMo's log_every_n_steps, rarely above 10)."""
+
+RECENT_STEPS = 256
+"""Steps over which step times and pace are taken."""
+
+SERIES_POINTS = 2048
+"""Points that a plot keeps; beyond that every second one is dropped."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the run is meant to do, as far as it is known.
+
+    Attributes:
+        name: name to show.
+        model: name in the catalog.
+        max_steps: trainer.max_steps.
+        global_batch_size: samples a step.
+        gpus: GPUs of the whole job.
+        tokens_per_sample: padded tokens of one sample.
+        vocab_size: of the language model; sets the loss of random guessing, ln(vocab_size).
+        planned_step_seconds: what the planner predicts for a step.
+        flops_per_sample: model FLOPs that training on one sample needs.
+        peak_flops: dense BF16 FLOP/s of one GPU (H100 SXM: 989.4e12, NVIDIA's data sheet).
+        checkpoint_every: steps between checkpoints; 0 = checkpoints are off.
+
+    """
+
+    name: str = ""
+    model: str = ""
+    max_steps: int | None = None
+    global_batch_size: int | None = None
+    gpus: int | None = None
+    tokens_per_sample: int | None = None
+    vocab_size: int = 32000
+    planned_step_seconds: float | None = None
+    flops_per_sample: float | None = None
+    peak_flops: float = 989.4e12
+    checkpoint_every: int | None = None
+
+
+class Point(NamedTuple):
+    """One step for plots: ``attempt`` counts the starts of the training process from 1."""
+
+    step: int
+    loss: float | None
+    seconds: float | None
+    attempt: int
+
+
+class Series:
+    """The points of a run, thinned evenly so that memory does not grow; the newest always stays."""
+
+    def __init__(self, limit: int = SERIES_POINTS) -> None:
+        self._limit = limit
+        self._stride = 1
+        self._kept: list[Point] = []
+        self._skipped = 0
+        self._last: Point | None = None
+
+    def append(self, point: Point) -> None:
+        """Add the newest point."""
+        self._last = point
+        self._skipped += 1
+        if self._skipped < self._stride:
+            return
+        self._skipped = 0
+        self._kept.append(point)
+        if len(self._kept) > self._limit:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+    def points(self) -> list[Point]:
+        """Return the kept points, oldest first."""
+        if self._last is None or (self._kept and self._kept[-1] == self._last):
+            return list(self._kept)
+        return [*self._kept, self._last]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A bad sign in the log: the first line that showed it, and how often it came."""
+
+    kind: Kind
+    line: str
+    rank: int | None
+    count: int
+    step: int | None
+
+
+class Speed(NamedTuple):
+    """Rates over the last steps; a field is None where its inputs are not known.
+
+    Attributes:
+        median: seconds of a step.
+        p95: seconds of a step, 95th percentile.
+        samples: samples/s of the job.
+        samples_per_gpu: samples/s of one GPU.
+        tokens: tokens/s of the job.
+        mfu: model FLOP/s over the GPUs' peak, 0 to 1.
+        of_plan: planned over measured step time; 1 = as planned, 0.5 = half as fast.
+
+    """
+
+    median: float
+    p95: float
+    samples: float | None
+    samples_per_gpu: float | None
+    tokens: float | None
+    mfu: float | None
+    of_plan: float | None
+
+
+@dataclass
+class _Bar:
+    """Where the bar of this process and epoch stands.
+
+    ``lead`` is the largest (steps completed - n) seen: the steps done before the bar began. A
+    metric is never newer than the bar, so a record that would be further ahead contradicts it.
+    """
+
+    epoch: int
+    n: int
+    lead: int
+
+
+@dataclass
+class Run:
+    """A training run as its log shows it. Feed events in order; read the attributes at any time.
+
+    A record that contradicts what came before (a jump, a step back) is believed only when the next
+    one agrees with it, so a damaged line does not move the step. The very first record gives way to
+    a second that disagrees.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    step: int | None = None
+    best_step: int = 0
+    attempt: int = 1
+    attempt_first_step: int | None = None
+    lost_steps: int = 0
+    loss: float | None = None
+    series: Series = field(default_factory=Series)
+    started_at: float | None = None
+    last_event_at: float | None = None
+    last_step_at: float | None = None
+    nan_in_a_row: int = 0
+    nan_total: int = 0
+    nan_line: str = ""
+    incidents: dict[Kind, Incident] = field(default_factory=dict)
+    past: list[Incident] = field(default_factory=list)
+    ranks: set[int] = field(default_factory=set)
+    duplicate_rank: Notice | None = None
+    world_size: int | None = None
+    registered: Notice | None = None
+    checkpoints: int = 0
+    checkpoint_step: int | None = None
+    checkpoint_at: float | None = None
+    not_saved: Notice | None = None
+    finished: str = ""
+    stopped: str = ""
+    ended: str = ""
+    failed: bool = False
+    _bar: _Bar | None = None
+    _doubted: tuple[Step, int] | None = None
+    _agreed: bool = False
+    _fresh: bool = True
+    _log_total: int | None = None
+    _log_batch: int | None = None
+    _samples: tuple[float, float] | None = None
+    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    _pace: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+
+    def update(self, events: list[Event], now: float) -> None:
+        """Take events that were written at ``now`` (seconds of any one clock)."""
+        if self.started_at is None:
+            self.started_at = now
+        for event in events:
+            self.last_event_at = now
+            if isinstance(event, Step):
+                self._step(event, now)
+            else:
+                self._notice(event, now)
+
+    def end(self, reason: str, failed: bool = False) -> None:
+        """Say that no more will come, why, and whether the job is known to have failed."""
+        self.ended = reason
+        self.failed = failed
+
+    def new_process(self) -> None:
+        """Say that the training process began again: a new container, or a log that shows it."""
+        self.attempt += 1
+        self._fresh = True
+        self.attempt_first_step = None
+        self.ranks.clear()
+        self.duplicate_rank = None
+        self.registered = None
+        self._retire_incidents()
+
+    def _step(self, record: Step, now: float) -> None:
+        done = self._completed(record)
+        if self.step is None or self._follows(record, done):
+            self._agreed = self.step is not None
+            self._advance(record, done, now)
+        elif self._fresh and done <= self.step + record.n:
+            self._begin_attempt(record, done, now)
+        elif not self._agreed:
+            self.step = self._bar = None
+            self.series = Series()
+            self._advance(record, done, now)
+        elif self._doubted is not None and _continues(*self._doubted, record, done):
+            if not self._believe(*self._doubted, now):
+                self._doubted = (record, done)
+                return
+            self._bar = _Bar(record.epoch, record.n, done - record.n)
+            self._advance(record, done, now)
+        else:
+            self._doubted = (record, done)
+            return
+        self._doubted = None
+
+    def _believe(self, record: Step, done: int, now: float) -> bool:
+        """Take a doubted record that the next one confirms, unless it is old text shown again."""
+        if done > (self.step or 0):
+            self._bar = None
+            self._advance(record, done, now)
+            return True
+        if self._is_old_text(record, done):
+            return False
+        self.new_process()
+        self._begin_attempt(record, done, now)
+        return True
+
+    def _completed(self, record: Step) -> int:
+        """Return the steps completed: the logged 0-based number + 1, sharpened if it is rounded."""
+        done = int(record.global_step) + 1
+        if record.step_error:
+            lead = self._bar.lead if self._bar and self._bar.epoch == record.epoch else 0
+            by_bar = lead + record.n
+            batch = self.global_batch_size
+            exact = by_bar
+            samples = record.consumed_samples
+            if samples is not None and samples < math.inf and not record.samples_error and batch:
+                exact = round(samples / batch)
+            if abs(exact - done) <= record.step_error + 1:
+                done = exact
+        limit = self.settings.max_steps
+        return limit if limit is not None and done == limit + 1 else done
+
+    def _follows(self, record: Step, done: int) -> bool:
+        """Tell whether the record may come next: not a step back, not ahead of its bar."""
+        step, bar = self.step, self._bar
+        if step is None or bar is None:
+            return True
+        if done < step:
+            return False
+        if record.epoch == bar.epoch:
+            return done - record.n <= bar.lead
+        return done - step <= record.n + LAG
+
+    def _is_old_text(self, record: Step, done: int) -> bool:
+        """Tell text shown again from a restart, whose bar begins anew or has another lead."""
+        bar = self._bar
+        return bar is not None and record.n > LAG and bar.lead - LAG <= done - record.n <= bar.lead
+
+    def _begin_attempt(self, record: Step, done: int, now: float) -> None:
+        self.lost_steps += max(0, (self.step or 0) - max(0, done - record.n))
+        self.step = self._bar = None
+        self._seconds.clear()
+        self._pace.clear()
+        self._advance(record, done, now)
+
+    def _advance(self, record: Step, done: int, now: float) -> None:
+        bar = self._bar
+        if bar is None or bar.epoch != record.epoch:
+            self._bar = _Bar(record.epoch, record.n, done - record.n)
+        else:
+            bar.n = record.n
+            bar.lead = max(bar.lead, done - record.n)
+        self._log_total = record.total or self._log_total
+        self._log_batch = record.global_batch_size or self._log_batch
+        if record.consumed_samples is not None and record.consumed_samples < math.inf:
+            self._samples = (record.consumed_samples, record.samples_error)
+        if self.step is not None and done <= self.step:
+            return
+        self.step = done
+        self._fresh = False
+        self.best_step = max(self.best_step, done)
+        if self.attempt_first_step is None:
+            self.attempt_first_step = done
+        self.last_step_at = now
+        if self.incidents:
+            self._retire_incidents()
+        loss, seconds = record.loss, record.seconds
+        if loss is not None:
+            self._loss(loss, done)
+        if seconds is not None:
+            if 0 < seconds < math.inf:
+                self._seconds.append(seconds)
+            else:
+                seconds = None
+        if record.elapsed is not None:
+            self._pace.append((done, record.elapsed))
+        self.series.append(Point(done, loss, seconds, self.attempt))
+
+    def _loss(self, loss: float, done: int) -> None:
+        self.loss = loss
+        if math.isfinite(loss):
+            self.nan_in_a_row = 0
+            return
+        self.nan_in_a_row += 1
+        self.nan_total += 1
+        if self.nan_in_a_row == 1:
+            self.nan_line = f"step {done}: reduced_train_loss={loss}"
+
+    def _notice(self, notice: Notice, now: float) -> None:
+        kind = notice.kind
+        if kind is Kind.RANK:
+            self._rank(notice)
+        elif kind is Kind.REGISTERED:
+            self.registered = notice
+            self.world_size = notice.value
+        elif kind is Kind.SAVED:
+            self.checkpoints += 1
+            self.checkpoint_step = self.step if notice.value is None else notice.value
+            self.checkpoint_at = now
+            self.not_saved = None
+        elif kind is Kind.NOT_SAVED:
+            self.not_saved = notice
+        elif kind is Kind.RESTORED:
+            if not self._fresh:
+                self.new_process()
+        elif kind is Kind.FINISHED:
+            self.finished = notice.line
+        elif kind is Kind.TIME_LIMIT:
+            self.stopped = notice.line
+        elif kind is Kind.FAILED_RANK:
+            self._blame(notice)
+        else:
+            seen = self.incidents.get(kind)
+            self.incidents[kind] = (
+                replace(
+                    seen, count=seen.count + 1, rank=notice.rank if seen.rank is None else seen.rank
+                )
+                if seen
+                else Incident(kind, notice.line, notice.rank, 1, self.step)
+            )
+
+    def _rank(self, notice: Notice) -> None:
+        rank, world_size = notice.rank, notice.value
+        if rank is None or world_size is None or rank >= world_size:
+            return
+        again = rank in self.ranks
+        if self.registered is not None or not self._fresh or (again and self.incidents):
+            self.new_process()
+        elif again:
+            self.duplicate_rank = notice
+        self.ranks.add(rank)
+        self.world_size = world_size
+
+    def _blame(self, notice: Notice) -> None:
+        for kind, incident in self.incidents.items():
+            if incident.rank is None:
+                self.incidents[kind] = replace(incident, rank=notice.rank)
+
+    def _retire_incidents(self) -> None:
+        """Training went on, or began again: what the log complained about before is history."""
+        room = 100 - len(self.past)
+        self.past += list(self.incidents.values())[:room]
+        self.incidents.clear()
+
+    @property
+    def restarts(self) -> int:
+        """How often the training process began again."""
+        return self.attempt - 1
+
+    @property
+    def max_steps(self) -> int | None:
+        """trainer.max_steps: as set, else the bar's total, unless the run is already past it."""
+        if self.settings.max_steps is not None:
+            return self.settings.max_steps
+        total = self._log_total
+        return None if total is None or (self.step or 0) > total + 1 else total
+
+    @property
+    def completed(self) -> int | None:
+        """Steps completed, never above max_steps: some versions show the full count at the end."""
+        limit = self.max_steps
+        return self.step if self.step is None or limit is None else min(self.step, limit)
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples a step: as set, else as 2.x prints it."""
+        return self.settings.global_batch_size or self._log_batch
+
+    @property
+    def is_finished(self) -> bool:
+        """All steps are done, or the trainer says so."""
+        limit = self.max_steps
+        return bool(self.finished) or (
+            limit is not None and self.step is not None and self.step >= limit
+        )
+
+    @property
+    def consumed_samples(self) -> tuple[int, bool] | None:
+        """Samples seen, and whether that is approximate (the bar rounds to three digits)."""
+        if self.completed is not None and self.global_batch_size is not None:
+            return self.completed * self.global_batch_size, False
+        if self._samples is None:
+            return None
+        return int(self._samples[0]), self._samples[1] > 0
+
+    def speed(self) -> Speed | None:
+        """Rates over the last steps of this attempt, or None before the first."""
+        if not self._seconds:
+            return None
+        times = sorted(self._seconds)
+        middle = median(times)
+        s = self.settings
+        samples = self.global_batch_size / middle if self.global_batch_size else None
+        per_gpu = samples / s.gpus if samples is not None and s.gpus else None
+        return Speed(
+            median=middle,
+            p95=times[min(len(times) - 1, math.ceil(0.95 * len(times)) - 1)],
+            samples=samples,
+            samples_per_gpu=per_gpu,
+            tokens=(
+                samples * s.tokens_per_sample
+                if samples is not None and s.tokens_per_sample
+                else None
+            ),
+            mfu=(
+                per_gpu * s.flops_per_sample / s.peak_flops
+                if per_gpu is not None and s.flops_per_sample
+                else None
+            ),
+            of_plan=s.planned_step_seconds / middle if s.planned_step_seconds else None,
+        )
+
+    @property
+    def timed_steps(self) -> int:
+        """Steps of this attempt that :meth:`speed` rests on (at most RECENT_STEPS)."""
+        return len(self._seconds)
+
+    def seconds_left(self) -> float | None:
+        """Time to max_steps at the pace of the bar's clock, saving included, else by step time."""
+        limit, step, speed = self.max_steps, self.completed, self.speed()
+        if limit is None or step is None:
+            return None
+        pace = speed.median if speed else None
+        if len(self._pace) >= LAG:
+            (first, begun), (last, until) = self._pace[0], self._pace[-1]
+            if last > first and until > begun:
+                measured = (until - begun) / (last - first)
+                pace = max(pace, measured) if pace is not None else measured
+        return None if pace is None else (limit - step) * pace
+
+
+def _continues(first: Step, first_done: int, record: Step, done: int) -> bool:
+    """Tell whether the second record may directly follow the first, in the same process."""
+    if record.epoch == first.epoch:
+        return record.n >= first.n and 0 <= done - first_done <= record.n - first.n + LAG
+    return 0 <= done - first_done <= record.n + LAG

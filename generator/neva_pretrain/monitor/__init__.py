@@ -1,0 +1,1 @@
+"""neva-monitor: watch a run by its log."""

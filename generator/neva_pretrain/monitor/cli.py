@@ -1,0 +1,283 @@
+"""``neva-monitor``: watch a training run by its log."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from neva_pretrain import __version__
+from neva_pretrain.errors import NevaError
+from neva_pretrain.hardware import GPUS, Gpu
+from neva_pretrain.monitor import report, settings, sources, view
+from neva_pretrain.monitor.core.judge import Judgement, Limits, Status, exit_code, judge, status
+from neva_pretrain.monitor.core.parser import LogParser
+from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pretrain.monitor.sources import Chunk
+
+_EPILOG = """
+\b
+Examples:
+  neva-monitor neva -n training             follow the job of the release "neva"
+  neva-monitor results/run-1 --once         newest log of a results folder, one look
+  kubectl logs -f neva-master-0 | neva-monitor -
+  neva-monitor train.log --once -o json | jq .step
+  neva-monitor train.log --once -f values.yaml --html report.html --plot loss.png
+
+\b
+Exit codes:
+  0  training or finished      2  wrong usage, or nothing to read
+  1  a judgement says failed   3  a judgement warns
+"""
+
+_PLAIN_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A log to read.
+
+    Attributes:
+        chunks: its bytes, as they come.
+        settings: what the run is meant to do.
+        ending: why it ended, empty if the run may go on, and whether the job failed.
+        grows: it has no end of its own: stop when the trainer says that it is done.
+
+    """
+
+    chunks: Iterator[Chunk]
+    settings: Settings
+    ending: Callable[[], tuple[str, bool]]
+    grows: bool = False
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", required=False)
+@click.option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
+@click.option(
+    "-f",
+    "--values",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Values file of the run: steps, batch size, plan.",
+)
+@click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Steps of the run.")
+@click.option("--global-batch-size", type=click.IntRange(1), metavar="N", help="Samples a step.")
+@click.option("--gpus", type=click.IntRange(1), metavar="N", help="GPUs of the job.")
+@click.option("--model", metavar="NAME", help="Model of the catalog, for MFU and tokens/s.")
+@click.option(
+    "--step-time", type=click.FloatRange(0, min_open=True), metavar="S", help="Planned step time."
+)
+@click.option(
+    "--gpu-type",
+    type=click.Choice(list(GPUS)),
+    default=next(iter(GPUS)),
+    show_default=True,
+    help="Whose peak MFU is measured against.",
+)
+@click.option("--once", is_flag=True, help="Read what is there, say it, and end.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="What --once and the end print.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write loss and step time as .png, .svg, .pdf.",
+)
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page."
+)
+@click.option(
+    "--stall-after",
+    type=click.FloatRange(0, min_open=True),
+    default=Limits.stall_seconds,
+    show_default=True,
+    metavar="S",
+    help="Least time without a step that is a stall.",
+)
+@click.option(
+    "--nan-steps",
+    type=click.IntRange(1),
+    default=Limits.nan_in_a_row,
+    show_default=True,
+    metavar="N",
+    help="NaN losses in a row that are a failure.",
+)
+@click.option(
+    "--slow-below",
+    type=click.FloatRange(0, 1),
+    default=Limits.slow_share,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the planned speed that is too slow.",
+)
+@click.version_option(__version__, prog_name="neva-monitor")
+def command(
+    source: str | None,
+    namespace: str | None,
+    context: str | None,
+    once: bool,
+    output: str,
+    plot: Path | None,
+    page: Path | None,
+    stall_after: float,
+    nan_steps: int,
+    slow_below: float,
+    **given: Any,
+) -> int:
+    """Watch a NeVa pretraining run: progress, loss, speed against the plan, and what is wrong.
+
+    SOURCE is a Helm release or job name, a log file, a folder of logs, or - for standard input.
+    A name that is also a file is the file; -n makes it a name.
+    """
+    limits = Limits(stall_seconds=stall_after, nan_in_a_row=nan_steps, slow_share=slow_below)
+    log = _open(source, namespace, context, once, given)
+    run = Run(log.settings)
+    ended = _watch(run, log, limits, live=not once and output == "text")
+    if ended:
+        run.end(*log.ending())
+    now = time.time()
+    judgements = judge(run, now, limits)
+    state = status(run, judgements)
+    if output == "json":
+        click.echo(json.dumps(report.as_dict(run, judgements, state), indent=2))
+    else:
+        _print_summary(run, judgements, state)
+    if plot:
+        report.save_plot(run, plot)
+    if page:
+        written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+        try:
+            page.write_text(report.html(run, judgements, state, written), encoding="utf-8")
+        except OSError as error:
+            raise NevaError(f"--html {page}: {error.strerror}") from error
+    return exit_code(judgements)
+
+
+def _open(
+    source: str | None,
+    namespace: str | None,
+    context: str | None,
+    once: bool,
+    given: dict[str, Any],
+) -> _Input:
+    gpu = GPUS[given["gpu_type"]]
+    if source is None and not sys.stdin.isatty():
+        source = "-"
+    if source is None:
+        raise click.UsageError(
+            "give a release name, a log file, a folder of logs, or - for standard input"
+        )
+    if source == "-":
+        chosen = _settings(Settings(), given, gpu)
+        chunks = sources.pipe(sys.stdin.fileno(), once)
+        return _Input(chunks, chosen, lambda: ("" if once else "end of the input", False))
+    path = Path(source)
+    if path.exists() and namespace is None:
+        chosen = _settings(settings.from_record(path, gpu), given, gpu)
+        return _Input(sources.path(path, once), chosen, lambda: ("", False), grows=True)
+    if "/" in source or path.suffix in (".log", ".txt", ".out"):
+        raise NevaError(f"{source}: no such file or folder")
+    log = sources.JobLog(sources.Kubectl(namespace, context), source)
+    known = settings.from_annotations(log.job.annotations, gpu)
+    chosen = _settings(replace(known, name=log.job.name), given, gpu)
+    return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed))
+
+
+def _settings(known: Settings, given: dict[str, Any], gpu: Gpu) -> Settings:
+    """Return what is known, overridden by a values file, overridden by options."""
+    if given["values"]:
+        told = settings.from_file(given["values"], gpu)
+        known = replace(told, name=known.name or told.name)
+    if given["model"]:
+        known = settings.with_model(known, given["model"])
+    options = {
+        "max_steps": given["max_steps"],
+        "global_batch_size": given["global_batch_size"],
+        "gpus": given["gpus"],
+        "planned_step_seconds": given["step_time"],
+        "peak_flops": gpu.peak_tflops * 1e12,
+    }
+    return replace(known, **{name: value for name, value in options.items() if value is not None})
+
+
+def _watch(run: Run, log: _Input, limits: Limits, live: bool) -> bool:
+    """Feed the run until its log ends; return whether that was the end, not the user's Ctrl-C."""
+    console = Console(stderr=True)
+    if live and console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
+            return _feed(
+                run, log, lambda: screen.update(_frame(run, limits, console), refresh=True), 0.5
+            )
+    if live:
+        return _feed(run, log, lambda: _print_line(run, limits), _PLAIN_EVERY)
+    return _feed(run, log, lambda: None, 0)
+
+
+def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool:
+    parser = LogParser()
+    shown = float("-inf")
+    try:
+        for chunk in log.chunks:
+            if chunk.new_process:
+                run.new_process()
+            run.update(parser.feed(chunk.data), chunk.when)
+            if log.grows and run.finished and not chunk.data:
+                break
+            if time.monotonic() - shown >= every:
+                shown = time.monotonic()
+                show()
+    except KeyboardInterrupt:
+        return False
+    run.update(parser.close(), run.last_event_at or time.time())
+    return True
+
+
+def _frame(run: Run, limits: Limits, console: Console) -> Any:
+    judgements = judge(run, time.time(), limits)
+    return view.render(run, judgements, status(run, judgements), min(console.width, 110))
+
+
+def _print_line(run: Run, limits: Limits) -> None:
+    judgements = judge(run, time.time(), limits)
+    click.echo(view.plain_line(run, status(run, judgements)))
+
+
+def _print_summary(run: Run, judgements: list[Judgement], state: Status) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(view.render(run, judgements, state, min(console.width, 110)))
+        return
+    click.echo(view.plain_line(run, state))
+    for judgement in judgements:
+        click.echo("\n".join(view.judgement_lines(judgement)))
+
+
+def main() -> None:
+    """Run the command; turn refusals into ``ERROR: ...`` and exit code 2."""
+    try:
+        code = command(standalone_mode=False)
+    except NevaError as error:
+        for line in error.lines():
+            click.echo(f"ERROR: {line}", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = 130
+    sys.exit(code)
