@@ -1,0 +1,106 @@
+"""The calibration's measured rows, as setups that the cost model can predict."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neva_pretrain import catalog
+from neva_pretrain.cost import Kernels, Setup, launch_floor, step_time
+from neva_pretrain.hardware import H100
+
+DATA = Path(__file__).parent / "data" / "calibration"
+_MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}
+_PROFILES: dict[tuple[str, str, str, str], Kernels] = {
+    ("fa2_sdpa", "plain", "0", "eager"): "reference",
+    ("te_cudnn_fused", "te", "1", "eager"): "fused",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured run."""
+
+    row: dict[str, str]
+    setup: Setup
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        return self.row["oom"] == "1"
+
+    @property
+    def peak_bytes(self) -> int:
+        return int(self.row["peak_allocated_bytes"])
+
+    @property
+    def used_bytes(self) -> int:
+        return int(self.row["device_used_bytes"])
+
+    @property
+    def ms(self) -> float:
+        return float(self.row["ms"])
+
+    @property
+    def profile(self) -> Kernels | None:
+        """The kernels profile that ran, or none: single levers of it have no name in the values."""
+        row = self.row
+        return _PROFILES.get(
+            (row["attention"], row["rope"], row["fused_swiglu"], row["clip_attention"])
+        )
+
+    @property
+    def predicted_ms(self) -> float:
+        """The model's time; a shard that ran alone on one GPU had no communication."""
+        parts = step_time(self.setup).parts
+        work = parts.gemm + parts.attention + parts.elementwise + parts.vision
+        return work + (parts.tp_communication if self.row["tp_mode"] == "real" else 0)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its time is in the model's domain.
+
+        Left out are rows out of memory or with NaN data; kernels that are neither profile; more
+        than 704 tokens a sample; and those within 10 % of the launch floor or below it, where the
+        CPU sets the pace, not the GPU.
+        """
+        return (
+            not self.ran_out_of_memory
+            and self.row["time_ok"] == "1"
+            and self.profile is not None
+            and self.setup.tokens_per_sample <= 704
+            and self.predicted_ms >= 1.1 * launch_floor(self.setup)
+        )
+
+    @property
+    def group(self) -> str:
+        """What the accuracy table calls its kind."""
+        mode = {"whole": "TP 1", "real": "TP 2 with NCCL", "shard": "TP shard alone"}
+        recompute = ", full recompute" if self.setup.recompute == "full" else ""
+        return f"{self.profile or 'other'} kernels, {mode[self.row['tp_mode']]}{recompute}"
+
+
+def runs() -> Iterator[Run]:
+    """Read all runs."""
+    with (DATA / "steps.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            yield Run(row, _setup(row))
+
+
+def _setup(row: dict[str, str]) -> Setup:
+    model = catalog.get(_MODELS[row["model"]])
+    llm = replace(model.architecture, num_layers=int(row["layers"]))  # some ran half the layers
+    return Setup(
+        model=replace(model, architecture=llm),
+        gpu=H100,
+        tensor_parallel_size=int(row["tp"]),
+        pipeline_parallel_size=1,
+        data_parallel_size=int(row["dp"]),
+        micro_batch_size=int(row["micro_batch_size"]),
+        accumulation=1,
+        tokens_per_sample=int(row["tokens_per_sample"]),
+        kernels="fused" if row["fused_swiglu"] == "1" else "reference",
+        sequence_parallel=row["sequence_parallel"] == "1",
+        recompute="full" if row["recompute"] == "1" else "none",
+    )
