@@ -1,0 +1,400 @@
+"""The planner: every way to run a model on a number of GPUs that fits, and which one is best.
+
+A search is a pure function of its request. It looks at tensor parallel sizes that divide a node,
+the model's own pipeline parallel size and micro batch sizes up to 64, so its cost does not grow
+with the number of GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil, log2
+
+from neva_pretrain import rules
+from neva_pretrain.catalog import Model
+from neva_pretrain.cost import Kernels, Memory, Recompute, Setup, StepTime, memory, step_time
+from neva_pretrain.errors import RefusedError, Violation
+from neva_pretrain.hardware import GIB, H100, Gpu
+from neva_pretrain.plan import (
+    REFERENCE_BATCH,
+    SAMPLES_PER_EPOCH,
+    BatchPolicy,
+    Plan,
+    nearest_multiples,
+    nodes_for,
+    steps_for,
+    use,
+)
+
+MAX_MICRO_BATCH_SIZE = 64
+"""Largest micro batch that was calibrated; throughput is flat long before."""
+PADDING = 64
+"""Tokens by which a longer caption lengthens all samples of its micro batch."""
+
+TIE = 0.02
+"""Share of throughput that the time model cannot tell apart; its mean error is 1.5 %."""
+_SPARE = 4 * GIB
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to plan for; ``None`` leaves a choice to the planner, or a fact to the catalog."""
+
+    model: Model
+    gpus: int
+    gpu: Gpu = H100
+    gpus_per_node: int = 8
+    batch_policy: BatchPolicy = "per-node"
+    fixed_global_batch_size: int | None = None
+    samples: int = SAMPLES_PER_EPOCH
+    kernels: Kernels = "reference"
+    tokens: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    micro_batch_size: int | None = None
+    sequence_parallel: bool | None = None
+    recompute: Recompute | None = None
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the job."""
+        return nodes_for(self.gpus, self.gpus_per_node)
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Padded length of the samples."""
+        return self.tokens or self.model.tokens_per_sample
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one optimizer step."""
+        if self.fixed_global_batch_size is not None:
+            return self.fixed_global_batch_size
+        return REFERENCE_BATCH * (self.nodes if self.batch_policy == "per-node" else 1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setup that fits, and what it costs."""
+
+    setup: Setup
+    memory: Memory
+    time: StepTime
+    samples: int = SAMPLES_PER_EPOCH
+
+    @property
+    def headroom(self) -> int:
+        """Bytes that stay free."""
+        return self.memory.headroom(self.setup.gpu)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether a longer caption, or 4 GiB that nobody accounts for, would not fit."""
+        longer = replace(self.setup, tokens_per_sample=self.setup.tokens_per_sample + PADDING)
+        return self.headroom < max(_SPARE, memory(longer).total - self.memory.total)
+
+    @property
+    def rate(self) -> float:
+        """Samples a second and GPU."""
+        return self.time.samples_per_second_per_gpu
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps to see all samples."""
+        return steps_for(self.samples, self.setup.global_batch_size)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training to the end, without start, checkpoints and a slow file system."""
+        return self.steps * self.time.total / 1000
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of training to the end."""
+        return self.seconds * self.setup.world_size / 3600
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A parallelism, or from some micro batch size on, that is not possible."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    micro_batch_size: int | None
+    reason: Violation
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the search found.
+
+    ``candidates`` has the best one first, then the others by throughput, those that are tight last.
+    ``preset`` is NVIDIA's parallelism with its micro batch size or the nearest below it that
+    divides the batch, if that fits.
+    """
+
+    request: Request
+    candidates: tuple[Candidate, ...]
+    refused: tuple[Refusal, ...]
+    preset: Candidate | None
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate to run."""
+        return self.candidates[0]
+
+    @property
+    def gain(self) -> float | None:
+        """Throughput of the best over the preset's."""
+        return None if self.preset is None else self.best.rate / self.preset.rate
+
+
+def search(request: Request) -> Result:
+    """Return all candidates, best first.
+
+    Refuses (``RefusedError``) a request that breaks rules or that nothing fits, and then says how
+    many GPUs would do.
+    """
+    _check_tokens(request)
+    candidates, refused = enumerate_candidates(request)
+    if not candidates:
+        raise RefusedError(_nothing_fits(request, refused))
+    best = _choose(candidates, request.model)
+    rest = sorted((c for c in candidates if c is not best), key=lambda c: (c.is_tight, -c.rate))
+    return Result(request, (best, *rest), tuple(refused), _preset(request))
+
+
+def _check_tokens(request: Request) -> None:
+    """Refuse a length that NeMo's collator cannot make of a sample with an image."""
+    model, tokens = request.model, request.tokens_per_sample
+    least = ceil(model.image_tokens / PADDING) * PADDING
+    most = model.architecture.encoder_seq_length
+    if tokens % PADDING or not least <= tokens <= most:
+        fits = [n for n in nearest_multiples(tokens, PADDING) if least <= n <= most]
+        rule = f"must be a multiple of {PADDING} from {least} (one image) to {most}"
+        fix = use(fits or [min(max(tokens, least), most)])
+        raise RefusedError([Violation("--tokens-per-sample", str(tokens), rule, fix)])
+
+
+def enumerate_candidates(request: Request) -> tuple[list[Candidate], list[Refusal]]:
+    """Return every candidate, and why the others are none."""
+    pipeline = request.pipeline_parallel_size or request.model.preset.pipeline_parallel_size
+    tensor = rules.divisors(request.gpus_per_node, [request.gpus_per_node])
+    if request.tensor_parallel_size is not None:
+        tensor = [request.tensor_parallel_size]
+    candidates: list[Candidate] = []
+    refused: list[Refusal] = []
+    for size in tensor:
+        reasons = list(_parallelism_violations(request, size, pipeline))
+        if reasons:
+            refused += [Refusal(size, pipeline, None, reason) for reason in reasons]
+            continue
+        for micro_batch_size in _micro_batch_sizes(request, size, pipeline):
+            setups = list(_setups(request, size, pipeline, micro_batch_size))
+            fitting = list(_until_comfortable(setups, request.samples))
+            candidates += fitting
+            if not fitting:
+                smallest = min(setups, key=lambda setup: memory(setup).total)
+                refused.append(
+                    Refusal(size, pipeline, micro_batch_size, memory_violation(smallest))
+                )
+                break
+    return candidates, refused
+
+
+def _parallelism_violations(request: Request, tensor: int, pipeline: int) -> Iterator[Violation]:
+    """Yield the rules that this split of the model breaks."""
+    plan = Plan(
+        nodes=request.nodes,
+        gpus_per_node=request.gpus_per_node,
+        tensor_parallel_size=tensor,
+        pipeline_parallel_size=pipeline,
+        micro_batch_size=request.micro_batch_size or 1,
+        global_batch_size=request.global_batch_size,
+        max_steps=steps_for(request.samples, request.global_batch_size),
+        warmup_steps=0,
+    )
+    yield from rules.check_architecture(request.model.architecture, plan)
+    if plan.gpus % (tensor * pipeline):
+        yield Violation(
+            "--gpus",
+            str(plan.gpus),
+            "must be a multiple of tensor x pipeline parallel size "
+            f"({tensor} x {pipeline} = {tensor * pipeline})",
+            use(nearest_multiples(plan.gpus, tensor * pipeline)),
+        )
+    elif plan.global_batch_size % (unit := plan.micro_batch_size * plan.data_parallel_size):
+        yield Violation(
+            "training.globalBatchSize",
+            str(plan.global_batch_size),
+            "must be a multiple of microBatchSize x data parallel size "
+            f"({plan.micro_batch_size} x {plan.data_parallel_size} = {unit})",
+            use(nearest_multiples(plan.global_batch_size, unit)),
+        )
+
+
+def _micro_batch_sizes(request: Request, tensor: int, pipeline: int) -> list[int]:
+    """Return divisors of a replica's samples, ascending, not only the powers of two."""
+    if request.micro_batch_size is not None:
+        return [request.micro_batch_size]
+    samples = request.global_batch_size * tensor * pipeline // request.gpus
+    return [n for n in range(1, MAX_MICRO_BATCH_SIZE + 1) if samples % n == 0]
+
+
+def _setups(request: Request, tensor: int, pipeline: int, micro_batch_size: int) -> Iterator[Setup]:
+    """Yield the ways to run one split, from the fastest to the smallest.
+
+    Sequence parallel costs no time but is not what the presets have; full recompute costs 1.4 times
+    the time.
+    """
+    spread = tensor > 1
+    preset = request.model.preset.sequence_parallel and spread
+    variants: list[tuple[bool, Recompute]] = [(preset, "none"), (spread, "none"), (spread, "full")]
+    if request.sequence_parallel is not None:
+        variants = [(request.sequence_parallel and spread, other) for _, other in variants]
+    if request.recompute is not None:
+        variants = [(other, request.recompute) for other, _ in variants]
+    replicas = request.gpus // (tensor * pipeline)
+    for sequence, recompute in dict.fromkeys(variants):
+        yield Setup(
+            model=request.model,
+            gpu=request.gpu,
+            tensor_parallel_size=tensor,
+            pipeline_parallel_size=pipeline,
+            data_parallel_size=replicas,
+            micro_batch_size=micro_batch_size,
+            accumulation=request.global_batch_size // replicas // micro_batch_size,
+            tokens_per_sample=request.tokens_per_sample,
+            kernels=request.kernels,
+            sequence_parallel=sequence,
+            recompute=recompute,
+            gpus_per_node=request.gpus_per_node,
+        )
+
+
+def _until_comfortable(setups: list[Setup], samples: int) -> Iterator[Candidate]:
+    """Yield those that fit up to the first that is not tight: what follows is only slower."""
+    for setup in setups:
+        candidate = Candidate(setup, memory(setup), step_time(setup), samples)
+        if candidate.headroom < 0:
+            continue
+        yield candidate
+        if not candidate.is_tight:
+            return
+
+
+def _choose(candidates: list[Candidate], model: Model) -> Candidate:
+    """Return the best candidate.
+
+    Tight ones only count when there is no other. Of those within 2 % of the fastest, which the time
+    model cannot tell apart, the one that changes least wins: the preset's tensor parallel size
+    (another needs a distributed checkpoint), then the micro batch size nearest to the preset's (the
+    loss is averaged inside micro batches), then what has most memory to spare.
+    """
+    comfortable = [c for c in candidates if not c.is_tight] or candidates
+    fastest = max(c.rate for c in comfortable)
+    ties = [c for c in comfortable if c.rate >= fastest * (1 - TIE)]
+    return min(ties, key=lambda c: (*change(c.setup, model), -c.headroom))
+
+
+def change(setup: Setup, model: Model) -> tuple[float, float]:
+    """Return how many doublings of TP and of micro batch size a setup is from the preset."""
+    preset = model.preset
+    return (
+        abs(log2(setup.tensor_parallel_size / preset.tensor_parallel_size)),
+        abs(log2(setup.micro_batch_size / preset.micro_batch_size)),
+    )
+
+
+def _preset(request: Request) -> Candidate | None:
+    """Return the preset's parallelism with its micro batch size or the nearest below."""
+    preset = request.model.preset
+    same = replace(
+        request,
+        tensor_parallel_size=preset.tensor_parallel_size,
+        pipeline_parallel_size=preset.pipeline_parallel_size,
+        micro_batch_size=None,
+        sequence_parallel=preset.sequence_parallel,
+        recompute="none",
+    )
+    fitting = [
+        candidate
+        for candidate in enumerate_candidates(same)[0]
+        if candidate.setup.micro_batch_size <= preset.micro_batch_size
+    ]
+    return max(fitting, key=lambda candidate: candidate.setup.micro_batch_size, default=None)
+
+
+def over_micro_batch(candidate: Candidate) -> list[Candidate]:
+    """Return the candidate with each micro batch size up to 64, whether it fits or not."""
+    setups = (
+        replace(candidate.setup, micro_batch_size=size, accumulation=1)
+        for size in range(1, MAX_MICRO_BATCH_SIZE + 1)
+    )
+    return [Candidate(s, memory(s), step_time(s), candidate.samples) for s in setups]
+
+
+def over_gpus(request: Request) -> list[Result]:
+    """Return the search for 1, 2, 4 ... nodes, up to the request's own or 16, where one fits."""
+    results = []
+    for doublings in range(max(16, request.nodes).bit_length()):
+        gpus = 2**doublings * request.gpus_per_node
+        with suppress(RefusedError):
+            results.append(search(replace(request, gpus=gpus)))
+    return results
+
+
+def memory_sum(used: Memory) -> str:
+    """Return the sum by part in GiB: ``weights 12.6 + vision 0.6 + ... = 58.0 GiB``."""
+    names = {"projector_and_optimizer": "projector and optimizer", "context": "CUDA and NCCL"}
+    parts = [
+        f"{names.get(name, name)} {size / GIB:.1f}"
+        for name, size in used.parts._asdict().items()
+        if size >= 0.05 * GIB
+    ]
+    return f"{' + '.join(parts)} = {used.total / GIB:.1f} GiB"
+
+
+def memory_violation(setup: Setup, nearest: Setup | None = None) -> Violation:
+    """Return what is broken by a setup that does not fit: the sum by part, and what to change."""
+    need = f"needs {memory_sum(memory(setup))}"
+    fix = (
+        f"use {difference(setup, nearest)}"
+        if nearest
+        else "use a larger tensorParallelSize"
+    )
+    return Violation(
+        "training.microBatchSize",
+        f"{setup.micro_batch_size} at tensorParallelSize {setup.tensor_parallel_size}",
+        f"must fit in the {setup.gpu.memory_gib:.1f} GiB of an {setup.gpu.title}, but {need}",
+        fix,
+    )
+
+
+def difference(setup: Setup, other: Setup) -> str:
+    """Say in values what to change."""
+    values = (
+        ("tensorParallelSize", setup.tensor_parallel_size, other.tensor_parallel_size),
+        ("microBatchSize", setup.micro_batch_size, other.micro_batch_size),
+        ("sequenceParallel", setup.sequence_parallel, other.sequence_parallel),
+        ("recompute", setup.recompute, other.recompute),
+    )
+    return ", ".join(f"{name} {str(new).lower()}" for name, old, new in values if old != new)
+
+
+def _nothing_fits(request: Request, refused: list[Refusal]) -> list[Violation]:
+    """Return what refuses the split that is nearest to a fit, and the GPUs that would do."""
+    out_of_memory = [refusal for refusal in refused if refusal.micro_batch_size is not None]
+    last = (out_of_memory or refused)[-1]
+    if not out_of_memory or request.tensor_parallel_size is not None:
+        size = last.tensor_parallel_size
+        return [r.reason for r in refused if r.tensor_parallel_size == size]
+    fix = "use a GPU with more memory"
+    for nodes in (2, 4, 8, 16):
+        more = replace(request, gpus=nodes * request.gpus_per_node)
+        if more.gpus > request.gpus and enumerate_candidates(more)[0]:
+            fix = f"use {more.gpus} GPUs or more"
+            break
+    return [Violation("--gpus", str(request.gpus), last.reason.rule, fix)]
