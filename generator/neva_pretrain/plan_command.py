@@ -1,0 +1,110 @@
+"""``neva-values plan``: which configurations fit a number of GPUs, and which is best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from neva_pretrain import catalog, planner
+from neva_pretrain.cost import Kernels
+from neva_pretrain.hardware import GPUS
+from neva_pretrain.plan import BatchPolicy
+from neva_pretrain.plan_view import document, text
+
+
+@click.command("plan")
+@click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the job.")
+@click.option("--model", "model_name", default="llama2_7b_chat", show_default=True)
+@click.option(
+    "--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True, metavar="N"
+)
+@click.option(
+    "--gpu", type=click.Choice(list(GPUS)), default="h100-80gb", show_default=True, help="GPU."
+)
+@click.option(
+    "--batch-policy",
+    type=click.Choice(["per-node", "fixed"]),
+    help="Global batch: 256 for each node (default), or 256 in all.",
+)
+@click.option(
+    "--global-batch", type=click.IntRange(min=1), metavar="N", help="Global batch size itself."
+)
+@click.option(
+    "--kernels",
+    type=click.Choice(["reference", "fused"]),
+    default="reference",
+    show_default=True,
+    help="As in NVIDIA's presets, or fused SwiGLU, RoPE and cuDNN attention.",
+)
+@click.option(
+    "--tokens-per-sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Padded length of a sample. Default: an image and a short caption.",
+)
+@click.option("--tensor-parallel", type=click.IntRange(min=1), metavar="N", help="Only this TP.")
+@click.option("--pipeline-parallel", type=click.IntRange(min=1), metavar="N", help="Only this PP.")
+@click.option("--micro-batch", type=click.IntRange(min=1), metavar="N", help="Only this MBS.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to show."
+)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png|svg",
+    help="Also draw throughput and memory over micro batch size and GPUs.",
+)
+def plan(
+    gpus: int,
+    model_name: str,
+    gpus_per_node: int,
+    gpu: str,
+    batch_policy: BatchPolicy | None,
+    global_batch: int | None,
+    kernels: Kernels,
+    tokens_per_sample: int | None,
+    tensor_parallel: int | None,
+    pipeline_parallel: int | None,
+    micro_batch: int | None,
+    top: int,
+    output: str,
+    plot: Path | None,
+) -> None:
+    """Show the configurations that fit, best first, and why.
+
+    Memory and time are those of a cost model that was calibrated on H100: figures without a sign
+    are from its measured domain, with ~ modelled, with ? extrapolated.
+    """
+    if batch_policy and global_batch:
+        raise click.UsageError("--batch-policy and --global-batch exclude each other")
+    if plot is not None and plot.suffix not in {".png", ".svg"}:
+        raise click.BadParameter("must end in .png or .svg", param_hint="--plot")
+    result = planner.search(
+        planner.Request(
+            model=catalog.get(model_name),
+            gpus=gpus,
+            gpu=GPUS[gpu],
+            gpus_per_node=gpus_per_node,
+            batch_policy=batch_policy or "per-node",
+            fixed_global_batch_size=global_batch,
+            kernels=kernels,
+            tokens=tokens_per_sample,
+            tensor_parallel_size=tensor_parallel,
+            pipeline_parallel_size=pipeline_parallel,
+            micro_batch_size=micro_batch,
+        )
+    )
+    if plot is not None:
+        from neva_pretrain.plan_plot import draw
+
+        draw(result, plot)
+        click.echo(f"plot: {plot}", err=True)
+    if output == "json":
+        click.echo(json.dumps(document(result), indent=2))
+    else:
+        click.echo(text(result, top), nl=False)
