@@ -1,0 +1,1315 @@
+#!/usr/bin/env python3
+"""Proves, before a GPU is used, that the inputs and the node of a NeVa pretraining run are right.
+
+Reads ``settings.json`` (the chart renders it) and runs every check of its registry; one that fails
+never hides another. Python 3.10 and its standard library; PyYAML and Pillow of the NeMo image are
+used where they are there.
+
+    preflight.py --settings F --level quick   # every pod: seconds, node and access
+    preflight.py --settings F --level full    # master: also the content of all inputs
+
+Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings. Letters with numbers in
+comments (D11) are the failures, seen at other users, that a line is there for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from preflight_inputs import (
+    CONFIG,
+    LLAMA_3_TOKENS,
+    Checkpoint,
+    Finding,
+    NotPossibleError,
+    ProblemError,
+    Progress,
+    Settings,
+    Status,
+    UsageError,
+    ancestor,
+    denied,
+    extra_tokens,
+    failed,
+    gib,
+    huggingface_vocabulary,
+    is_lfs_pointer,
+    load_settings,
+    note,
+    piece_problems,
+    read_checkpoint,
+    read_json,
+    read_pieces,
+    show,
+    some,
+    warning,
+    weight_shapes,
+    writable,
+)
+
+T = TypeVar("T")
+
+
+class Level(str, Enum):
+    """Where a check runs: in every pod, or once for the run."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+# The registry
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its cost, the failure it prevents, the settings without which it is skipped."""
+
+    name: str
+    level: Level
+    cost: str
+    prevents: str
+    needs: tuple[str, ...]
+    run: Callable[[Run], Iterator[Finding]]
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(
+    name: str, level: Level, *needs: str, cost: str, prevents: str
+) -> Callable[[Callable[[Run], Iterator[Finding]]], Callable[[Run], Iterator[Finding]]]:
+    """Register a check under its name, in the order of the file."""
+
+    def register(
+        function: Callable[[Run], Iterator[Finding]],
+    ) -> Callable[[Run], Iterator[Finding]]:
+        CHECKS[name] = Check(name, level, cost, prevents, needs, function)
+        return function
+
+    return register
+
+
+class Once(Generic[T]):
+    """Something that several checks need: made once, its failure reported once."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: list[T] = []
+        self._broken = False
+
+    def __call__(self) -> T:
+        """Return it, made at the first call."""
+        if self._broken:
+            raise NotPossibleError("what it needs could not be read, see above")
+        if not self._made:
+            self._broken = True
+            self._made.append(self._make())
+            self._broken = False
+        return self._made[0]
+
+
+@dataclass
+class Run:
+    """What the checks of one run share."""
+
+    settings: Settings
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.samples = Once(lambda: _samples(self.settings.text("data.annotations")))
+        self.checkpoint = Once(lambda: read_checkpoint(self.settings.text("model.checkpointPath")))
+        self.shapes = Once(lambda: weight_shapes(self.checkpoint()))
+        self.pieces = Once(lambda: read_pieces(self.settings.text("model.tokenizerPath")))
+        self.huggingface = Once(
+            lambda: huggingface_vocabulary(self.settings.text("model.tokenizerPath"))
+        )
+
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether the tokenizer is a sentencepiece file."""
+        return self.settings.text("model.tokenizerLibrary", "sentencepiece") == "sentencepiece"
+
+    @property
+    def image_names(self) -> list[str]:
+        """Paths of all images inside the images folder, in the order of the samples."""
+        return [s["image"] for s in self.samples() if isinstance(s.get("image"), str)]
+
+
+def _samples(path: str) -> list[dict[str, Any]]:
+    data = read_json(path)
+    if not isinstance(data, list) or not all(isinstance(s, dict) for s in data):
+        raise ProblemError(
+            f"{show(path)}: must be a JSON list of samples", "use blip_laion_cc_sbu_558k.json"
+        )
+    if not data:
+        raise ProblemError(f"{show(path)}: has no samples", "use blip_laion_cc_sbu_558k.json")
+    return data
+
+
+# Checks of the node and the mounts: quick
+
+
+@check(
+    "filesystem",
+    Level.QUICK,
+    "preflight.filesystems",
+    cost="one read of /proc/self/mountinfo",
+    prevents="the shared file system is not mounted on the node and an empty folder of its root "
+    "disk is used",
+)
+def check_filesystem(run: Run) -> Iterator[Finding]:
+    """G02."""
+    for path, wanted in run.settings.mapping("preflight.filesystems").items():
+        fix = (
+            "mount the file system on this node, or keep the job away from it "
+            "(scheduling.avoidNodes)"
+        )
+        kind = filesystem_type(path)
+        if wanted.get("type") and kind != wanted["type"]:
+            yield failed(f"{show(path)}: file system is {kind}; must be {wanted['type']}", fix)
+        marker = wanted.get("marker")
+        if marker and not os.path.exists(os.path.join(path, marker)):
+            yield failed(f"{show(path)}: has no marker file {show(marker)}", fix)
+        yield note(f"{show(path)} is {kind}")
+
+
+def filesystem_type(path: str) -> str:
+    """Return the type of the file system that a path is on: the last mount whose point holds it."""
+    real, best = os.path.realpath(path), ("", "unknown")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            left, _, right = line.partition(" - ")
+            point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), left.split(" ")[4])
+            inside = real == point or real.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best[0]):
+                best = (point, right.split(" ")[0])
+    return best[1]
+
+
+@check(
+    "read-only",
+    Level.QUICK,
+    "readOnly",
+    cost="one statvfs for each mount",
+    prevents="a run changes or deletes shared datasets and models",
+)
+def check_read_only(run: Run) -> Iterator[Finding]:
+    """Ask the kernel; writing to find out would be what is to be prevented."""
+    for path in run.settings.texts("readOnly"):
+        try:
+            read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        except OSError as error:
+            yield denied(path, error)
+            continue
+        if not read_only:
+            yield failed(
+                f"{show(path)}: is mounted writable; must be read-only",
+                "set readOnly on its volume mount",
+            )
+
+
+@check(
+    "access",
+    Level.QUICK,
+    cost="opens five files",
+    prevents="permission denied, or a wrong path, when the first rank reads an input",
+)
+def check_access(run: Run) -> Iterator[Finding]:
+    """G01: as the job's own uid."""
+    opened = 0
+    for key in (
+        "data.annotations",
+        "data.images",
+        "model.checkpointPath",
+        "model.tokenizerPath",
+        "model.visionEncoderPath",
+    ):
+        path = run.settings.find(key)
+        if not isinstance(path, str) or not path.startswith("/"):
+            continue
+        try:
+            _open_one(path)
+            opened += 1
+        except OSError as error:
+            yield denied(path if error.filename is None else str(error.filename), error)
+    yield note(f"{opened} inputs open as uid {os.geteuid()}, gid {os.getegid()}")
+
+
+def _open_one(path: str) -> None:
+    """Read a byte of a file, or of the first file below a folder."""
+    while os.path.isdir(path):
+        with os.scandir(path) as entries:
+            first = next(iter(entries), None)
+        if first is None:
+            return
+        path = first.path
+    with open(path, "rb") as file:
+        file.read(1)
+
+
+@check(
+    "results",
+    Level.QUICK,
+    "results.path",
+    cost="writes and removes one byte",
+    prevents="checkpoints and logs cannot be written, found at the first save",
+)
+def check_results(run: Run) -> Iterator[Finding]:
+    """G01, G04: the run's folder may not exist yet; 16 nodes do this at once."""
+    problem = writable(run.settings.text("results.path"))
+    yield problem or note(f"{show(run.settings.text('results.path'))} is writable")
+
+
+@check(
+    "unpack-space",
+    Level.QUICK,
+    "model.checkpointPath",
+    "training.gpusPerNode",
+    cost="one statvfs",
+    prevents="every rank unpacks the .nemo file into TMPDIR, which fills up",
+)
+def check_unpack_space(run: Run) -> Iterator[Finding]:
+    """D11: NeMo's load_nemo_model_weights unpacks a file once for each rank of the node."""
+    path, ranks = (
+        run.settings.text("model.checkpointPath"),
+        run.settings.integer("training.gpusPerNode"),
+    )
+    place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (as tempfile does)
+    problem = writable(place)
+    if problem:
+        yield problem
+    if not os.path.isfile(path):
+        yield note("the checkpoint is a folder: nothing to unpack")
+        return
+    size, space = os.path.getsize(path), os.statvfs(ancestor(place))
+    free = space.f_bavail * space.f_frsize
+    if free < ranks * size:
+        yield failed(
+            f"TMPDIR {show(place)} has {gib(free)} free; unpacking {show(path)} needs {ranks} x "
+            f"{gib(size)} = "
+            f"{gib(ranks * size)}",
+            "unpack it once (mkdir DIR; tar -xf FILE -C DIR) and set model.checkpoint to that "
+            "folder, or give "
+            "storage.scratch more space",
+        )
+    yield note(f"{gib(free)} free in {show(place)} for {ranks} x {gib(size)}")
+
+
+@check(
+    "hf-home",
+    Level.QUICK,
+    "hf.home",
+    cost="writes and removes one byte",
+    prevents="Hugging Face libraries cannot write their locks, even when all files are there",
+)
+def check_hf_home(run: Run) -> Iterator[Finding]:
+    """D17."""
+    home = os.path.normpath(run.settings.text("hf.home"))
+    for mount in run.settings.texts("readOnly"):
+        if os.path.commonpath([home, os.path.normpath(mount)]) == os.path.normpath(mount):
+            yield failed(
+                f"hf.home: got {show(home)}, below the read-only mount {show(mount)}",
+                "name a writable path",
+            )
+            return
+    problem = writable(home)
+    yield problem or note(f"{show(home)} is writable")
+
+
+@check(
+    "hub-id",
+    Level.QUICK,
+    "model.visionEncoderPath",
+    cost="none",
+    prevents="every rank tries to download the vision encoder on a node without network",
+)
+def check_hub_id(run: Run) -> Iterator[Finding]:
+    """D15."""
+    path = run.settings.text("model.visionEncoderPath")
+    if not path.startswith("/") and not run.settings.flag("hf.online"):
+        yield failed(
+            f"model.visionEncoderPath: got the hub id {show(path)} while hf.online is false; "
+            "must be an absolute path",
+            "name a local folder (prepare.vision makes one), or set hf.online=true",
+        )
+
+
+SHM = "/dev/shm"  # noqa: S108 (the mount that is checked)
+
+
+@check(
+    "shm",
+    Level.QUICK,
+    "training.gpusPerNode",
+    cost="one statvfs",
+    prevents="DataLoader bus errors and NCCL's 'No space left on device' in /dev/shm",
+)
+def check_shm(run: Run) -> Iterator[Finding]:
+    """C01: what the DataLoader's workers hold ready, and 64 MiB of NCCL for each rank."""
+    space = os.statvfs(SHM)
+    size = space.f_blocks * space.f_frsize
+    needed = run.settings.integer("preflight.minimumShmBytes", 0) or shm_needed(run.settings)
+    if size < needed:
+        yield failed(
+            f"{SHM} has {gib(size)}; must have at least {gib(needed)}",
+            "mount an emptyDir with medium Memory at /dev/shm (the chart does), raise "
+            "resources.shmSize",
+        )
+    yield note(f"{SHM} has {gib(size)}, needed {gib(needed)}")
+
+
+def shm_needed(settings: Settings) -> int:
+    """Return bytes of /dev/shm: 2 batches of float32 pixels for each worker, NCCL's buffers."""
+    side = settings.integer("vision.imageSize", 336)
+    batch = settings.integer("training.microBatchSize", 1) * 3 * side * side * 4
+    rank = settings.integer("data.workers", 8) * 2 * batch + 64 * 2**20
+    return settings.integer("training.gpusPerNode") * rank
+
+
+@check(
+    "gpus",
+    Level.QUICK,
+    "training.gpusPerNode",
+    cost="one nvidia-smi call",
+    prevents="fewer processes than GPUs, or a node whose GPU fell off the bus",
+)
+def check_gpus(run: Run) -> Iterator[Finding]:
+    """A05."""
+    wanted, found = run.settings.integer("training.gpusPerNode"), count_gpus()
+    if found != wanted:
+        yield failed(
+            f"{found} GPUs visible on {os.environ.get('NODE_NAME') or os.uname().nodename}; must "
+            f"be {wanted} "
+            "(training.gpusPerNode)",
+            "check the node's health and the container's GPU resource",
+        )
+    yield note(f"{found} GPUs")
+
+
+def count_gpus() -> int:
+    """Return GPUs by nvidia-smi, else by device files."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False
+        )
+        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    except (OSError, subprocess.TimeoutExpired):
+        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+
+
+CAP_IPC_LOCK = 14
+"""linux/capability.h"""
+
+
+@check(
+    "memlock",
+    Level.QUICK,
+    "rdma",
+    cost="none",
+    prevents="memory cannot be pinned for RDMA and NCCL falls back to TCP without a word",
+)
+def check_memlock(run: Run) -> Iterator[Finding]:
+    """C02: the limit binds unless the capability is effective, as it is for root only."""
+    if not run.settings.flag("rdma"):
+        yield note("RDMA is off")
+        return
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit != resource.RLIM_INFINITY and not has_capability(CAP_IPC_LOCK):
+        yield failed(
+            f"memlock limit is {limit} bytes as uid {os.geteuid()} without CAP_IPC_LOCK; must be "
+            "unlimited for RDMA",
+            "run as root with the IPC_LOCK capability, or raise the container runtime's memlock "
+            "limit",
+        )
+
+
+def has_capability(number: int) -> bool:
+    """Whether a capability is effective in this process."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return bool(effective >> number & 1)
+
+
+# Checks of the data: full
+
+EXPECTED = 558128
+KNOWN = {
+    EXPECTED: "LLaVA-Pretrain-LCS-558K",
+    595375: "LLaVA-CC3M-Pretrain-595K",
+    665298: "LLaVA-v1.5-mix665K (instruction tuning)",
+    157712: "LLaVA-Instruct-150K (instruction tuning)",
+}
+
+
+@check(
+    "dataset",
+    Level.FULL,
+    "data.annotations",
+    cost="parses the JSON once: about 5 s and 1 GB of memory for 558K samples",
+    prevents="an AssertionError in a DataLoader worker when a bad sample is drawn, hours later; "
+    "the wrong dataset",
+)
+def check_dataset(run: Run) -> Iterator[Finding]:
+    """F02 by count, F04 for each sample."""
+    path, samples = run.settings.text("data.annotations"), run.samples()
+    name = KNOWN.get(len(samples))
+    if name is None:
+        yield warning(
+            f"{show(path)}: {len(samples)} samples, of no known dataset (LLaVA-Pretrain-LCS-558K "
+            f"has {EXPECTED})",
+            "check that it is whole, and that training.maxSteps is meant for it",
+        )
+    elif len(samples) != EXPECTED:
+        yield failed(
+            f"{show(path)}: {len(samples)} samples: this looks like {name}; must be "
+            f"LLaVA-Pretrain-LCS-558K ({EXPECTED})",
+            "use blip_laion_cc_sbu_558k.json of liuhaotian/LLaVA-Pretrain",
+        )
+    bad: dict[str, list[str]] = defaultdict(list)
+    without_image = 0
+    for index, sample in enumerate(samples):
+        problem = sample_problem(sample)
+        if problem:
+            bad[problem].append(str(sample.get("id", f"#{index}")))
+        without_image += "image" not in sample
+    for problem, ids in bad.items():
+        yield failed(
+            f"{len(ids)} samples {problem}: id {some(ids)}",
+            "repair or remove them, or download the JSON again",
+        )
+    if without_image:
+        yield warning(
+            f"{without_image} samples have no image", "check that it is a dataset of image captions"
+        )
+    yield note(f"{len(samples)} samples: {name or 'own dataset'}")
+
+
+def sample_problem(sample: Mapping[str, Any]) -> str:
+    """Return what NeMo's neva_dataset would stop at, or nothing."""
+    turns = sample.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        return "have no conversations"
+    if not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
+        return "have a turn without text"
+    if "image" in sample:
+        if not isinstance(sample["image"], str):
+            return "have an image that is not a path"
+        if "<image>" not in turns[0]["value"]:
+            return "have an image but no <image> in the first turn"
+    return ""
+
+
+@check(
+    "images",
+    Level.FULL,
+    "data.annotations",
+    "data.images",
+    cost="lists each folder once, no stat of single files (656 folders for 558K images)",
+    prevents="FileNotFoundError in a DataLoader worker when a missing image is drawn",
+)
+def check_images(run: Run) -> Iterator[Finding]:
+    """F01, F02."""
+    folder, wanted = run.settings.text("data.images"), list(dict.fromkeys(run.image_names))
+    started = time.perf_counter()
+    missing, folders = missing_images(folder, wanted, run.progress)
+    seconds = max(time.perf_counter() - started, 1e-6)
+    if missing:
+        yield failed(
+            f"{show(folder)}: {len(missing)} of {len(wanted)} images are missing: {some(missing)}",
+            _where_images_are(folder, missing[0]),
+        )
+    found = len(wanted) - len(missing)
+    yield note(
+        f"{found} images in {folders} folders, listed in {seconds:.1f} s "
+        f"({len(wanted) / seconds:.0f}/s)"
+    )
+
+
+def missing_images(folder: str, wanted: Sequence[str], progress: Progress) -> tuple[list[str], int]:
+    """Return the images that are not below the folder, and the number of folders looked into."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in wanted:
+        by_folder[os.path.dirname(path)].append(os.path.basename(path))
+    missing, done = [], 0
+    for place, names in by_folder.items():
+        try:
+            with os.scandir(os.path.join(folder, place)) as entries:
+                there = {entry.name for entry in entries}
+        except FileNotFoundError:
+            there = set()
+        missing += [os.path.join(place, name) for name in names if name not in there]
+        done += len(names)
+        progress.step("images", done, len(wanted))
+    return missing, len(by_folder)
+
+
+def _where_images_are(folder: str, example: str) -> str:
+    """Look for an image one level below or above, where unzip may have put it."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() and os.path.exists(os.path.join(entry.path, example)):
+                return f"they lie one level deeper: set data.images to {show(entry.path)}"
+    above = os.path.dirname(folder.rstrip("/"))
+    if os.path.exists(os.path.join(above, example)):
+        return f"they lie one level higher: set data.images to {show(above)}"
+    return "unzip images.zip again (prepare.dataset); single downloads lose about 15 %"
+
+
+@check(
+    "decode",
+    Level.FULL,
+    "data.annotations",
+    "data.images",
+    cost="decodes preflight.sample images (1000), evenly spread; with preflight.decode=all every "
+    "one, about 500/s a core",
+    prevents="an empty, truncated or malicious image kills the run when it is drawn",
+)
+def check_decode(run: Run) -> Iterator[Finding]:
+    """F05: by content, not by name. F06: any exception of Pillow is a finding."""
+    mode = run.settings.text("preflight.decode", "sample")
+    if mode not in ("none", "sample", "all"):
+        raise UsageError(f"settings: preflight.decode: got {mode!r}; must be none, sample or all")
+    folder, names = run.settings.text("data.images"), list(dict.fromkeys(run.image_names))
+    if mode == "none" or not names:
+        yield Finding(
+            Status.SKIPPED, "nothing to decode" if mode != "none" else "preflight.decode is none"
+        )
+        return
+    if mode == "sample":
+        names = names[
+            :: max(1, len(names) // max(1, run.settings.integer("preflight.sample", 1000)))
+        ]
+    names = [n for n in names if os.path.exists(os.path.join(folder, n))]
+    if not pillow():
+        yield warning(
+            "Pillow is not installed: only the first bytes of images are looked at",
+            "use the NeMo image",
+        )
+    started = time.perf_counter()
+    bad, renamed = decode(folder, names, run.progress)
+    seconds = max(time.perf_counter() - started, 1e-6)
+    if bad:
+        yield failed(
+            f"{len(bad)} of {len(names)} images cannot be decoded: "
+            + some([f"{name} ({problem})" for name, problem in bad.items()]),
+            "unzip them again (prepare.dataset), or remove their samples from the JSON",
+        )
+    if renamed:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(renamed.values()).items())
+        yield warning(
+            f"{len(renamed)} images are of another kind than their name says ({kinds}): "
+            f"{some(list(renamed))}",
+            "nothing needs to be done: Pillow goes by content",
+        )
+    yield note(
+        f"{len(names) - len(bad)} images decoded in {seconds:.1f} s ({len(names) / seconds:.0f}/s)"
+    )
+
+
+def pillow() -> Any:
+    """Return Pillow's Image module, or None."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    return Image
+
+
+def decode(
+    folder: str, names: Sequence[str], progress: Progress
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return problems of images by name, and true kinds of wrongly named ones."""
+    bad, renamed = {}, {}
+    threads = min(32, 2 * len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(names), 1000):
+            batch = names[start : start + 1000]
+            for name, (problem, kind) in zip(
+                batch, pool.map(lambda n: decode_one(os.path.join(folder, n)), batch), strict=True
+            ):
+                if problem:
+                    bad[name] = problem
+                elif kind not in _kinds_of(name):
+                    renamed[name] = kind
+            progress.step("decode", start + len(batch), len(names))
+    return bad, renamed
+
+
+def _kinds_of(name: str) -> tuple[str, ...]:
+    ending = os.path.splitext(name)[1].lower()
+    return {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO")}.get(ending, (ending[1:].upper(),))
+
+
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WEBP",
+    b"BM": "BMP",
+}
+
+
+def decode_one(path: str) -> tuple[str, str]:
+    """Return (problem, kind) of one image, decoded as NeMo does: open, convert to RGB."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+            if not head:
+                return "empty", ""
+            image_module = pillow()
+            if image_module is None:
+                kind = next((k for s, k in SIGNATURES.items() if head.startswith(s)), "")
+                return ("" if kind else "not an image"), kind
+            file.seek(0)
+            with image_module.open(file) as image:
+                image.convert("RGB")
+                return "", str(image.format)
+    except (
+        Exception
+    ) as error:  # Pillow raises anything: OSError, ValueError, SyntaxError, struct.error ...
+        return f"{type(error).__name__}: {error}".split("\n")[0], ""
+
+
+# Checks of the models: full
+
+
+@check(
+    "checkpoint",
+    Level.FULL,
+    "model.checkpointPath",
+    cost="reads the tar's headers or lists the folder, and model_config.yaml; never the weights",
+    prevents="a checkpoint of another model, another TP or PP, another code path, or not written "
+    "to its end",
+)
+def check_checkpoint(run: Run) -> Iterator[Finding]:
+    """D12, E02, E03, E05: by what is inside, never by name."""
+    found = run.checkpoint()
+    yield from layout_problems(run.settings, found)
+    if found.config is None:
+        yield warning(f"PyYAML is not installed: {CONFIG} is not compared", "use the NeMo image")
+    else:
+        yield from config_problems(found.config, run.settings.mapping("architecture"))
+    yield note(str(found))
+
+
+def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
+    """Compare the layout with what is demanded and with the job's TP and PP."""
+    demanded = settings.text("model.checkpointFormat", "auto")
+    actual = "distributed" if found.distributed else "legacy"
+    if demanded not in ("auto", actual):
+        yield failed(
+            f"{show(found.path)}: is {actual}; model.checkpointFormat demands {demanded}",
+            "convert it again, or set model.checkpointFormat=auto",
+        )
+    tensor, pipeline = (
+        settings.find("training.tensorParallelSize"),
+        settings.find("training.pipelineParallelSize"),
+    )
+    if found.distributed or tensor is None:
+        return
+    if (found.tensor_parallel, found.pipeline_parallel) != (tensor, pipeline or 1):
+        yield failed(
+            f"{show(found.path)}: is split for TP {found.tensor_parallel} PP "
+            f"{found.pipeline_parallel}; must be "
+            f"TP {tensor} PP {pipeline or 1}",
+            "repartition it (prepare.llm), or set "
+            f"training.tensorParallelSize={found.tensor_parallel} and "
+            f"training.pipelineParallelSize={found.pipeline_parallel}",
+        )
+
+
+MEGATRON_NAMES = {
+    "numLayers": "num_layers",
+    "hiddenSize": "hidden_size",
+    "ffnHiddenSize": "ffn_hidden_size",
+    "numAttentionHeads": "num_attention_heads",
+    "numQueryGroups": "num_query_groups",
+    "numExperts": "num_moe_experts",
+}
+
+
+def config_problems(
+    config: Mapping[str, Any], architecture: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Compare model_config.yaml with the architecture (E05), and demand Megatron Core (D12)."""
+    if config.get("mcore_gpt") is not True:
+        yield failed(
+            f"{CONFIG}: mcore_gpt is {config.get('mcore_gpt')}; must be true: weights under "
+            "other names are ignored "
+            "without an error, and the projector learns against a random language model",
+            "convert it again with the 24.07 container",
+        )
+    unset = {"num_query_groups": config.get("num_attention_heads"), "num_moe_experts": 1}
+    wrong = []
+    for key, name in MEGATRON_NAMES.items():
+        value = config.get(name)
+        value = unset.get(name) if value is None else value
+        if key in architecture and value != architecture[key]:
+            wrong.append(f"{name} is {value}, must be {architecture[key]}")
+    if wrong:
+        yield failed(
+            f"{CONFIG}: {'; '.join(wrong)}",
+            "name the checkpoint of this model, or the model of this checkpoint (model.name)",
+        )
+
+
+EMBEDDING = "embedding.word_embeddings.weight"
+
+
+@check(
+    "weights",
+    Level.FULL,
+    "model.checkpointPath",
+    cost="reads the index of the weights (names and shapes), never the weights",
+    prevents="weights whose names do not fit are ignored without an error (loss stays near 10)",
+)
+def check_weights(run: Run) -> Iterator[Finding]:
+    """D12: NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
+    run.checkpoint()
+    shapes = run.shapes()
+    names = {n.removeprefix("model.") for n in shapes}
+    if any(n.startswith("language_model.") for n in names) or not any(
+        n.startswith("decoder.layers.") for n in names
+    ):
+        yield failed(
+            "names of the weights are not Megatron Core's (model.decoder.layers. ...): "
+            f"{some(sorted(shapes))}; NeVa "
+            "would ignore them without an error",
+            "convert it again with the 24.07 container",
+        )
+        return
+    embedding = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+    hidden = run.settings.find("architecture.hiddenSize")
+    if embedding and hidden is not None and embedding[1] != hidden:
+        yield failed(
+            f"word embeddings are {embedding[1]} wide; must be {hidden}",
+            "name the checkpoint of this model",
+        )
+    yield note(f"{len(shapes)} tensors under Megatron Core's names")
+
+
+@check(
+    "tokenizer",
+    Level.FULL,
+    "model.tokenizerPath",
+    cost="reads the tokenizer (0.5 MB sentencepiece, 9 MB Hugging Face)",
+    prevents="media tokens that do not exist or are never found in text",
+)
+def check_tokenizer(run: Run) -> Iterator[Finding]:
+    """E07."""
+    path, count = (
+        run.settings.text("model.tokenizerPath"),
+        run.settings.integer("model.extraTokens", 0),
+    )
+    if run.sentencepiece:
+        found = run.pieces()
+        if count:
+            yield from piece_problems(path, found, count)
+        elif not set(extra_tokens(6)) <= {t for t, _ in found}:
+            yield failed(
+                f"{show(path)}: has no <extra_id_0..5>, NeVa's media tokens",
+                "use the model's own tokenizer",
+            )
+        yield note(f"{len(found)} pieces")
+        return
+    size, added = run.huggingface()
+    missing = [t for t in LLAMA_3_TOKENS if t not in added]
+    if missing and run.settings.text("model.modelType", "") == "llama_3":
+        yield failed(
+            f"{show(path)}: has no {some(missing)}", "copy the tokenizer of Llama 3 unchanged"
+        )
+    yield note(f"vocabulary of {size}")
+
+
+VOCAB_DIVISOR = 128
+"""NeMo's make_vocab_size_divisible_by."""
+
+
+def padded(size: int, tensor_parallel: int) -> int:
+    """Return a vocabulary's size after NeMo's padding to a multiple of 128 x TP."""
+    multiple = VOCAB_DIVISOR * tensor_parallel
+    return -(-size // multiple) * multiple
+
+
+@check(
+    "vocabulary",
+    Level.FULL,
+    "model.tokenizerPath",
+    "training.tensorParallelSize",
+    cost="none beyond tokenizer and weights",
+    prevents="a size mismatch of the embedding after all ranks have loaded",
+)
+def check_vocabulary(run: Run) -> Iterator[Finding]:
+    """Compare the padded vocabulary with the model's, and with a legacy checkpoint's embedding."""
+    tensor = run.settings.integer("training.tensorParallelSize")
+    size = len(run.pieces()) if run.sentencepiece else run.huggingface()[0]
+    wanted = padded(size, tensor)
+    model = run.settings.find("architecture.vocabSize")
+    if model is not None and padded(model, tensor) != wanted:
+        yield failed(
+            f"the tokenizer has {size} tokens, padded to {wanted} at TP {tensor}; the model has "
+            f"{model}, padded to "
+            f"{padded(model, tensor)}",
+            "name the tokenizer of this model (model.tokenizer)",
+        )
+    if run.settings.find("model.checkpointPath") is not None and not run.checkpoint().distributed:
+        shapes = run.shapes()
+        embedding = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+        if embedding and embedding[0] * run.checkpoint().tensor_parallel != wanted:
+            yield failed(
+                "the checkpoint's embedding has "
+                f"{embedding[0] * run.checkpoint().tensor_parallel} rows; the tokenizer "
+                f"needs {wanted} at TP {tensor}",
+                "repartition the checkpoint for this TP (prepare.llm): that pads it",
+            )
+    yield note(f"{size} tokens, padded to {wanted} at TP {tensor}")
+
+
+VISION_DEFAULTS = {"clip": (224, 32, 768), "siglip": (224, 16, 768)}
+"""transformers' CLIPVisionConfig and SiglipVisionConfig where config.json leaves a key out."""
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@check(
+    "vision",
+    Level.FULL,
+    "model.visionEncoderPath",
+    "vision",
+    cost="reads config.json and the folder's names",
+    prevents="a ValueError on all ranks after the language model was loaded; a wrong number of "
+    "image tokens",
+)
+def check_vision(run: Run) -> Iterator[Finding]:
+    """D14, D15."""
+    path = run.settings.text("model.visionEncoderPath")
+    if not path.startswith("/"):
+        yield Finding(Status.SKIPPED, f"{show(path)} is a hub id")
+        return
+    yield from vision_problems(path, run.settings.mapping("vision"))
+
+
+def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check a vision encoder's folder."""
+    config = read_json(os.path.join(path, "config.json"))
+    fix = "name the vision encoder of this model in model.visionEncoderPath"
+    known = wanted.get("architectures") or []
+    architecture = (config.get("architectures") or [None])[0]
+    if known and architecture not in known:
+        yield failed(
+            f"{show(path)}/config.json: architectures[0] is {architecture}; must be one of "
+            f"{', '.join(known)}",
+            fix,
+        )
+    tower = config.get("vision_config") or config
+    family = "siglip" if "siglip" in str(architecture).lower() else "clip"
+    names = {"image_size": "imageSize", "patch_size": "patchSize", "hidden_size": "hiddenSize"}
+    for (name, key), default in zip(names.items(), VISION_DEFAULTS[family], strict=True):
+        if key in wanted and tower.get(name, default) != wanted[key]:
+            yield failed(
+                f"{show(path)}/config.json: {name} is {tower.get(name, default)}; must be "
+                f"{wanted[key]}",
+                fix,
+            )
+    if not os.path.exists(os.path.join(path, "preprocessor_config.json")):
+        yield failed(
+            f"{show(path)}: has no preprocessor_config.json",
+            "copy it from the encoder's repository",
+        )
+    yield from _vision_weights(path)
+
+
+def _vision_weights(path: str) -> Iterator[Finding]:
+    fix = "copy the weights again (prepare.vision)"
+    present = [n for n in WEIGHTS if os.path.exists(os.path.join(path, n))]
+    for index in (n + ".index.json" for n in WEIGHTS):
+        if not present and os.path.exists(os.path.join(path, index)):
+            present = sorted(set(read_json(os.path.join(path, index))["weight_map"].values()))
+    if not present:
+        yield failed(f"{show(path)}: has neither {' nor '.join(WEIGHTS)}", fix)
+    for name in present:
+        file = os.path.join(path, name)
+        if not os.path.exists(file) or os.path.getsize(file) == 0:
+            yield failed(f"{show(file)}: is missing or empty", fix)
+        elif is_lfs_pointer(file):
+            yield failed(
+                f"{show(file)} is a git LFS pointer, not the file", "run git lfs pull, or " + fix
+            )
+    yield note(f"weights: {some(present)}")
+
+
+# Resuming
+
+
+@check(
+    "resume",
+    Level.FULL,
+    "results.checkpointsDir",
+    cost="lists the run's checkpoints folder, reads run.json",
+    prevents="training silently starts from 0, resumes another run, or ends at once because the "
+    "run is finished",
+)
+def check_resume(run: Run) -> Iterator[Finding]:
+    """D04, D05: as NeMo's exp_manager.check_resume looks, with the path that was looked at."""
+    folder, mode = run.settings.text("results.checkpointsDir"), run.settings.text("resume", "auto")
+    state = resume_state(folder)
+    where = show(folder)
+    if state.unfinished:
+        yield warning(
+            f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them",
+            "none needed",
+        )
+    if not state.last:
+        yield from _nothing_to_resume(run, folder, mode)
+        return
+    if mode == "never":
+        yield warning(
+            f"{where}: has {some(state.last)} while checkpoint.resume is never: the new run "
+            "mixes its files with them",
+            "choose another run.id",
+        )
+        return
+    if state.end:
+        yield failed(
+            f"{where}: {some(state.end)} says that the run has ended", "choose another run.id"
+        )
+    if len(state.last) > 1:
+        yield failed(
+            f"{where}: several checkpoints match *last: {some(state.last)}; NeMo stops at that",
+            "keep the right one only",
+        )
+    step, steps = state.step, run.settings.find("training.maxSteps")
+    if step is not None and steps is not None and step >= steps:
+        yield failed(
+            f"{where}: {state.last[0]} is at step {step} of {steps}: the run is finished",
+            "choose another run.id, or raise training.maxSteps",
+        )
+    yield from other_run(run.settings)
+    yield note(f"resumes from {os.path.join(where, state.last[0])}")
+
+
+def _nothing_to_resume(run: Run, folder: str, mode: str) -> Iterator[Finding]:
+    if mode != "require":
+        yield note(f"no checkpoint in {show(folder)}: starts from step 0")
+        return
+    others = _other_checkpoints(os.path.dirname(run.settings.text("results.path", folder)), folder)
+    hint = f"; there are some in {some(others)}: set run.id to theirs" if others else ""
+    yield failed(
+        f"no checkpoint that matches *last in {show(folder)}, and checkpoint.resume is require",
+        f"check run.id and storage.results, or set checkpoint.resume=auto{hint}",
+    )
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """What NeMo would see in a checkpoints folder."""
+
+    last: list[str]
+    end: list[str]
+    unfinished: list[str]
+
+    @property
+    def step(self) -> int | None:
+        """Step of the last checkpoint, by its name."""
+        steps = [int(m[1]) for name in self.last if (m := re.search(r"step=(\d+)", name))]
+        return max(steps, default=None)
+
+
+def resume_state(folder: str) -> ResumeState:
+    """Look into a checkpoints folder.
+
+    A distributed checkpoint is a folder ``*-last``; a legacy one a file ``*last.ckpt``, once in
+    each rank's folder. Source: NeMo r2.0.0rc1, exp_manager.check_resume; ``-unfinished`` markers:
+    nemo_model_checkpoint.
+    """
+    names: set[str] = set()
+    folders: set[str] = set()
+    for place, inner, files in os.walk(folder):
+        top = place == folder
+        if top:
+            folders |= set(inner)
+        inner[:] = [d for d in inner if not top or re.match(r"(mp|tp)_rank_", d)]
+        names |= set(files)
+    unfinished = {n.removesuffix("-unfinished") for n in names if n.endswith("-unfinished")}
+
+    def matching(word: str) -> list[str]:
+        found = {d for d in folders if d.endswith(word)} or {
+            f for f in names if f.endswith(f"{word}.ckpt")
+        }
+        return sorted(n for n in found if n.removesuffix(".ckpt") not in unfinished)
+
+    return ResumeState(matching("last"), matching("end"), sorted(unfinished))
+
+
+def _other_checkpoints(results: str, folder: str) -> list[str]:
+    """Return checkpoints folders of other runs, or deeper ones, that have something to resume."""
+    found = []
+    for place, inner, _ in os.walk(results):
+        depth = os.path.relpath(place, results).count("/")
+        if os.path.basename(place) == "checkpoints":
+            inner[:] = []
+            if os.path.normpath(place) != os.path.normpath(folder) and resume_state(place).last:
+                found.append(place)
+        elif depth > 3:
+            inner[:] = []
+    return sorted(found)
+
+
+FIXED = (
+    "model.name",
+    "model.projector",
+    "architecture",
+    "vision",
+    "training.tensorParallelSize",
+    "training.pipelineParallelSize",
+)
+"""Settings whose change a checkpoint does not survive."""
+
+WATCHED = (
+    *(
+        f"training.{k}"
+        for k in (
+            "globalBatchSize",
+            "microBatchSize",
+            "precision",
+            "seed",
+            "learningRate",
+            "maxSteps",
+            "nodes",
+        )
+    ),
+    "data.annotations",
+    "data.images",
+    "model.checkpointPath",
+    "model.tokenizerPath",
+    "model.visionEncoderPath",
+    "image",
+)
+"""Settings whose change bends the curve of a resumed run."""
+
+
+def other_run(settings: Settings) -> Iterator[Finding]:
+    """Compare with run.json, which the first launch of this run wrote beside its results."""
+    path = os.path.join(settings.text("results.path", "/"), "run.json")
+    if not os.path.exists(path):
+        yield warning(
+            f"{show(path)}: not there, so the checkpoint's settings are unknown",
+            "check that they are this run's",
+        )
+        return
+    before = Settings(read_json(path))
+    for keys, make, fix in (
+        (FIXED, failed, "choose another run.id, or go back to those settings"),
+        (WATCHED, warning, "nothing if it is meant; else go back to those settings"),
+    ):
+        changed = [
+            k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)
+        ]
+        if changed:
+            said = "; ".join(
+                f"{k} was {json.dumps(before.find(k))}, is {json.dumps(settings.find(k))}"
+                for k in changed
+            )
+            yield make(f"{show(path)}: the run to resume had other settings: {said}", fix)
+
+
+# Running and reporting
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check came to."""
+
+    name: str
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        """The worst of its findings."""
+        found = {f.status for f in self.findings}
+        order = (Status.FAILED, Status.WARNING, Status.SKIPPED)
+        return next((s for s in order if s in found), Status.OK)
+
+
+def run_check(wanted: Check, run: Run) -> Result:
+    """Run one check; whatever stops it is a finding."""
+    started = time.perf_counter()
+    findings: list[Finding] = []
+    lacking = [key for key in wanted.needs if run.settings.find(key) is None]
+    if lacking:
+        findings.append(Finding(Status.SKIPPED, f"{', '.join(lacking)} not given"))
+    else:
+        try:
+            findings.extend(wanted.run(run))
+        except ProblemError as problem:
+            findings.append(problem.finding)
+        except NotPossibleError as reason:
+            findings.append(Finding(Status.SKIPPED, str(reason)))
+        except UsageError:
+            raise
+        except OSError as error:
+            findings.append(denied(str(error.filename or ""), error))
+        except Exception as error:  # a fault of one check must not hide what the others find
+            findings.append(
+                failed(
+                    f"the check itself stopped: {type(error).__name__}: {error}", "please report it"
+                )
+            )
+    run.progress.clear()
+    return Result(wanted.name, time.perf_counter() - started, tuple(findings))
+
+
+def select(level: Level, only: Iterable[str], skip: Iterable[str]) -> list[Check]:
+    """Return the checks to run, in the order of the registry."""
+    only, skip = list(only), list(skip)
+    unknown = [name for name in (*only, *skip) if name not in CHECKS]
+    if unknown:
+        raise UsageError(f"check: got {some(unknown)}; must be one of {', '.join(CHECKS)}")
+    chosen = [c for c in CHECKS.values() if c.name in only] if only else list(CHECKS.values())
+    return [
+        c
+        for c in chosen
+        if c.name not in skip and (only or level is Level.FULL or c.level is level)
+    ]
+
+
+def as_text(results: Sequence[Result]) -> str:
+    """Return the table for a person: a line for each finding, its fix below it."""
+    width = max((len(r.name) for r in results), default=0)
+    lines = []
+    for result in results:
+        shown = (
+            [f for f in result.findings if f.status is not Status.OK]
+            or list(result.findings)
+            or [note("")]
+        )
+        for finding in shown:
+            mark = (
+                finding.status.value.upper()
+                if finding.status in (Status.FAILED, Status.WARNING)
+                else finding.status.value
+            )
+            lines.append(f"{mark:8} {result.name:{width}} {show(finding.message)}".rstrip())
+            if finding.fix:
+                lines.append(f"{'':8} {'':{width}} fix: {show(finding.fix)}")
+    counts = Counter(r.status for r in results)
+    lines.append("preflight: " + ", ".join(f"{counts[s]} {s.value}" for s in Status))
+    return "\n".join(lines)
+
+
+def as_json(level: Level, results: Sequence[Result]) -> str:
+    """Return the same for a program."""
+    return json.dumps(
+        {
+            "ok": all(r.status is not Status.FAILED for r in results),
+            "level": level.value,
+            "node": os.environ.get("NODE_NAME") or os.uname().nodename,
+            "uid": os.geteuid(),
+            "checks": [
+                {
+                    "name": r.name,
+                    "status": r.status.value,
+                    "seconds": round(r.seconds, 3),
+                    "findings": [
+                        {"status": f.status.value, "message": f.message, "fix": f.fix}
+                        for f in r.findings
+                    ],
+                }
+                for r in results
+            ],
+        },
+        indent=2,
+    )
+
+
+def table() -> str:
+    """Return the registry as the Markdown table of the documentation."""
+    lines = ["| check | where | costs | prevents |", "| --- | --- | --- | --- |"]
+    where = {Level.QUICK: "every pod", Level.FULL: "master"}
+    lines += [
+        f"| `{c.name}` | {where[c.level]} | {c.cost} | {c.prevents} |" for c in CHECKS.values()
+    ]
+    return "\n".join(lines)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="preflight.py", description="Checks a NeVa run before a GPU is used."
+    )
+    made.add_argument("--settings", help="settings.json as the chart renders it")
+    made.add_argument(
+        "--level",
+        choices=[x.value for x in Level],
+        default="full",
+        help="quick: only checks for every pod",
+    )
+    made.add_argument(
+        "--only",
+        type=_names,
+        default=[],
+        metavar="A,B",
+        help="run these checks, whatever the level",
+    )
+    made.add_argument(
+        "--skip", type=_names, default=[], metavar="A,B", help="leave these checks out"
+    )
+    made.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    made.add_argument("--json-file", help="write the JSON report here, too")
+    made.add_argument("--list", action="store_true", help="list the checks and stop")
+    return made
+
+
+def write_report(path: str, report: str) -> None:
+    """Write a report by temporary name and rename, so that no reader sees half of it."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(report + "\n")
+    os.replace(temporary, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = parser().parse_args(arguments)
+    if options.list:
+        print(table())
+        return 0
+    try:
+        if not options.settings:
+            raise UsageError("--settings: missing; must name the chart's settings.json")
+        settings = load_settings(options.settings)
+        level = Level(options.level)
+        checks = select(level, options.only, [*options.skip, *settings.texts("preflight.skip")])
+        run = Run(settings)
+        results = [run_check(c, run) for c in checks]
+        report = as_json(level, results)
+        if options.json_file:
+            write_report(options.json_file, report)
+    except (UsageError, OSError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    print(report if options.output == "json" else as_text(results))
+    return 1 if any(r.status is Status.FAILED for r in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

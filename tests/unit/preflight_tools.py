@@ -1,0 +1,261 @@
+"""Real inputs for the tests of preflight and prepare: tars, checkpoints, tokenizers, images."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import sys
+import tarfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import yaml
+from PIL import Image
+
+FILES = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files"
+DATA = Path(__file__).parents[1] / "data" / "checkpoints"
+sys.path.insert(0, str(FILES))
+
+import preflight  # noqa: E402 (the scripts lie in the chart)
+import preflight_inputs as inputs  # noqa: E402
+
+ARCHITECTURE = {
+    "numLayers": 2,
+    "hiddenSize": 8,
+    "ffnHiddenSize": 32,
+    "numAttentionHeads": 4,
+    "numQueryGroups": 4,
+    "vocabSize": 68,
+    "numExperts": 1,
+}
+CONFIG = {
+    "mcore_gpt": True,
+    "num_layers": 2,
+    "hidden_size": 8,
+    "ffn_hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_query_groups": None,
+    "sequence_parallel": False,
+}
+VISION = {
+    "architectures": ["CLIPModel", "CLIPVisionModel"],
+    "imageSize": 336,
+    "patchSize": 14,
+    "hiddenSize": 16,
+}
+
+Files = dict[str, bytes]
+
+
+def config_yaml(**changes: Any) -> bytes:
+    return yaml.safe_dump({**CONFIG, **changes}).encode()
+
+
+def legacy(tensor: int, pipeline: int = 1, rank: bytes | None = None, **config: Any) -> Files:
+    """Return the files of a legacy checkpoint; every rank is a file that torch 2.4 wrote."""
+    weights = rank if rank is not None else (DATA / "mcore-rank.ckpt").read_bytes()
+    files = {"model_config.yaml": config_yaml(**config), "abc_tokenizer.model": b"x"}
+    for t in range(tensor):
+        for p in range(pipeline):
+            if (tensor, pipeline) == (1, 1):
+                folder = ""
+            elif pipeline == 1:
+                folder = f"mp_rank_{t:02}/"
+            else:
+                folder = f"tp_rank_{t:02}_pp_rank_{p:03}/"
+            files[f"{folder}model_weights.ckpt"] = weights
+    return files
+
+
+def zarr(layers: int = 2, hidden: int = 8, prefix: str = "model.", **config: Any) -> Files:
+    """Return the files of a distributed checkpoint in zarr."""
+
+    def array(*shape: int) -> bytes:
+        return json.dumps({"shape": shape, "dtype": "bfloat16", "zarr_format": 2}).encode()
+
+    weights = "model_weights/" + prefix
+    return {
+        "model_config.yaml": config_yaml(**config),
+        "model_weights/metadata.json": b'{"sharded_backend": "zarr", "sharded_backend_version": 1}',
+        "model_weights/common.pt": b"x",
+        f"{weights}embedding.word_embeddings.weight/.zarray": array(64, hidden),
+        f"{weights}embedding.word_embeddings.weight/0.0": bytes(100),
+        f"{weights}decoder.layers.self_attention.linear_qkv.weight/.zarray": array(
+            layers, 24, hidden
+        ),
+        f"{weights}decoder.layers.self_attention.linear_qkv.weight/0.0.0": bytes(100),
+    }
+
+
+def torch_dist(**config: Any) -> Files:
+    """Return the files of a distributed checkpoint in torch_dist; .metadata is torch 2.4's."""
+    return {
+        "model_config.yaml": config_yaml(**config),
+        "model_weights/metadata.json": b'{"sharded_backend": "torch_dist"}',
+        "model_weights/.metadata": (DATA / "torch_dist.metadata").read_bytes(),
+        "model_weights/__0_0.distcp": bytes(500),
+        "model_weights/common.pt": b"x",
+    }
+
+
+def write_tar(
+    path: Path, files: Files, format_: int = tarfile.GNU_FORMAT, mode: str = "w:"
+) -> Path:
+    """Write files as NeMo does: a tar of a folder named `.`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode, format=format_) as tar:  # type: ignore[call-overload]
+        folder = tarfile.TarInfo(".")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_folder(path: Path, files: Files) -> Path:
+    for name, content in files.items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return path
+
+
+@cache
+def tokenizer(vocabulary: int = 60) -> bytes:
+    """Train a real sentencepiece model."""
+    model = io.BytesIO()
+    text = [f"the quick brown fox {i} jumps over the lazy dog number {i * 7}" for i in range(200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_writer=model,
+        vocab_size=vocabulary,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def with_pieces(model: bytes, tokens: list[str], kind: int) -> bytes:
+    """Append pieces with the generated protobuf classes, as NeMo's script does."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    for token in tokens:
+        proto.pieces.append(proto.SentencePiece(piece=token, score=0.0, type=kind))
+    return bytes(proto.SerializeToString())
+
+
+def extended(count: int = 8, kind: int = 4) -> bytes:
+    return with_pieces(tokenizer(), inputs.extra_tokens(count), kind)
+
+
+def image_bytes(kind: str = "JPEG", side: int = 16, seed: int = 0) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (seed % 256, 2 * seed % 256, 3 * seed % 256)).save(out, kind)
+    return out.getvalue()
+
+
+def write_dataset(folder: Path, count: int = 20) -> list[dict[str, Any]]:
+    """Write a dataset of LLaVA-Pretrain's form: images in folders of 10."""
+    samples = []
+    for i in range(count):
+        name = f"{i // 10:05}/{i:09}.jpg"
+        file = folder / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image_bytes(seed=i))
+        samples.append(sample(i, name))
+    (folder / "blip.json").write_text(json.dumps(samples))
+    return samples
+
+
+def sample(number: int, image: str) -> dict[str, Any]:
+    return {
+        "id": f"{number:09}",
+        "image": image,
+        "conversations": [
+            {"from": "human", "value": "Describe it.\n<image>"},
+            {"from": "gpt", "value": f"number {number}"},
+        ],
+    }
+
+
+def write_vision(folder: Path, **changes: Any) -> Path:
+    """Write a CLIP folder as on the hub."""
+    config = {
+        "architectures": ["CLIPModel"],
+        "vision_config": {"image_size": 336, "patch_size": 14, "hidden_size": 16},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    return folder
+
+
+def world(tmp: Path) -> dict[str, Any]:
+    """Make a right set of inputs and return its settings."""
+    write_dataset(tmp / "data")
+    write_folder(tmp / "llm", legacy(1, rank=(DATA / "mcore-rank.ckpt").read_bytes()))
+    (tmp / "tokenizer.model").write_bytes(extended())
+    write_vision(tmp / "clip")
+    return {
+        "run": {"id": "r"},
+        "model": {
+            "name": "tiny",
+            "modelType": "llama_2",
+            "projector": "mlp2x_gelu",
+            "checkpointPath": str(tmp / "llm"),
+            "checkpointFormat": "auto",
+            "tokenizerPath": str(tmp / "tokenizer.model"),
+            "tokenizerLibrary": "sentencepiece",
+            "extraTokens": 8,
+            "visionEncoderPath": str(tmp / "clip"),
+        },
+        "architecture": dict(ARCHITECTURE),
+        "vision": copy.deepcopy(VISION),
+        "training": {
+            "nodes": 1,
+            "gpusPerNode": 8,
+            "tensorParallelSize": 1,
+            "pipelineParallelSize": 1,
+            "microBatchSize": 1,
+            "globalBatchSize": 8,
+            "maxSteps": 100,
+        },
+        "data": {
+            "annotations": str(tmp / "data" / "blip.json"),
+            "images": str(tmp / "data" / "images"),
+            "workers": 1,
+        },
+        "results": {
+            "path": str(tmp / "results" / "r"),
+            "logDir": str(tmp / "results" / "r" / "results"),
+            "checkpointsDir": str(tmp / "results" / "r" / "results" / "checkpoints"),
+        },
+        "resume": "auto",
+        "readOnly": [],
+        "rdma": False,
+        "hf": {"online": False, "home": str(tmp / "hf")},
+        "preflight": {"sample": 1000, "decode": "sample", "skip": ["gpus"]},
+    }
+
+
+def run(settings: dict[str, Any], *names: str) -> dict[str, preflight.Result]:
+    """Run checks and return their results by name."""
+    level = preflight.Level.FULL
+    started = preflight.Run(inputs.Settings(settings))
+    skip = settings["preflight"].get("skip", [])
+    chosen = preflight.select(level, names, [] if names else skip)
+    return {c.name: preflight.run_check(c, started) for c in chosen}
+
+
+def problems(settings: dict[str, Any], name: str, status: str = "failed") -> list[str]:
+    """Return messages and fixes of one check's findings of a status."""
+    findings = run(settings, name)[name].findings
+    return [f"{f.message} | {f.fix}" for f in findings if f.status == status]

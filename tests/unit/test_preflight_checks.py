@@ -1,0 +1,807 @@
+"""Each check of preflight on real inputs, right and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+from preflight_tools import (
+    DATA,
+    Files,
+    config_yaml,
+    extended,
+    image_bytes,
+    inputs,
+    legacy,
+    preflight,
+    problems,
+    run,
+    sample,
+    tokenizer,
+    torch_dist,
+    with_pieces,
+    world,
+    write_dataset,
+    write_folder,
+    write_tar,
+    write_vision,
+    zarr,
+)
+
+Settings = dict[str, Any]
+
+LAST = "neva--step=50-consumed_samples=400.0-last"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return world(tmp_path)
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """Become another user, as a pod with runAsUser does; only root can."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    os.setegid(65534)
+    os.seteuid(65534)
+    yield folder
+    os.seteuid(0)
+    os.setegid(0)
+    shutil.rmtree(folder)
+
+
+def test_right_inputs_pass_every_check(settings: Settings) -> None:
+    """Nothing fails, and only the unknown number of samples is worth a warning."""
+    results = run(settings)
+    assert {n: r.status for n, r in results.items() if r.status == "failed"} == {}
+    assert [n for n, r in results.items() if r.status == "warning"] == ["dataset"]
+
+
+class TestDataset:
+    def change(self, settings: Settings, samples: list[Any]) -> None:
+        Path(settings["data"]["annotations"]).write_text(json.dumps(samples))
+
+    def test_f04_a_sample_without_image_token_is_named(self, settings: Settings) -> None:
+        """F04: one of a thousand stops a DataLoader worker, hours later."""
+        samples = [sample(i, f"{i}.jpg") for i in range(1000)]
+        samples[617]["conversations"][0]["value"] = "Describe it."
+        self.change(settings, samples)
+        (message,) = problems(settings, "dataset")
+        assert "1 samples have an image but no <image> in the first turn: id 000000617" in message
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"conversations": None}, "have no conversations"),
+            ({"conversations": []}, "have no conversations"),
+            ({"conversations": [{"from": "human"}]}, "have a turn without text"),
+            ({"image": 7}, "have an image that is not a path"),
+        ],
+    )
+    def test_f04_samples_without_conversations(
+        self, settings: Settings, change: dict[str, Any], said: str
+    ) -> None:
+        """F04: what else preprocess_multimodal stops at."""
+        self.change(settings, [sample(0, "a.jpg"), {**sample(1, "b.jpg"), **change}])
+        assert said in problems(settings, "dataset")[0]
+
+    @pytest.mark.parametrize(
+        ("count", "name"), [(595375, "CC3M-Pretrain-595K"), (665298, "mix665K")]
+    )
+    def test_f02_another_dataset_is_recognised(
+        self, settings: Settings, count: int, name: str
+    ) -> None:
+        """F02: 595,375 entries are the 595K dataset, whose names do not match."""
+        self.change(settings, [sample(0, "a.jpg")] * count)
+        (message,) = problems(settings, "dataset")
+        assert f"{count} samples: this looks like LLaVA" in message
+        assert name in message
+
+    def test_f01_the_known_count_passes(self, settings: Settings) -> None:
+        """F01: 558,128 entries."""
+        self.change(settings, [sample(0, "a.jpg")] * 558128)
+        result = run(settings, "dataset")["dataset"]
+        assert result.status == "ok"
+        assert "558128 samples: LLaVA-Pretrain-LCS-558K" in result.findings[0].message
+
+    @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "[]"])
+    def test_a_file_that_is_no_list_of_samples(self, settings: Settings, content: str) -> None:
+        Path(settings["data"]["annotations"]).write_text(content)
+        results = run(settings, "dataset", "images", "decode")
+        assert results["dataset"].status == "failed"
+        assert results["images"].status == "skipped", "reported once"
+
+    def test_f03_a_git_lfs_pointer(self, settings: Settings) -> None:
+        """F03: the JSON, too, is an LFS file on the hub."""
+        Path(settings["data"]["annotations"]).write_text(
+            "version https://git-lfs.github.com/spec/v1\n"
+        )
+        assert "LFS pointer" in problems(settings, "dataset")[0]
+
+
+class TestImages:
+    def test_f01_missing_images_are_counted(self, settings: Settings) -> None:
+        """F01: the number, and the first five."""
+        folder = Path(settings["data"]["images"])
+        for i in range(7):
+            (folder / f"00000/{i:09}.jpg").unlink()
+        (message,) = problems(settings, "images")
+        assert "7 of 20 images are missing: 00000/000000000.jpg" in message
+        assert "and 2 more" in message
+
+    def test_f02_images_of_another_dataset(self, settings: Settings) -> None:
+        """F02: names that do not match."""
+        shutil.rmtree(settings["data"]["images"])
+        Path(settings["data"]["images"]).mkdir()
+        assert "20 of 20 images are missing" in problems(settings, "images")[0]
+
+    def test_nested_folder_is_found(self, settings: Settings) -> None:
+        """Unzipped into images/images."""
+        folder = Path(settings["data"]["images"])
+        folder.rename(folder.with_name("inner"))
+        folder.mkdir()
+        folder.with_name("inner").rename(folder / "images")
+        assert (
+            f"one level deeper: set data.images to {folder / 'images'}"
+            in problems(settings, "images")[0]
+        )
+
+    def test_folder_above_is_found(self, settings: Settings) -> None:
+        settings["data"]["images"] += "/00000"
+        assert "one level higher" in problems(settings, "images")[0]
+
+    def test_no_single_file_is_asked_for(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """558K stats over a network file system would take an hour."""
+        monkeypatch.setattr(os, "stat", lambda *_a, **_k: pytest.fail("stat"))
+        assert run(settings, "images")["images"].status == "ok"
+
+
+class TestDecode:
+    def put(self, settings: Settings, content: bytes, number: int = 3) -> str:
+        file = Path(settings["data"]["images"]) / f"00000/{number:09}.jpg"
+        file.write_bytes(content)
+        return str(file.relative_to(settings["data"]["images"]))
+
+    @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+    def test_f05_another_kind_is_a_warning(self, settings: Settings, kind: str) -> None:
+        """F05: a GIF named .jpg decodes."""
+        name = self.put(settings, image_bytes(kind))
+        assert problems(settings, "decode") == []
+        (message,) = problems(settings, "decode", "warning")
+        assert f"(1 {kind}): {name}" in message
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"", "empty"),
+            (image_bytes(side=200)[:900], "truncated"),
+            (b"<html>403</html>", "cannot identify image"),
+            (image_bytes("PNG", 200)[:60], ""),
+        ],
+    )
+    def test_images_that_do_not_decode(self, settings: Settings, content: bytes, said: str) -> None:
+        name = self.put(settings, content)
+        (message,) = problems(settings, "decode")
+        assert f"1 of 20 images cannot be decoded: {name}" in message
+        assert said in message
+
+    def test_f06_oversized_text_chunk_is_listed(self, settings: Settings, tmp_path: Path) -> None:
+        """F06: Pillow raises ValueError; the check lists the file and goes on."""
+        info = PngImagePlugin.PngInfo()
+        info.add_text("x", "0" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "bomb.png", pnginfo=info)
+        name = self.put(settings, (tmp_path / "bomb.png").read_bytes())
+        self.put(settings, b"", 4)
+        (message,) = problems(settings, "decode")
+        assert "2 of 20 images" in message
+        assert f"{name} (ValueError: Decompressed data too large" in message
+
+    def test_f06_any_exception_of_pillow(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """F06: also those that no one has seen yet."""
+        monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(RecursionError("deep")))
+        assert "20 of 20 images" in problems(settings, "decode")[0]
+
+    def test_sample_is_spread_evenly(self, settings: Settings) -> None:
+        settings["preflight"]["sample"] = 5
+        assert "5 images decoded" in run(settings, "decode")["decode"].findings[-1].message
+
+    def test_all_and_none(self, settings: Settings) -> None:
+        settings["preflight"]["sample"] = 1
+        settings["preflight"]["decode"] = "all"
+        assert "20 images decoded" in run(settings, "decode")["decode"].findings[-1].message
+        settings["preflight"]["decode"] = "none"
+        assert run(settings, "decode")["decode"].status == "skipped"
+
+    def test_without_pillow_signatures_are_read(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(preflight, "pillow", lambda: None)
+        self.put(settings, b"<html>403</html>")
+        assert "not an image" in problems(settings, "decode")[0]
+        assert "Pillow is not installed" in problems(settings, "decode", "warning")[0]
+
+
+LAYOUTS = {
+    "legacy-tp1": (legacy(1), "legacy, TP 1 PP 1"),
+    "legacy-tp4": (legacy(4), "legacy, TP 4 PP 1"),
+    "legacy-tp2-pp2": (legacy(2, 2), "legacy, TP 2 PP 2"),
+    "zarr": (zarr(), "distributed (zarr)"),
+    "torch_dist": (torch_dist(), "distributed (torch_dist)"),
+}
+
+
+class TestCheckpoint:
+    def use(self, settings: Settings, tmp: Path, files: Files, kind: str = "folder") -> Path:
+        path = tmp / "given" / "Llama 2 $(id) 'tp8'.nemo"
+        (write_tar if kind == "tar" else write_folder)(path, files)
+        settings["model"]["checkpointPath"] = str(path)
+        return path
+
+    @pytest.mark.parametrize("kind", ["folder", "tar"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_e02_layout_is_seen_from_inside(
+        self, settings: Settings, tmp_path: Path, layout: str, kind: str
+    ) -> None:
+        """E02: from a tar and from a folder, whatever its name says."""
+        files, said = LAYOUTS[layout]
+        path = self.use(settings, tmp_path, files, kind)
+        assert str(inputs.read_checkpoint(str(path))).startswith(said)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_e03_distributed_loads_at_any_parallelism_legacy_at_its_own(
+        self, settings: Settings, tmp_path: Path, layout: str
+    ) -> None:
+        """E03: TP and PP of a legacy one must match."""
+        files, said = LAYOUTS[layout]
+        self.use(settings, tmp_path, files)
+        settings["training"].update(tensorParallelSize=8, pipelineParallelSize=1)
+        found = problems(settings, "checkpoint")
+        if said.startswith("distributed"):
+            assert found == []
+        else:
+            assert "must be TP 8 PP 1" in found[0]
+            assert "repartition it (prepare.llm), or set training.tensorParallelSize=" in found[0]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_format_can_be_demanded(self, settings: Settings, tmp_path: Path, layout: str) -> None:
+        files, said = LAYOUTS[layout]
+        self.use(settings, tmp_path, files)
+        settings["model"]["checkpointFormat"] = "distributed"
+        demanded = [m for m in problems(settings, "checkpoint") if "demands" in m]
+        assert bool(demanded) != said.startswith("distributed")
+
+    @pytest.mark.parametrize("kind", ["folder", "tar"])
+    @pytest.mark.parametrize(
+        ("without", "said"),
+        [
+            ("model_config.yaml", "no model_config.yaml"),
+            ("mp_rank_02/model_weights.ckpt", "weights of TP rank 2 PP rank 0 are missing"),
+        ],
+    )
+    def test_e02_the_missing_part_is_named(
+        self, settings: Settings, tmp_path: Path, kind: str, without: str, said: str
+    ) -> None:
+        """E02: a path is right only with config and weights."""
+        files = {n: c for n, c in legacy(4).items() if n != without}
+        self.use(settings, tmp_path, files, kind)
+        assert said in problems(settings, "checkpoint")[0]
+
+    @pytest.mark.parametrize(
+        ("files", "said"),
+        [
+            ({"model_config.yaml": config_yaml()}, "no weights"),
+            ({**zarr(), "model_weights/metadata.json": b"{}"}, "names the format ''"),
+            (
+                {k: v for k, v in zarr().items() if k != "model_weights/metadata.json"},
+                "has no metadata.json: it was not written to its end",
+            ),
+            (
+                {k: v for k, v in torch_dist().items() if not k.endswith(".distcp")},
+                "no tensors of its format torch_dist",
+            ),
+            (
+                {"config.json": b"{}", "model.safetensors": b"x"},
+                "this is a Hugging Face checkpoint",
+            ),
+            (
+                {k.removeprefix("model_weights/"): v for k, v in zarr().items() if "_w" in k},
+                "this is the model_weights folder itself",
+            ),
+            ({"context/io.json": b"", "weights/metadata.json": b""}, "NeMo 2 checkpoint"),
+        ],
+    )
+    def test_e02_unfinished_and_foreign_folders(
+        self, settings: Settings, tmp_path: Path, files: Files, said: str
+    ) -> None:
+        """E02: a conversion that ended early leaves per-tensor folders."""
+        self.use(settings, tmp_path, files)
+        assert said in problems(settings, "checkpoint")[0]
+
+    def test_e02_a_truncated_tar(self, settings: Settings, tmp_path: Path) -> None:
+        """E02, E04: a killed conversion."""
+        path = self.use(settings, tmp_path, legacy(4), "tar")
+        whole = path.read_bytes()
+        for size in (len(whole) // 2, 2000, 700):
+            path.write_bytes(whole[:size])
+            assert "truncated" in problems(settings, "checkpoint")[0], size
+
+    def test_files_that_are_no_tar(self, settings: Settings, tmp_path: Path) -> None:
+        path = self.use(settings, tmp_path, legacy(1), "tar")
+        for content, said in (
+            (b"x" * 4096, "is not a tar"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer"),
+            (b"", "truncated"),
+        ):
+            path.write_bytes(content)
+            assert said in problems(settings, "checkpoint")[0]
+
+    def test_a_compressed_nemo_is_refused_with_the_way_out(
+        self, settings: Settings, tmp_path: Path
+    ) -> None:
+        """Its members cannot be listed without unpacking all of it, in each rank."""
+        path = self.use(settings, tmp_path, {"x": b""}, "tar")
+        write_tar(path, legacy(1), mode="w:gz")
+        assert "compressed with gzip" in problems(settings, "checkpoint")[0]
+        assert "tar -xzf" in problems(settings, "checkpoint")[0]
+
+    def test_e05_another_model(self, settings: Settings, tmp_path: Path) -> None:
+        """E05: 13B preset, 7B file; all differences at once."""
+        self.use(settings, tmp_path, legacy(1, num_layers=32, ffn_hidden_size=11008))
+        settings["architecture"].update(numLayers=40, ffnHiddenSize=13824, numQueryGroups=8)
+        (message,) = problems(settings, "checkpoint")
+        assert "num_layers is 32, must be 40" in message
+        assert "ffn_hidden_size is 11008, must be 13824" in message
+        assert "num_query_groups is 4, must be 8" in message
+
+    def test_d12_megatron_core_is_demanded(self, settings: Settings, tmp_path: Path) -> None:
+        """D12: other key names are ignored in silence."""
+        self.use(settings, tmp_path, legacy(1, mcore_gpt=False))
+        assert "mcore_gpt is False" in problems(settings, "checkpoint")[0]
+
+    @pytest.mark.parametrize("files", [zarr(), torch_dist(), legacy(1)])
+    def test_d12_names_of_weights_are_read(
+        self, settings: Settings, tmp_path: Path, files: Files
+    ) -> None:
+        """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch 2.4 writes them."""
+        for kind in ("folder", "tar"):
+            path = self.use(settings, tmp_path, files, kind)
+            result = run(settings, "weights")["weights"]
+            assert result.status == "ok", result
+            assert "tensors under Megatron Core's names" in result.findings[0].message
+            shutil.rmtree(path) if kind == "folder" else path.unlink()
+
+    def test_d12_names_that_neva_ignores(self, settings: Settings, tmp_path: Path) -> None:
+        """D12: mcore_gpt may say true while the weights have NeMo's old names."""
+        rank = (DATA / "legacy-names-rank.ckpt").read_bytes()
+        self.use(settings, tmp_path, legacy(1, rank=rank), "tar")
+        assert "NeVa would ignore them without an error" in problems(settings, "weights")[0]
+
+    def test_weights_of_another_width(self, settings: Settings, tmp_path: Path) -> None:
+        self.use(settings, tmp_path, zarr(hidden=16))
+        assert "word embeddings are 16 wide; must be 8" in problems(settings, "weights")[0]
+
+    def test_d11_a_file_needs_room_for_each_rank(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """D11: both numbers; a folder needs none."""
+        path = self.use(settings, tmp_path, legacy(1), "tar")
+        os.truncate(path, 13 * 2**30)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        real = os.statvfs
+
+        def small(place: str) -> Any:
+            found = real(place)
+            return SimpleNamespace(f_bavail=2**20, f_frsize=4096, f_flag=found.f_flag)
+
+        monkeypatch.setattr(os, "statvfs", small)
+        (message,) = problems(settings, "unpack-space")
+        assert "has 4.0 GiB free" in message
+        assert "8 x 13.0 GiB = 104.0 GiB" in message
+        settings["model"]["checkpointPath"] = str(tmp_path)
+        assert problems(settings, "unpack-space") == []
+
+    def test_without_yaml_the_config_is_not_compared(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(__import__("sys").modules, "yaml", None)
+        assert problems(settings, "checkpoint") == []
+        assert "PyYAML is not installed" in problems(settings, "checkpoint", "warning")[0]
+
+
+class TestTokenizer:
+    def put(self, settings: Settings, model: bytes) -> None:
+        Path(settings["model"]["tokenizerPath"]).write_bytes(model)
+
+    def test_e07_pieces_are_read_without_any_library(self) -> None:
+        """E07: text and type of each piece, as sentencepiece's own classes give them."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        proto = sentencepiece_model_pb2.ModelProto()
+        proto.ParseFromString(extended())
+        assert inputs.pieces(extended()) == [(p.piece, p.type) for p in proto.pieces]
+
+    def test_e07_tokens_that_are_not_there(self, settings: Settings) -> None:
+        """E07: the model's own tokenizer, unprepared."""
+        self.put(settings, tokenizer())
+        assert "has no pieces <extra_id_0>" in problems(settings, "tokenizer")[0]
+
+    def test_e07_control_pieces(self, settings: Settings) -> None:
+        """E07: NeMo's script without --is_userdefined."""
+        self.put(settings, extended(kind=3))
+        assert "are not of type USER_DEFINED" in problems(settings, "tokenizer")[0]
+
+    def test_e07_tokens_not_at_the_end(self, settings: Settings) -> None:
+        """E07: ids of other tokens have moved."""
+        self.put(settings, with_pieces(extended(), ["<other>"], 4))
+        assert "not the last 8 pieces" in problems(settings, "tokenizer")[0]
+
+    @pytest.mark.parametrize("content", [b"", b"hello world", b"\xff" * 40, b'{"a": 1}'])
+    def test_files_that_are_no_tokenizer(self, settings: Settings, content: bytes) -> None:
+        self.put(settings, content)
+        assert "is not a sentencepiece model" in problems(settings, "tokenizer")[0]
+
+    def test_published_tokens_may_lie_anywhere(self, settings: Settings) -> None:
+        """Nemotron's tokenizer has them among its first pieces."""
+        settings["model"]["extraTokens"] = 0
+        assert problems(settings, "tokenizer") == []
+        self.put(settings, tokenizer())
+        assert "has no <extra_id_0..5>" in problems(settings, "tokenizer")[0]
+
+    def test_huggingface_folder(self, settings: Settings, tmp_path: Path) -> None:
+        folder = tmp_path / "hf tokenizer"
+        folder.mkdir()
+        settings["model"].update(
+            tokenizerPath=str(folder),
+            tokenizerLibrary="huggingface",
+            modelType="llama_3",
+            extraTokens=0,
+        )
+        assert "has no tokenizer.json" in problems(settings, "tokenizer")[0]
+        added = [{"id": 60 + i, "content": t} for i, t in enumerate(inputs.LLAMA_3_TOKENS)]
+        data = {"model": {"vocab": {str(i): i for i in range(60)}}, "added_tokens": added}
+        (folder / "tokenizer.json").write_text(json.dumps(data))
+        (folder / "tokenizer_config.json").write_text("{}")
+        assert problems(settings, "tokenizer") == []
+        assert problems(settings, "vocabulary") == []
+        data["added_tokens"] = added[1:]
+        (folder / "tokenizer.json").write_text(json.dumps(data))
+        assert "has no <|reserved_special_token_0|>" in problems(settings, "tokenizer")[0]
+
+
+class TestVocabulary:
+    def test_tokenizer_of_another_model(self, settings: Settings) -> None:
+        settings["architecture"]["vocabSize"] = 1000
+        (message,) = problems(settings, "vocabulary")
+        assert "has 68 tokens, padded to 128 at TP 1; the model has 1000, padded to 1024" in message
+
+    def test_legacy_embedding_padded_for_another_tp(
+        self, settings: Settings, tmp_path: Path
+    ) -> None:
+        """128 rows in each of 2 ranks, while 68 tokens need 256 at TP 2 and 512 at TP 4."""
+        for tensor, rows, needed in ((2, None, 256), (4, 512, 512)):
+            path = write_folder(tmp_path / f"tp{tensor}", legacy(tensor))
+            settings["model"]["checkpointPath"] = str(path)
+            settings["training"]["tensorParallelSize"] = tensor
+            assert problems(settings, "vocabulary") == [], (rows, needed)
+        settings["training"]["tensorParallelSize"] = 2
+        assert (
+            "embedding has 512 rows; the tokenizer needs 256" in problems(settings, "vocabulary")[0]
+        )
+
+    def test_distributed_is_padded_at_load(self, settings: Settings, tmp_path: Path) -> None:
+        settings["model"]["checkpointPath"] = str(write_folder(tmp_path / "z", zarr()))
+        settings["training"]["tensorParallelSize"] = 8
+        assert problems(settings, "vocabulary") == []
+
+
+class TestVision:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (
+                {"architectures": ["ViTModel"]},
+                "architectures[0] is ViTModel; must be one of CLIPModel",
+            ),
+            ({"architectures": []}, "architectures[0] is None"),
+            (
+                {"vision_config": {"image_size": 224, "patch_size": 14, "hidden_size": 16}},
+                "image_size is 224; must be 336",
+            ),
+            (
+                {"vision_config": {"image_size": 336, "hidden_size": 16}},
+                "patch_size is 32; must be 14",
+            ),
+            (
+                {"vision_config": {"image_size": 336, "patch_size": 14, "hidden_size": 1280}},
+                "hidden_size is 1280",
+            ),
+        ],
+    )
+    def test_d14_config_of_another_encoder(
+        self, settings: Settings, tmp_path: Path, change: dict[str, Any], said: str
+    ) -> None:
+        """D14: architecture and sizes, with transformers' defaults for keys left out."""
+        write_vision(tmp_path / "clip", **change)
+        assert any(said in m for m in problems(settings, "vision"))
+
+    def test_d14_a_vision_model_alone(self, settings: Settings, tmp_path: Path) -> None:
+        """D14: CLIPVisionModel has its sizes at the top."""
+        shutil.rmtree(tmp_path / "clip")
+        write_vision(tmp_path / "clip")
+        flat = {
+            "architectures": ["CLIPVisionModel"],
+            "image_size": 336,
+            "patch_size": 14,
+            "hidden_size": 16,
+        }
+        (tmp_path / "clip" / "config.json").write_text(json.dumps(flat))
+        assert problems(settings, "vision") == []
+
+    def test_d14_missing_files(self, settings: Settings, tmp_path: Path) -> None:
+        """D14: weights missing, empty, or an LFS pointer; every problem at once."""
+        weights = tmp_path / "clip" / "pytorch_model.bin"
+        weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        (tmp_path / "clip" / "preprocessor_config.json").unlink()
+        found = problems(settings, "vision")
+        assert "has no preprocessor_config.json" in found[0]
+        assert "LFS pointer" in found[1]
+        weights.write_bytes(b"")
+        assert "is missing or empty" in problems(settings, "vision")[1]
+        weights.unlink()
+        assert (
+            "has neither model.safetensors nor pytorch_model.bin" in problems(settings, "vision")[1]
+        )
+
+    def test_d14_shards_are_followed(self, settings: Settings, tmp_path: Path) -> None:
+        """D14: an index without one of its shards."""
+        clip = tmp_path / "clip"
+        (clip / "pytorch_model.bin").unlink()
+        index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+        (clip / "model.safetensors.index.json").write_text(json.dumps(index))
+        (clip / "model-1.safetensors").write_bytes(b"x")
+        (message,) = problems(settings, "vision")
+        assert "model-2.safetensors: is missing" in message
+
+    def test_d15_hub_id_while_offline(self, settings: Settings) -> None:
+        """D15: refused before GPUs, unless hf.online."""
+        settings["model"]["visionEncoderPath"] = "openai/clip-vit-large-patch14-336"
+        assert "hub id openai/clip" in problems(settings, "hub-id")[0]
+        settings["hf"]["online"] = True
+        assert problems(settings, "hub-id") == []
+        assert run(settings, "vision")["vision"].status == "skipped"
+
+
+class TestResume:
+    def save(self, settings: Settings, *names: str, folder: str = "") -> None:
+        place = Path(folder or settings["results"]["checkpointsDir"])
+        for name in names:
+            file = place / name
+            if name.endswith("/"):
+                file.mkdir(parents=True)
+                (file / "metadata.json").write_text("{}")
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("")
+
+    def record(self, settings: Settings) -> None:
+        path = Path(settings["results"]["path"])
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "run.json").write_text(json.dumps(settings))
+
+    def test_d05_first_run(self, settings: Settings) -> None:
+        """D05: nothing to resume is right by default."""
+        result = run(settings, "resume")["resume"]
+        assert result.status == "ok"
+        assert settings["results"]["checkpointsDir"] in result.findings[0].message
+
+    def test_d04_require_prints_the_path(self, settings: Settings) -> None:
+        """D04: no *last, and the path that was looked at."""
+        settings["resume"] = "require"
+        (message,) = problems(settings, "resume")
+        assert (
+            f"no checkpoint that matches *last in {settings['results']['checkpointsDir']}"
+            in message
+        )
+
+    @pytest.mark.parametrize(
+        "other", ["results/r2/results/checkpoints", "results/r/results/x/checkpoints"]
+    )
+    def test_d04_checkpoints_of_other_runs_are_found(
+        self, settings: Settings, tmp_path: Path, other: str
+    ) -> None:
+        """D04: a level deeper, or in another run's folder."""
+        settings["resume"] = "require"
+        self.save(settings, LAST + "/", folder=str(tmp_path / other))
+        assert f"there are some in {tmp_path / other}" in problems(settings, "resume")[0]
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            (LAST + "/", "neva--step=50-consumed_samples=400.0/"),
+            (LAST + ".ckpt",),
+            tuple(f"mp_rank_{t:02}/{LAST}.ckpt" for t in range(4)),
+            tuple(f"tp_rank_{t:02}_pp_rank_000/{LAST}.ckpt" for t in range(2)),
+        ],
+    )
+    def test_a_checkpoint_is_resumed(self, settings: Settings, names: tuple[str, ...]) -> None:
+        """A legacy checkpoint has the same name in each rank's folder: that is one."""
+        self.save(settings, *names)
+        self.record(settings)
+        result = run(settings, "resume")["resume"]
+        assert result.status == "ok", result
+        assert "resumes from" in result.findings[0].message
+
+    def test_d05_several_last(self, settings: Settings) -> None:
+        """D05: NeMo raises ValueError."""
+        self.save(settings, LAST + "/", LAST.replace("50", "40") + "/")
+        assert "several checkpoints match *last" in problems(settings, "resume")[0]
+
+    def test_unfinished_is_not_counted(self, settings: Settings) -> None:
+        """A marker file beside it: NeMo removes it and takes the other one."""
+        other = LAST.replace("50", "60")
+        self.save(settings, LAST + "/", other + "/", other + "-unfinished")
+        self.record(settings)
+        assert problems(settings, "resume") == []
+        assert "were not written to their end" in problems(settings, "resume", "warning")[0]
+
+    def test_finished_run(self, settings: Settings) -> None:
+        self.save(settings, LAST.replace("50", "100") + "/")
+        self.record(settings)
+        (message,) = problems(settings, "resume")
+        assert "is at step 100 of 100: the run is finished" in message
+
+    def test_never_beside_checkpoints(self, settings: Settings) -> None:
+        settings["resume"] = "never"
+        self.save(settings, LAST + "/")
+        assert "mixes its files" in problems(settings, "resume", "warning")[0]
+
+    def test_another_runs_settings(self, settings: Settings) -> None:
+        """A checkpoint of another model fails; another learning rate is said."""
+        self.save(settings, LAST + "/")
+        self.record(settings)
+        settings["model"]["name"] = "other"
+        settings["training"].update(tensorParallelSize=2, globalBatchSize=16)
+        (message,) = problems(settings, "resume")
+        assert 'model.name was "tiny", is "other"' in message
+        assert "training.tensorParallelSize was 1, is 2" in message
+        (message,) = problems(settings, "resume", "warning")
+        assert "training.globalBatchSize was 8, is 16" in message
+
+
+class TestNode:
+    def test_g01_denied_with_uid_mode_and_path(self, settings: Settings, nobody: Path) -> None:
+        """G01: a folder that the job's uid may not enter."""
+        os.seteuid(0)
+        closed = nobody / "closed"
+        closed.mkdir(mode=0o700)
+        (closed / "blip.json").write_text("[]")
+        os.seteuid(65534)
+        settings["data"]["annotations"] = str(closed / "blip.json")
+        message = problems(settings, "access")[0]
+        assert f"{closed}/blip.json: permission denied as uid 65534, gid 65534" in message
+        assert f"{closed} is drwx------ of uid 0" in message
+
+    def test_g01_one_image_is_opened(self, settings: Settings, nobody: Path) -> None:
+        """G01: the folder opens, its files do not."""
+        os.seteuid(0)
+        write_dataset(nobody / "data", 1)
+        image = next((nobody / "data" / "images").rglob("*.jpg"))
+        image.chmod(0o600)
+        os.seteuid(65534)
+        settings["data"]["images"] = str(nobody / "data" / "images")
+        assert any(f"{image}: permission denied" in m for m in problems(settings, "access"))
+
+    def test_g01_results_that_cannot_be_written(self, settings: Settings, nobody: Path) -> None:
+        """G01: found before the first checkpoint."""
+        settings["results"]["path"] = str(nobody / "r")
+        (message,) = problems(settings, "results")
+        assert f"{nobody}: permission denied as uid 65534" in message
+        assert "drwxr-xr-x of uid 0" in message
+
+    def test_g04_a_results_folder_is_not_made(self, settings: Settings, tmp_path: Path) -> None:
+        """G04: every node only tries a file of its own in the nearest folder there is."""
+        assert problems(settings, "results") == []
+        assert not (tmp_path / "results").exists()
+        assert not list(tmp_path.glob(".neva*"))
+
+    def test_paths_that_are_not_there(self, settings: Settings) -> None:
+        settings["model"]["tokenizerPath"] = "/nowhere/t.model"
+        assert "/nowhere/t.model: No such file or directory" in problems(settings, "access")[0]
+
+    def test_g02_file_system_type(self, settings: Settings, tmp_path: Path) -> None:
+        """G02: an unmounted file system is an empty folder of the root disk."""
+        settings["preflight"]["filesystems"] = {
+            "/proc": {"type": "proc"},
+            str(tmp_path): {"type": "gpfs"},
+        }
+        (message,) = problems(settings, "filesystem")
+        assert f"{tmp_path}: file system is " in message
+        assert "; must be gpfs" in message
+
+    def test_g02_marker_file(self, settings: Settings, tmp_path: Path) -> None:
+        """G02: or a file that only the real volume has."""
+        settings["preflight"]["filesystems"] = {str(tmp_path): {"marker": ".mounted"}}
+        assert "has no marker file .mounted" in problems(settings, "filesystem")[0]
+        (tmp_path / ".mounted").touch()
+        assert problems(settings, "filesystem") == []
+
+    def test_read_only_mounts(self, settings: Settings, tmp_path: Path) -> None:
+        """A writable mount of shared data is a mistake; the kernel is asked, nothing is written."""
+        settings["readOnly"] = [str(tmp_path)]
+        assert "is mounted writable; must be read-only" in problems(settings, "read-only")[0]
+        read_only = [
+            line.split()[1]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if "ro" in line.split()[3].split(",")
+        ]
+        if not read_only:
+            pytest.skip("no read-only mount on this machine")
+        settings["readOnly"] = read_only[:1]
+        assert problems(settings, "read-only") == []
+
+    def test_d17_hf_home_below_a_read_only_mount(self, settings: Settings, tmp_path: Path) -> None:
+        """D17: the hub's client always writes."""
+        settings["readOnly"] = [str(tmp_path / "models")]
+        settings["hf"]["home"] = str(tmp_path / "models" / "hf")
+        assert "below the read-only mount" in problems(settings, "hf-home")[0]
+        settings["hf"]["home"] = str(tmp_path / "models2")
+        assert problems(settings, "hf-home") == []
+
+    def test_d17_hf_home_that_cannot_be_written(self, settings: Settings, nobody: Path) -> None:
+        """D17: as the job's uid."""
+        settings["hf"]["home"] = str(nobody / "hf")
+        assert "permission denied" in problems(settings, "hf-home")[0]
+
+    def test_shared_memory(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """C01: a container runtime's 64 MiB."""
+        monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=16384, f_frsize=4096))
+        assert "/dev/shm has 64.0 MiB; must have at least" in problems(settings, "shm")[0]
+        settings["preflight"]["minimumShmBytes"] = 2**20
+        assert problems(settings, "shm") == []
+
+    def test_gpus_are_counted(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A05: by a named stand-in for nvidia-smi."""
+        tool = tmp_path / "bin" / "nvidia-smi"
+        tool.parent.mkdir()
+        tool.write_text(
+            '#!/bin/sh\nfor i in 0 1 2 3 4 5 6; do echo "GPU $i: H100 (UUID: $i)"; done\n'
+        )
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+        monkeypatch.setenv("NODE_NAME", "node-7")
+        assert "7 GPUs visible on node-7; must be 8" in problems(settings, "gpus")[0]
+        settings["training"]["gpusPerNode"] = 7
+        assert problems(settings, "gpus") == []
+
+    def test_memlock(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """C02: a finite limit binds only without the capability."""
+        settings["rdma"] = True
+        monkeypatch.setattr(preflight.resource, "getrlimit", lambda _: (8388608, 8388608))
+        monkeypatch.setattr(preflight, "has_capability", lambda _: False)
+        assert "memlock limit is 8388608 bytes" in problems(settings, "memlock")[0]
+        monkeypatch.setattr(preflight, "has_capability", lambda _: True)
+        assert problems(settings, "memlock") == []
+
+    def test_capabilities_are_read_from_the_kernel(self) -> None:
+        status = Path("/proc/self/status").read_text()
+        bits = int(status.split("CapEff:")[1].split()[0], 16)
+        assert [preflight.has_capability(n) for n in range(41)] == [
+            bool(bits >> n & 1) for n in range(41)
+        ]
