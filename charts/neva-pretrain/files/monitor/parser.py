@@ -223,7 +223,8 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (Kind.HOST_OOM, r"\(SIGKILL\)|exitcode\s*: -9\b"),
         (Kind.TERMINATED, r"[Rr]eceived (?:Signals\.)?(?:SIGTERM|15\b)|got signal: 15\b"),
         (Kind.CRASH, r"ChildFailedError|Error executing job with overrides"),
-        (Kind.TRACEBACK, r"Traceback \(most recent call last\)|^[\w.]{1,100}(?:Error|Exception)\b"),
+        (Kind.TRACEBACK, r"Traceback \(most recent call last\)"),
+        (Kind.TRACEBACK, r"^[\w.]{1,100}(?:Error|Exception)\b"),
     )
 )
 

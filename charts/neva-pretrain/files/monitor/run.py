@@ -133,7 +133,6 @@ class _Bar:
     """
 
     epoch: int
-    n: int
     lead: int
 
 
@@ -225,7 +224,7 @@ class Run:
             if not self._believe(*self._doubted, now):
                 self._doubted = (record, done)
                 return
-            self._bar = _Bar(record.epoch, record.n, done - record.n)
+            self._bar = _Bar(record.epoch, done - record.n)
             self._advance(record, done, now)
         else:
             self._doubted = (record, done)
@@ -267,9 +266,10 @@ class Run:
             return True
         if done < step:
             return False
+        lead = done - record.n
         if record.epoch == bar.epoch:
-            return done - record.n <= bar.lead
-        return done - step <= record.n + LAG
+            return lead <= bar.lead
+        return record.epoch > bar.epoch and step - LAG <= lead <= step + LAG
 
     def _is_old_text(self, record: Step, done: int) -> bool:
         """Tell text shown again from a restart, whose bar begins anew or has another lead."""
@@ -286,9 +286,8 @@ class Run:
     def _advance(self, record: Step, done: int, now: float) -> None:
         bar = self._bar
         if bar is None or bar.epoch != record.epoch:
-            self._bar = _Bar(record.epoch, record.n, done - record.n)
+            self._bar = _Bar(record.epoch, done - record.n)
         else:
-            bar.n = record.n
             bar.lead = max(bar.lead, done - record.n)
         self._log_total = record.total or self._log_total
         self._log_batch = record.global_batch_size or self._log_batch

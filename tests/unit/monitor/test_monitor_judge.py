@@ -1,0 +1,240 @@
+"""The judgements: each from a log, with its evidence; and what is no alarm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from nemo_logs import REGISTERED, SAMPLES, bar, parse, ranks, run_of
+
+from neva_pretrain.monitor.core.judge import (
+    CODES,
+    Judgement,
+    Level,
+    Limits,
+    Status,
+    exit_code,
+    judge,
+    status,
+)
+from neva_pretrain.monitor.core.run import Run, Settings
+
+TRAINING = "".join(bar(n) for n in range(60))
+
+
+def judgements(text: str, now: float = 1.0, **settings: object) -> list[Judgement]:
+    return judge(run_of(text, **settings), now)
+
+
+def only(found: list[Judgement]) -> Judgement:
+    (judgement,) = found
+    return judgement
+
+
+def test_healthy() -> None:
+    """Nothing to say of a run that trains."""
+    run = run_of(TRAINING, global_batch_size=256, gpus=8, planned_step_seconds=0.5)
+    assert judge(run, 1.0) == []
+    assert exit_code([]) == 0
+    assert status(run, []) is Status.TRAINING
+
+
+def test_starting() -> None:
+    """Before the first step, also with the benign error of NeMo (D07)."""
+    run = run_of(ranks(8) + REGISTERED.format(8) + SAMPLES["S10"] + "\n")
+    assert status(run, judge(run, 1.0)) is Status.STARTING
+    assert judge(run, 1.0) == []
+
+
+@pytest.mark.parametrize(
+    "text", [bar(2169), TRAINING + "\n`Trainer.fit` stopped: `max_steps=60` reached.\n"]
+)
+def test_finished(text: str) -> None:
+    """By the last step, or because the trainer says so; noise at the end is no failure."""
+    found = only(judgements(text + "\n[rank1]: ValueError: at exit\n"))
+    assert (found.code, found.level) == ("finished", Level.OK)
+    assert exit_code([found]) == 0
+
+
+def test_l09_nan_in_a_row() -> None:
+    """L09: as many as set, in a row; one that passes is no alarm."""
+    text = TRAINING + bar(60, loss=math.nan) + bar(61, loss=math.nan)
+    assert judgements(text) == []
+    found = only(judgements(text + bar(62, loss=math.inf)))
+    assert (found.code, found.level) == ("nan", Level.FAILED)
+    assert found.evidence == "step 61: reduced_train_loss=nan"
+    assert "FAILED(nan)" in found.title
+    run = run_of(text)
+    assert [j.code for j in judge(run, 1.0, Limits(nan_in_a_row=2))] == ["nan"]
+
+
+def test_l09_nan_crash_line() -> None:
+    """L09: the line of one rank is enough."""
+    found = only(
+        judgements(
+            TRAINING + "\n7: Unexpected result nan (message='found NaN in local grad norm')\n"
+        )
+    )
+    assert (found.code, found.level, found.rank) == ("nan", Level.FAILED, 7)
+
+
+def test_d12_random_loss() -> None:
+    """D12: above 0.9 ln(vocabulary) from step 50 on; not before, and not below."""
+    assert judgements("".join(bar(n, loss=10.4) for n in range(49))) == []
+    found = only(judgements("".join(bar(n, loss=9.34) for n in range(50))))
+    assert (found.code, found.level) == ("random-loss", Level.WARNING)
+    assert "9.34" in found.evidence
+    assert "LLM weights" in found.cause
+    assert judgements("".join(bar(n, loss=9.33) for n in range(50))) == []
+    assert judgements("".join(bar(n, loss=10.4) for n in range(50)), vocab_size=128256) == []
+
+
+def test_stalled() -> None:
+    """No step for ten median steps, but never less than five minutes."""
+    assert judgements(TRAINING, now=300.0) == []
+    run = run_of(TRAINING)
+    found = only(judge(run, 301.0))
+    assert (found.code, found.level) == ("stalled", Level.FAILED)
+    assert status(run, [found]) is Status.STALLED
+    slow = "".join(bar(n, seconds=60.0) for n in range(20))
+    assert judgements(slow, now=599.0) == []
+    assert only(judgements(slow, now=601.0)).code == "stalled"
+
+
+def test_loading_may_take_long() -> None:
+    """Before the first step, and again after a restart, the limit is that of loading."""
+    assert judgements(ranks(8) + REGISTERED.format(8), now=2600.0) == []
+    assert only(judgements(ranks(8) + REGISTERED.format(8), now=2800.0)).code == "stalled"
+    assert judgements(TRAINING + "\n" + ranks(8), now=2600.0) == []
+
+
+def test_slow() -> None:
+    """Below 80 % of the planned speed, once enough steps are timed."""
+    text = "".join(bar(n, seconds=2.0) for n in range(30))
+    found = only(judgements(text, planned_step_seconds=1.24))
+    assert (found.code, found.level, found.title) == ("slow", Level.WARNING, "62% of plan")
+    assert judgements(text, planned_step_seconds=1.61) == []
+    few = "".join(bar(n, seconds=2.0) for n in range(10))
+    assert judgements(few, planned_step_seconds=1.0) == []
+
+
+FAILURES = [
+    ("gpu-oom", "[rank3]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", 3),
+    ("host-oom", "traceback : Signal 9 (SIGKILL) received by PID 77", None),
+    ("nccl-timeout", "[Rank 5] Watchdog caught collective operation timeout: WorkNCCL(", 5),
+    ("nccl-error", "RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1269, ncclSystemError", None),
+    ("ranks", "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000", 1),
+    ("ranks", "DistStoreError: Timed out after 61 seconds waiting for clients. 1/2 clients joined", None),
+    ("rendezvous", "socket.gaierror: [Errno -2] Name or service not known", None),
+    ("shared-memory", "RuntimeError: DataLoader worker (pid 5) is killed by signal: Bus error.", None),
+    ("disk-full", "OSError: [Errno 28] No space left on device", None),
+    ("crash", "Error executing job with overrides: []", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "line", "rank"), FAILURES)
+def test_failures(code: str, line: str, rank: int | None) -> None:
+    """Each with its line as evidence, a cause and a next step; over once steps follow."""
+    found = only(judgements(TRAINING + f"\n{line}\n"))
+    assert (found.code, found.level, found.evidence, found.rank) == (code, Level.FAILED, line, rank)
+    assert found.cause
+    assert found.action
+    assert exit_code([found]) == 1
+    assert judgements(TRAINING + f"\n{line}\n" + bar(60)) == []
+
+
+def test_cause_before_consequence() -> None:
+    """Of one crash's lines the most telling comes first."""
+    text = (
+        "[rank1]: Traceback (most recent call last):\n"
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory.\n"
+        "[rank0]: RuntimeError: NCCL error in: x, ncclRemoteError\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
+    )
+    found = judgements(text)
+    assert [j.code for j in found] == ["gpu-oom", "nccl-error", "crash"]
+    assert found[-1].evidence.endswith("ChildFailedError:")
+
+
+def test_an_exception_alone_is_a_warning_until_the_end() -> None:
+    """A caught exception does no harm; one that ends the log did."""
+    run = run_of("ModuleNotFoundError: No module named 'apex'\n")
+    assert [(j.code, j.level) for j in judge(run, 1.0)] == [("crash", Level.WARNING)]
+    run.end("end of the input")
+    assert ("crash", Level.FAILED) in [(j.code, j.level) for j in judge(run, 1.0)]
+
+
+def test_still_trying_is_a_warning() -> None:
+    """Retries of the rendezvous are usual for a while."""
+    line = "[W socket.cpp:601] [c10d] The client socket has failed to connect to [neva]:23456"
+    found = only(judgements(line + "\n"))
+    assert (found.code, found.level) == ("rendezvous", Level.WARNING)
+
+
+def test_duplicate_rank() -> None:
+    """B04: the same node rank twice, seen in a log of all nodes."""
+    found = only(judgements(ranks(2, of=4) + ranks(2, of=4)))
+    assert (found.code, found.level, found.rank) == ("ranks", Level.FAILED, 1)
+
+
+def test_world_size_is_not_the_number_of_gpus() -> None:
+    """Each node trains alone, or ranks are missing."""
+    found = only(judgements(ranks(8) + REGISTERED.format(8), gpus=128))
+    assert (found.code, found.level) == ("ranks", Level.FAILED)
+    assert "8 ranks" in found.title
+    assert "128" in found.title
+
+
+def test_checkpoint_not_saved() -> None:
+    """D01: val_loss is monitored and never there; harmless once a checkpoint was saved."""
+    line = "\nEpoch 0, global step 60: 'val_loss' was not in top 10\n"
+    found = only(judgements(TRAINING + line))
+    assert (found.code, found.level) == ("checkpoint", Level.WARNING)
+    saved = "\nEpoch 0, global step 50: 'step' reached 50 (best 50), saving model to '/r/x'\n"
+    assert judgements(TRAINING + saved + line) == []
+
+
+def test_no_checkpoint_in_time() -> None:
+    """More than 1.5 intervals without one; off means off."""
+    assert judgements(TRAINING, checkpoint_every=40) == []
+    assert only(judgements(TRAINING, checkpoint_every=30)).code == "checkpoint"
+    assert judgements(TRAINING, checkpoint_every=0) == []
+
+
+def test_lost_progress() -> None:
+    """D04: a restart that begins from scratch, until it is past where it was."""
+    text = TRAINING + ranks(8) + REGISTERED.format(8)
+    again = "".join(bar(n) for n in range(30))
+    found = only(judgements(text + again))
+    assert (found.code, found.level) == ("lost-progress", Level.WARNING)
+    assert "60 steps" in found.title
+    assert judgements(text + "".join(bar(n) for n in range(61))) == []
+
+
+def test_ends() -> None:
+    """A log that stops before the last step, by time limit, by failure of the job."""
+    limit = "Time limit reached. Elapsed time is 3:50:00. Signaling Trainer to stop.\n"
+    assert only(judgements(TRAINING + "\n" + limit)).code == "ended-early"
+    run = run_of(TRAINING)
+    run.end("end of the input")
+    assert [(j.code, j.level) for j in judge(run, 1e6)] == [("ended-early", Level.WARNING)]
+    assert status(run, judge(run, 1e6)) is Status.ENDED
+    run.end("pytorchjob neva: Failed", failed=True)
+    assert status(run, judge(run, 1e6)) is Status.FAILED
+
+
+def test_terminated() -> None:
+    """Told to stop: worth a look, not a failure of the training."""
+    found = only(judgements(TRAINING + "\nReceived Signals.SIGTERM death signal, shutting down\n"))
+    assert (found.code, found.level) == ("terminated", Level.WARNING)
+    assert exit_code([found]) == 3
+
+
+def test_worst_first_and_only_known_codes() -> None:
+    """Failures before warnings; every code is listed for scripts and metrics."""
+    run = Run(Settings(planned_step_seconds=0.1))
+    run.update(parse(TRAINING + "\nOSError: No space left on device\n"), 0.0)
+    found = judge(run, 1.0)
+    assert [j.level for j in found] == [Level.FAILED, Level.WARNING]
+    assert {j.code for j in found} <= set(CODES)
+    assert status(run, found) is Status.FAILED

@@ -1,0 +1,330 @@
+"""The parser: every sample of the field, and everything that can happen to a line."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, padded, parse, ranks, steps
+
+from neva_pretrain.monitor.core.parser import (
+    MAX_EVIDENCE,
+    MAX_LINE,
+    MAX_RECORD,
+    Kind,
+    LogParser,
+    Notice,
+    Step,
+)
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ("S1", Step(0, 795, 77225, 794, 0, 3.09, 41.36, 1.63e6, 5000, 9 * 3600 + 478, None)),
+        ("S2", Step(0, 2, 128, 1, 0, 10.6, 23.7, 256, 0, 47, None)),
+        ("S3", Step(0, 58, 128, 56, 0, 6.82, 74.4, 1.19e5, 500, 4445, None)),
+        ("S4", Step(0, 2000, 2000, 2000, 5, 0.139, 68.7, 2.56e5, 500, 156294, None)),
+        ("S5", Step(0, 2000, 603000, 2000, 5, 2.6, 1.9, 1.28e6, 5000, 3797, None)),
+        ("S6", Step(0, 6024, 10000, 6023, 0, 0.0252, 2.59, 96384, 0, 16014, None)),
+        ("S7", Step(1, 1, None, 1, 0, 0.674, 3.37, 128, 0, 4, None)),
+        ("S8", Step(0, 200, 4000, 199, 0, 10.85, 1.085, 4800, 0, None, 24)),
+        ("S9", Step(0, 122, 150, 121, 0, 1.288, 0.03163, 122, 0, None, 1)),
+    ],
+)
+def test_samples(sample: str, expected: Step) -> None:
+    """S1 to S9: one step each, whatever is glued around it."""
+    assert steps(SAMPLES[sample]) == [expected]
+
+
+def test_s4_glued_text_is_no_checkpoint() -> None:
+    """S4: "Removing checkpoint" is not a saved one."""
+    assert len(parse(SAMPLES["S4"])) == 1
+
+
+def test_s8_message_after_the_last_number() -> None:
+    """S8: the message that is glued to a 2.x line is read as one."""
+    assert parse(SAMPLES["S8"])[1:] == [
+        Notice(Kind.NOT_SAVED, "Epoch 0, global step 199: 'val_loss' was not in top 10", None, 199)
+    ]
+
+
+def test_s10_benign_error() -> None:
+    """S10, D07: multi-node without SLURM is harmless, though NeMo calls it an error."""
+    assert parse(SAMPLES["S10"] + "\n") == []
+
+
+def test_source_document() -> None:
+    """The line of the source document: global_step is not the bar's position."""
+    (step,) = steps(SOURCE_DOCUMENT)
+    assert (step.n, step.total, step.global_step) == (54, 2170, 2169)
+    assert (step.consumed_samples, step.samples_error) == (2.22e6, 5000)
+
+
+def test_l01_lossy_numbers() -> None:
+    """L01: 2e+3 is step 2000 within 5, not 2; samples are marked approximate."""
+    (step,) = steps(SAMPLES["S4"])
+    assert (step.global_step, step.step_error, step.samples_error) == (2000, 5, 500)
+
+
+def test_l02_no_total() -> None:
+    """L02: no total, v_num that is no number, extra fields, glued tail."""
+    (step,) = steps(SAMPLES["S7"])
+    assert (step.total, step.n, step.loss) == (None, 1, 0.674)
+
+
+def test_l03_validation_residue() -> None:
+    """L03: 51it of the validation bar is no step."""
+    assert [s.n for s in steps(SAMPLES["S5"])] == [2000]
+
+
+def test_l04_no_newlines() -> None:
+    """L04: records apart by carriage return and cursor code only; repeats say nothing new."""
+    text = "".join("\x1b[A" + 50 * bar(n) for n in range(100))
+    found = [s.global_step for s in steps(text)]
+    assert list(dict.fromkeys(found)) == list(range(100))
+    assert len(found) <= 200
+
+
+def test_l04_endless_line_in_bounded_memory() -> None:
+    """L04: 50 MB without any line end wait in less than one chunk, and lose no step."""
+    parser = LogParser()
+    found = []
+    for start in range(0, 50 * 900, 900):
+        records = (bar(n, total=50000).strip("\r") + "x" * 1000 for n in range(start, start + 900))
+        found += parser.feed("".join(records).encode())
+        assert len(parser._rest) <= MAX_LINE
+    found += parser.close()
+    assert [e.n for e in found if isinstance(e, Step)] == list(range(1, 50 * 900 + 1))
+
+
+def test_endless_garbage_is_not_kept() -> None:
+    """A line that never ends and holds nothing is let go."""
+    parser = LogParser()
+    for _ in range(64):
+        assert parser.feed(b"\x00\xff" * 32768) == []
+        assert len(parser._rest) <= MAX_LINE + MAX_RECORD
+
+
+def test_l05_both_generations_in_one_stream() -> None:
+    """L05: 2.x counts from 0 and its last number is total - 1."""
+    found = steps(SAMPLES["S8"] + "\n" + SAMPLES["S3"] + "\n")
+    assert [(s.n, s.total) for s in found] == [(200, 4000), (58, 128)]
+
+
+@pytest.mark.parametrize("prefix", ["2: ", " 0: ", "[rank0]: ", "[default0]:", "[p] [t] [INFO] "])
+@pytest.mark.parametrize("sample", ["S3", "S8"])
+def test_l06_prefixes(prefix: str, sample: str) -> None:
+    """L06: srun's, torchrun's and log collectors' prefixes."""
+    assert steps(prefix + SAMPLES[sample]) == steps(SAMPLES[sample])
+
+
+@pytest.mark.parametrize("prefix", ["2: ", "[rank2]: ", "[default2]:", "[rank: 2] "])
+def test_l06_traceback_has_its_rank(prefix: str) -> None:
+    """L06: a prefixed Traceback is reported with its rank."""
+    (notice,) = parse(f"{prefix}Traceback (most recent call last):\n")
+    assert isinstance(notice, Notice)
+    assert (notice.kind, notice.rank) == (Kind.TRACEBACK, 2)
+
+
+def test_l07_step_time_from_the_bar() -> None:
+    """L07: 1.x has no train_step_timing: s/it, and it/s for fast steps; hours pass 24."""
+    assert steps(SAMPLES["S1"])[0].seconds == 41.36
+    fast = SAMPLES["S1"].replace("41.36s/it", "4.00it/s")
+    assert steps(fast)[0].seconds == 0.25
+    assert steps(SAMPLES["S1"])[0].elapsed == 32878
+
+
+def test_l08_lag_is_kept_as_logged() -> None:
+    """L08: bars 57, 58, 59 with global_step 56, 56, 58; run.py counts them once."""
+    text = bar(56, n=57) + bar(56, n=58) + bar(58, n=59)
+    assert [(s.n, s.global_step) for s in steps(text)] == [(57, 56), (58, 56), (59, 58)]
+
+
+def test_l09_nan() -> None:
+    """L09: NaN as a loss, and the line of the check that kills a rank."""
+    assert math.isnan(steps(bar(3, loss=math.nan))[0].loss or 0)
+    (notice,) = parse(
+        "[rank13]: RuntimeError: Rank 13, Unexpected result nan "
+        "(message='found NaN in local grad norm for bucket #0')\n"
+    )
+    assert isinstance(notice, Notice)
+    assert (notice.kind, notice.rank) == (Kind.NAN, 13)
+
+
+NOTICES = [
+    (Kind.RANK, "Initializing distributed: GLOBAL_RANK: 3, MEMBER: 4/16", 3, 16),
+    (Kind.REGISTERED, "All distributed processes registered. Starting with 16 processes", None, 16),
+    (Kind.FAILED_RANK, "  rank      : 5 (local_rank: 5)", 5, None),
+    (
+        Kind.SAVED,
+        "Epoch 0, global step 217: 'step' reached 217.00000 (best 217.00000), "
+        "saving model to '/r/c.ckpt' as top 2",
+        None,
+        217,
+    ),
+    (
+        Kind.SAVED,
+        "[NeMo I 2025-04-11 14:48:45 nemo_logging:393] Global Checkpoint Save : Rank: 0 : "
+        "Iteration: 50 : Start time: 1744408121.151s : Save duration: 4.389s",
+        0,
+        50,
+    ),
+    (Kind.SAVED, "Successfully saved checkpoint from iteration      24 to /ckpt", None, 24),
+    (Kind.NOT_SAVED, "Epoch 3, global step 99: 'val_loss' was not in top 10", None, 99),
+    (
+        Kind.NOT_SAVED,
+        "`ModelCheckpoint(monitor='val_loss')` could not find the monitored key in the metrics",
+        None,
+        None,
+    ),
+    (
+        Kind.RESTORED,
+        "Restoring states from the checkpoint path at /r/neva--step=868-last.ckpt",
+        None,
+        868,
+    ),
+    (Kind.FINISHED, "`Trainer.fit` stopped: `max_steps=2170` reached.", None, None),
+    (
+        Kind.TIME_LIMIT,
+        "Time limit reached. Elapsed time is 3:50:00. Signaling Trainer to stop.",
+        None,
+        None,
+    ),
+    (
+        Kind.GPU_OOM,
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        1,
+        None,
+    ),
+    (
+        Kind.NCCL_TIMEOUT,
+        "[rank1]:[E1218 20:27:21.433063423 ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught "
+        "collective operation timeout: WorkNCCL(SeqNum=1) ran for 600081 milliseconds",
+        1,
+        None,
+    ),
+    (Kind.NCCL_ERROR, "NCCL error in: NCCLUtils.hpp:275, unhandled system error", None, None),
+    (
+        Kind.DUPLICATE_GPU,
+        "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000",
+        1,
+        None,
+    ),
+    (
+        Kind.MISSING_RANKS,
+        "torch.distributed.DistStoreError: Timed out after 1801 seconds waiting for clients. "
+        "14/16 clients joined.",
+        None,
+        16,
+    ),
+    (Kind.RENDEZVOUS, "socket.gaierror: [Errno -2] Name or service not known", None, None),
+    (
+        Kind.RENDEZVOUS_RETRY,
+        "[W socket.cpp:601] [c10d] The client socket has failed to connect to [neva]:23456",
+        None,
+        None,
+    ),
+    (
+        Kind.SHARED_MEMORY,
+        "error creating shared memory segment /dev/shm/nccl-x: No space left on device",
+        None,
+        None,
+    ),
+    (Kind.DISK_FULL, "OSError: [Errno 28] No space left on device", None, None),
+    (Kind.DISK_FULL, "OSError: [Errno 122] Disk quota exceeded: '/r/x.ckpt'", None, None),
+    (Kind.HOST_OOM, "traceback : Signal 9 (SIGKILL) received by PID 77", None, None),
+    (Kind.HOST_OOM, "failed (exitcode: -9) local_rank: 0 (pid: 77) of binary: python3", None, None),
+    (Kind.TERMINATED, "Received Signals.SIGTERM death signal, shutting down workers", None, None),
+    (
+        Kind.CRASH,
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+        None,
+        None,
+    ),
+    (Kind.TRACEBACK, "ValueError: x", None, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "line", "rank", "value"), NOTICES)
+def test_notices(kind: Kind, line: str, rank: int | None, value: int | None) -> None:
+    """One line each of what the judgements rest on, also with a collector's prefix."""
+    for text in (line, f"[pod-1] [2025-01-01 00:00:00] [INFO] {line}", f"\x1b[31m{line}\x1b[0m"):
+        (notice,) = parse(text + "\n")
+        assert isinstance(notice, Notice)
+        assert (notice.kind, notice.rank, notice.value) == (kind, rank, value)
+        assert "\x1b" not in notice.line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[NeMo W 2024-01-01 00:00:00 nemo_logging:349] Apex not found. Using the torch one.",
+        "Epoch 0, global step 199",
+        "[W1] [c10d] The hostname of the client socket cannot be retrieved. err=-3",
+        "Sending process 512 closing signal SIGTERM",
+        "loss=nan, found no NaN here",
+        "",
+    ],
+)
+def test_other_lines_say_nothing(line: str) -> None:
+    """Warnings, and lines that only resemble an alarm."""
+    assert parse(line + "\n") == []
+
+
+def test_evidence_is_short_and_shows_the_reason() -> None:
+    """A long line is cut around what was found."""
+    (notice,) = parse("x" * 50_000 + " CUDA out of memory. OutOfMemoryError " + "y" * 50_000)
+    assert isinstance(notice, Notice)
+    assert len(notice.line) <= MAX_EVIDENCE
+    assert "out of memory" in notice.line
+
+
+def test_invalid_utf8_and_ansi_inside_a_record() -> None:
+    """Broken bytes in the drawing and colours between fields do no harm."""
+    text = bar(4).encode().replace("█".encode(), b"\xe2\x96").replace(b" | ", b"\xff| ")
+    coloured = text.replace(b", global", b", \x1b[1mglobal").replace(b"Epoch", b"\x1b[0mEpoch")
+    assert [s.global_step for s in steps(coloured)] == [4]
+
+
+@pytest.mark.parametrize("sample", ["S1", "S3", "S4", "S7", "S8", "S9"])
+def test_truncated_lines_never_give_another_step(sample: str) -> None:
+    """A line that is cut anywhere gives its own step or none, also with the next one glued on."""
+    whole = SAMPLES[sample]
+    (expected,) = steps(whole)
+    after = SAMPLES["S6"].removeprefix("\x1b[A\r")
+    for cut in range(len(whole)):
+        for tail in ("", "\n", "\r", after):
+            found = {s.global_step for s in steps(whole[:cut] + tail)}
+            assert found <= {expected.global_step, 6023}
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Random) -> None:
+    """The events do not depend on where the stream is cut."""
+    lines = [*(s + "\n" for s in SAMPLES.values()), *(bar(n) for n in range(5))]
+    lines += [ranks(2), REGISTERED.format(2), *(line + "\n" for _, line, _, _ in NOTICES[6:12])]
+    rng.shuffle(lines)
+    data = "".join(lines).encode()
+    parser = LogParser()
+    events = []
+    at = 0
+    for size in cuts:
+        events += parser.feed(data[at : at + size])
+        at += size
+    events += parser.feed(data[at:]) + parser.close()
+    assert [e for e in events if isinstance(e, Step)] == steps(data)
+    assert [e.kind for e in events if isinstance(e, Notice)] == [
+        e.kind for e in parse(data) if isinstance(e, Notice)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2000.0, "2e+3"), (2169.0, "2169.0"), (56.0, "56.00"), (0.54, "0.540")]
+)
+def test_the_writer_of_these_tests_rounds_as_lightning_does(value: float, text: str) -> None:
+    """What the tests generate is what the samples show."""
+    assert padded(value) == text
