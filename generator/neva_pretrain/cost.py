@@ -183,43 +183,38 @@ def memory(setup: Setup) -> Memory:
     reserved.
     """
     parts = max((_stage_memory(setup, stage) for stage in _stages(setup)), key=sum)
-    share = _RESERVE_RECOMPUTE if setup.recompute == "full" else _RESERVE[setup.kernels]
-    moving = parts.activations + parts.logits + parts.media
-    parts = parts._replace(
-        reserve=int(moving * share) + _RESERVE_BASE,
-        context=_CONTEXT + (_NCCL if setup.world_size > 1 else 0),
-    )
     return Memory(parts, _memory_basis(setup))
 
 
 def _stage_memory(setup: Setup, stage: Stage) -> MemoryParts:
-    """Return the tensors of one stage when a backward pass begins, the fullest moment.
+    """Return the memory of one stage when a backward pass begins, the fullest moment.
 
     A stage holds the activations of as many micro batches as it is stages from the end (1F1B
     schedule: Megatron-core ``schedules.forward_backward_pipelining_without_interleaving``).
     """
     in_flight = min(setup.pipeline_parallel_size if stage.first else 1, setup.accumulation)
-    tokens = setup.tokens
-    saved = stage.layers * _saved_per_layer(setup)
+    activations = int(in_flight * setup.tokens * stage.layers * _saved_per_layer(setup))
+    logits = int(setup.tokens * _working_set(setup, stage))
+    media = _media_bytes(setup, in_flight) if stage.first else 0
+    share = _RESERVE_RECOMPUTE if setup.recompute == "full" else _RESERVE[setup.kernels]
     return MemoryParts(
         weights=_weight_bytes(setup, stage),
         projector_and_optimizer=18 * projector_parameters(setup.model) if stage.first else 0,
         vision=BF16 * setup.model.vision.parameters if stage.first else 0,
-        activations=int(in_flight * tokens * saved),
-        logits=int(tokens * _working_set(setup, stage)),
-        media=_media_bytes(setup, in_flight) if stage.first else 0,
-        reserve=0,
-        context=0,
+        activations=activations,
+        logits=logits,
+        media=media,
+        reserve=int((activations + logits + media) * share) + _RESERVE_BASE,
+        context=_CONTEXT + (_NCCL if setup.world_size > 1 else 0),
     )
 
 
 def _weight_bytes(setup: Setup, stage: Stage) -> int:
     """Return the frozen bf16 weights, all but the norms split by TP.
 
-    No gradients, no fp32 copies, no optimizer.     18 bytes a parameter, as usual in mixed
-    precision, are only for the projector: NeMo ``MegatronNevaModel.setup_optimizer_param_groups``
-    takes what requires a gradient, ``MainParamsOptimizerWrapper`` makes fp32 parameters only of
-    those, and neither is sharded.
+    They have no gradients, no fp32 copies and no optimizer state. Only the projector has, 18 bytes
+    a parameter on every GPU: NeMo ``MegatronNevaModel.setup_optimizer_param_groups`` takes what
+    requires a gradient, ``MainParamsOptimizerWrapper`` makes fp32 parameters of those, unsharded.
     """
     llm, tp = setup.model.architecture, setup.tensor_parallel_size
     hidden = llm.hidden_size
@@ -233,37 +228,36 @@ def _weight_bytes(setup: Setup, stage: Stage) -> int:
 def _saved_per_layer(setup: Setup) -> float:
     """Return bytes a token that a layer keeps for the backward pass.
 
-    With full recompute that is its input.     A frozen linear layer keeps its weight, not its input
-    (Megatron-core ``LinearWithFrozenWeight``, TransformerEngine ``_Linear`` and
-    ``_LayerNormLinear``), so what stays is: the inputs of the two norms (whole on each TP rank
-    unless sequence parallel), flash attention's query, key, value and output, and the activation
-    function's tensors.
+    That is what it needs in full, or with full recompute its input.
     """
-    llm, tp = setup.model.architecture, setup.tensor_parallel_size
-    spread = tp if setup.sequence_parallel else 1
     if setup.recompute == "full":
-        return BF16 * llm.hidden_size / spread
+        return BF16 * setup.model.architecture.hidden_size / _spread(setup)
     return _layer_activations(setup)
 
 
+def _spread(setup: Setup) -> int:
+    """Return over how many ranks the residual stream is split: all of TP with sequence parallel."""
+    return setup.tensor_parallel_size if setup.sequence_parallel else 1
+
+
 def _layer_activations(setup: Setup) -> float:
-    """Return bytes a token that the backward pass of one layer needs, in full."""
-    llm, tp = setup.model.architecture, setup.tensor_parallel_size
-    spread = tp if setup.sequence_parallel else 1
-    hidden, ffn, experts = llm.hidden_size, llm.ffn_hidden_size, llm.experts_per_token
+    """Return bytes a token that the backward pass of one layer needs, in full.
+
+    A frozen linear layer needs its weight, not its input (Megatron-core ``LinearWithFrozenWeight``,
+    TransformerEngine ``_Linear`` and ``_LayerNormLinear``), so what stays is: the inputs of the two
+    norms, flash attention's query, key, value, output and log-sums, and the tensors of the
+    activation function: gate, up and, unless fused, silu(gate); without a gate its input. A mixture
+    of experts keeps its experts' outputs too, because the weights that mix them depend on the
+    input.
+    """
+    llm, tp, spread = setup.model.architecture, setup.tensor_parallel_size, _spread(setup)
+    hidden, experts = llm.hidden_size, llm.experts_per_token
     norms = BF16 * 2 * hidden / spread + 2 * FP32
-    attention = (
-        BF16 * 2 * (hidden + _key_value_size(llm)) / tp + FP32 * llm.num_attention_heads / tp
-    )
-    # gated: gate, up and silu(gate), of which the fused kernel keeps the first two; else the
-    # activation's input
+    attention = BF16 * 2 * (hidden + _key_value_size(llm)) + FP32 * llm.num_attention_heads
     kept = (2 if setup.kernels == "fused" else 3) if llm.gated_mlp else 1
-    mlp = BF16 * kept * ffn * experts / tp
-    # mixture of experts: their outputs wait for the gradient of the router's weights
-    routed = (
-        (BF16 * hidden * experts + FP32 * llm.num_experts) / spread if llm.num_experts > 1 else 0
-    )
-    return norms + attention + mlp + routed
+    mlp = BF16 * kept * llm.ffn_hidden_size * experts
+    mixed = BF16 * hidden * experts + FP32 * llm.num_experts if llm.num_experts > 1 else 0
+    return norms + (attention + mlp) / tp + mixed / spread
 
 
 def _working_set(setup: Setup, stage: Stage) -> float:

@@ -16,12 +16,28 @@ from neva_pretrain.plan_view import document, text
 
 @click.command("plan")
 @click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the job.")
-@click.option("--model", "model_name", default="llama2_7b_chat", show_default=True)
 @click.option(
-    "--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True, metavar="N"
+    "--model",
+    "model_name",
+    default="llama2_7b_chat",
+    show_default=True,
+    metavar="NAME",
+    help="A model of the catalog.",
 )
 @click.option(
-    "--gpu", type=click.Choice(list(GPUS)), default="h100-80gb", show_default=True, help="GPU."
+    "--gpus-per-node",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="GPUs of each node.",
+)
+@click.option(
+    "--gpu",
+    type=click.Choice(list(GPUS)),
+    default="h100-80gb",
+    show_default=True,
+    help="Kind of GPU.",
 )
 @click.option(
     "--batch-policy",
@@ -51,7 +67,12 @@ from neva_pretrain.plan_view import document, text
     "--top", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to show."
 )
 @click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What to print.",
 )
 @click.option(
     "--plot",

@@ -9,7 +9,7 @@ from typing import Any
 from neva_pretrain.cost import Basis
 from neva_pretrain.hardware import GIB
 from neva_pretrain.planner import Candidate, Refusal, Result
-from neva_pretrain.reasons import batch_note, requirements, slowdown, what_limits, why_it_loses
+from neva_pretrain.reasons import notes, requirements, slowdown, what_limits, why_it_loses
 
 WIDTH = 80
 _HEAD = (
@@ -31,7 +31,7 @@ _BASIS = {Basis.MEASURED: "", Basis.MODELLED: "~", Basis.EXTRAPOLATED: "?"}
 
 def text(result: Result, top: int) -> str:
     """Return the plan as text: the best candidates and the preset, then the reasons."""
-    request, best = result.request, result.best
+    best = result.best
     shown = list(result.candidates[:top])
     if result.preset is not None and result.preset not in shown:
         shown.append(result.preset)
@@ -41,8 +41,7 @@ def text(result: Result, top: int) -> str:
     lines += _bullets("Needs:", requirements(best.setup))
     lines += _bullets("Others:", _others(shown, best))
     lines += _bullets("Refused:", [_refusal(r) for r in result.refused])
-    note = batch_note(request)
-    lines += _bullets("Note:", [note] if note else [])
+    lines += _bullets("Note:", notes(result.request))
     return "\n".join(lines) + "\n"
 
 
@@ -202,7 +201,7 @@ def document(result: Result) -> dict[str, Any]:
         "gain": result.gain,
         "limit": what_limits(result.best),
         "requirements": list(requirements(result.best.setup)),
-        "note": batch_note(request),
+        "notes": list(notes(request)),
         "candidates": [_document(candidate, result) for candidate in result.candidates],
         "refused": [
             {

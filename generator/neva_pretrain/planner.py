@@ -360,11 +360,7 @@ def memory_sum(used: Memory) -> str:
 def memory_violation(setup: Setup, nearest: Setup | None = None) -> Violation:
     """Return what is broken by a setup that does not fit: the sum by part, and what to change."""
     need = f"needs {memory_sum(memory(setup))}"
-    fix = (
-        f"use {difference(setup, nearest)}"
-        if nearest
-        else "use a larger tensorParallelSize"
-    )
+    fix = f"use {difference(setup, nearest)}" if nearest else "use a larger tensorParallelSize"
     return Violation(
         "training.microBatchSize",
         f"{setup.micro_batch_size} at tensorParallelSize {setup.tensor_parallel_size}",
