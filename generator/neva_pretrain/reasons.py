@@ -122,7 +122,7 @@ def notes(request: Request) -> tuple[str, ...]:
         )
     if request.kernels == "fused":
         said.append(
-            "fused kernels were measured with TransformerEngine 2.20; nemo:24.07 has 1.8, whose gain "
-            "is inferred"
+            "fused kernels were measured with TransformerEngine 2.20; nemo:24.07 has 1.8, whose "
+            "gain is inferred"
         )
     return tuple(said)
