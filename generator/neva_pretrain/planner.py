@@ -329,8 +329,9 @@ def _preset(request: Request) -> Candidate | None:
 
 def over_micro_batch(candidate: Candidate) -> list[Candidate]:
     """Return the candidate with each micro batch size up to 64, whether it fits or not."""
+    samples = candidate.setup.micro_batch_size * candidate.setup.accumulation
     setups = (
-        replace(candidate.setup, micro_batch_size=size, accumulation=1)
+        replace(candidate.setup, micro_batch_size=size, accumulation=ceil(samples / size))
         for size in range(1, MAX_MICRO_BATCH_SIZE + 1)
     )
     return [Candidate(s, memory(s), step_time(s), candidate.samples) for s in setups]
