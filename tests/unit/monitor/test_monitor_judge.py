@@ -124,9 +124,9 @@ FAILURES = [
     ("nccl-timeout", "[Rank 5] Watchdog caught collective operation timeout: WorkNCCL(", 5),
     ("nccl-error", "RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1269, ncclSystemError", None),
     ("ranks", "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000", 1),
-    ("ranks", "DistStoreError: Timed out after 61 seconds waiting for clients. 1/2 clients joined", None),
+    ("ranks", "DistStoreError: Timed out after 61 seconds. 1/2 clients joined", None),
     ("rendezvous", "socket.gaierror: [Errno -2] Name or service not known", None),
-    ("shared-memory", "RuntimeError: DataLoader worker (pid 5) is killed by signal: Bus error.", None),
+    ("shared-memory", "DataLoader worker (pid 5) is killed by signal: Bus error.", None),
     ("disk-full", "OSError: [Errno 28] No space left on device", None),
     ("crash", "Error executing job with overrides: []", None),
 ]  # fmt: skip

@@ -1,0 +1,251 @@
+"""The exporter: its text, its server, and that it runs as the chart ships it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from nemo_logs import bar, parse, run_of
+from prometheus_client.parser import text_string_to_metric_families
+
+from neva_pretrain.monitor.core.exporter import Exporter, address, metrics
+from neva_pretrain.monitor.core.judge import CODES
+from neva_pretrain.monitor.core.run import Run, Settings
+
+ROOT = Path(__file__).parents[3]
+FILES = ROOT / "charts" / "neva-pretrain" / "files"
+CORE = FILES / "monitor"
+SETTINGS = Settings(
+    name='a "quoted" \\ name',
+    model="llama2_7b_chat",
+    max_steps=2170,
+    global_batch_size=256,
+    gpus=8,
+    tokens_per_sample=640,
+    planned_step_seconds=0.5,
+    flops_per_sample=20e12,
+)
+
+
+def samples(text: str) -> dict[str, float]:
+    """Return the samples by name and labels, as Prometheus' own parser reads them."""
+    return {
+        sample.name
+        + "".join(f" {v}" for k, v in sample.labels.items() if k == "code"): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_text_is_what_prometheus_reads() -> None:
+    """Every number of the run, once each."""
+    run = Run(SETTINGS)
+    run.update(parse("".join(bar(n, seconds=0.8) for n in range(60))), 100.0)
+    saved = "Epoch 0, global step 60: 'step' reached 60 (best 60), saving model to '/r/x'\n"
+    run.update(parse(saved), 110.0)
+    found = samples(metrics(run, 150.0))
+    assert found["neva_step"] == 60
+    assert found["neva_max_steps"] == 2170
+    assert found["neva_loss"] == 2.5
+    assert found["neva_step_time_seconds"] == 0.8
+    assert found["neva_samples_per_second"] == 320
+    assert found["neva_samples_per_second_per_gpu"] == 40
+    assert found["neva_tokens_per_second"] == 204800
+    assert found["neva_mfu_ratio"] == pytest.approx(40 * 20e12 / 989.4e12)
+    assert found["neva_of_plan_ratio"] == 0.625
+    assert found["neva_last_step_age_seconds"] == 50
+    assert found["neva_last_checkpoint_age_seconds"] == 40
+    assert found["neva_last_checkpoint_step"] == 60
+    assert found["neva_restarts_total"] == 0
+    assert {k: v for k, v in found.items() if "judgement" in k} == {
+        f"neva_judgement {code}": float(code == "slow") for code in CODES
+    }
+
+
+def test_labels_are_escaped() -> None:
+    """A name with quotes and backslashes comes back as it was."""
+    (info,) = [
+        family
+        for family in text_string_to_metric_families(metrics(Run(SETTINGS), 0.0))
+        if family.name == "neva_info"
+    ]
+    assert info.samples[0].labels["name"] == SETTINGS.name
+
+
+def test_unknown_is_absent_and_nan_is_nan() -> None:
+    """No sample for what is not known; a NaN loss is one."""
+    found = samples(metrics(Run(), 0.0))
+    assert not {"neva_step", "neva_loss", "neva_mfu_ratio"} & set(found)
+    assert math.isnan(samples(metrics(run_of(bar(1, loss=math.nan)), 0.0))["neva_loss"])
+    assert samples(metrics(run_of(bar(1, loss=-math.inf)), 0.0))["neva_loss"] == -math.inf
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[Exporter]:
+    log = tmp_path / "train.log"
+    log.write_text(bar(0) + bar(1) + "\n")
+    served = Exporter(log, SETTINGS, ("127.0.0.1", 0))
+    thread = threading.Thread(target=served.serve)
+    thread.start()
+    yield served
+    served.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def scrape(port: int, path: str = "/metrics") -> tuple[str, str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return answer.headers["Content-Type"], answer.read().decode()
+
+
+def until_step(port: int, step: int) -> dict[str, float]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = samples(scrape(port)[1])
+        if found.get("neva_step") == step:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} is not served")
+
+
+def test_scrape_follows_the_log(exporter: Exporter, tmp_path: Path) -> None:
+    """A real HTTP client, while the log grows."""
+    until_step(exporter.port, 2)
+    with (tmp_path / "train.log").open("a") as log:
+        log.write(bar(2) + "\n")
+    until_step(exporter.port, 3)
+    assert scrape(exporter.port)[0].startswith("text/plain; version=0.0.4")
+    assert scrape(exporter.port, "/healthz")[1] == "ok\n"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        scrape(exporter.port, "/")
+
+
+def as_config_map(target: Path) -> None:
+    """Lay the files out as a mounted ConfigMap does: links to a dated folder."""
+    dated = target / "..2026_01_01"
+    dated.mkdir(parents=True)
+    (target / "..data").symlink_to(dated.name)
+    for file in CORE.glob("*.py"):
+        shutil.copy(file, dated / file.name)
+        (target / file.name).symlink_to(Path("..data") / file.name)
+
+
+def test_runs_as_the_chart_ships_it(tmp_path: Path) -> None:
+    """From a ConfigMap, with nothing but the standard library; SIGTERM ends it with 0."""
+    as_config_map(tmp_path / "neva" / "monitor")
+    (tmp_path / "train.log").write_text(bar(4) + bar(5))
+    command = [sys.executable, "-S", "-m", "monitor.exporter", "--log", str(tmp_path / "train.log")]
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--max-steps", "2170", "--gpus", "8"],
+        env={"PYTHONPATH": str(tmp_path / "neva"), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[-1])
+        assert until_step(port, 6)["neva_max_steps"] == 2170
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("file", sorted(CORE.glob("*.py")), ids=lambda f: f.name)
+def test_standard_library_of_python_3_10(file: Path) -> None:
+    """The image's Python is 3.10 and has nothing of ours: syntax and imports."""
+    tree = ast.parse(file.read_text("utf-8"), feature_version=(3, 10))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert {a.name for a in node.names} <= sys.stdlib_module_names
+            assert "tomllib" not in {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module
+            assert node.module.split(".")[0] in sys.stdlib_module_names
+            assert not {"StrEnum", "Self", "UTC", "assert_never"} & {a.name for a in node.names}
+
+
+def test_one_copy_that_is_shipped() -> None:
+    """The package's core is the chart's folder: a link here, force-included in the wheel."""
+    link = ROOT / "generator" / "neva_pretrain" / "monitor" / "core"
+    assert link.is_symlink()
+    assert link.resolve() == CORE
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    shipped = wheel["targets"]["wheel"]["force-include"]
+    assert shipped["charts/neva-pretrain/files/monitor"] == "neva_pretrain/monitor/core"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (":9400", ("", 9400)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:9400", ("::1", 9400)),
+    ],
+)
+def test_address(text: str, expected: tuple[str, int]) -> None:
+    """All addresses, one, or one of version 6."""
+    assert address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["9400", "host:", "host:99999", "host:x"])
+def test_wrong_address(text: str) -> None:
+    """The message shows what is right."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"127\.0\.0\.1:9400"):
+        address(text)
+
+
+def names_served() -> set[str]:
+    run = Run(SETTINGS)
+    run.update(parse(bar(1) + bar(2)), 1.0)
+    run.update(parse("Epoch 0, global step 2: 'x' reached 1 (best 1), saving model to '/x'\n"), 1.0)
+    return {s.name for f in text_string_to_metric_families(metrics(run, 2.0)) for s in f.samples}
+
+
+def test_alerts_use_what_is_served() -> None:
+    """Every metric and code in an alert exists; every alert says what it is about."""
+    groups = yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert rules
+    for rule in rules:
+        used = set(re.findall(r"neva_\w+", rule["expr"]))
+        assert used
+        assert used <= names_served()
+        assert set(re.findall(r'code!?="([^"]+)"', rule["expr"])) <= set(CODES)
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_dashboard_uses_what_is_served() -> None:
+    """Every query of the dashboard asks for metrics that exist; panels do not overlap."""
+    dashboard = json.loads((FILES / "dashboard.json").read_text())
+    cells: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            used = set(re.findall(r"neva_\w+", target["expr"]))
+            assert used
+            assert used <= names_served()
+        grid = panel["gridPos"]
+        area = {
+            (x, y)
+            for x in range(grid["x"], grid["x"] + grid["w"])
+            for y in range(grid["y"], grid["y"] + grid["h"])
+        }
+        assert not area & cells
+        cells |= area
+    assert len({p["id"] for p in dashboard["panels"]}) == len(dashboard["panels"])
