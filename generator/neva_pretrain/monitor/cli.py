@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ Examples:
 
 \b
 Exit codes:
-  0  training or finished      2  wrong usage, or nothing to read
+  0  training or finished      2  wrong usage, no such log or job
   1  a judgement says failed   3  a judgement warns
 """
 
 _PLAIN_EVERY = 30.0
+_FRAME_EVERY = 0.5
+_WIDEST = 110
 
 
 @dataclass(frozen=True)
@@ -219,13 +222,12 @@ def _watch(run: Run, log: _Input, limits: Limits, live: bool) -> bool:
     """Feed the run until its log ends; return whether that was the end, not the user's Ctrl-C."""
     console = Console(stderr=True)
     if live and console.is_terminal:
-        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
-            return _feed(
-                run, log, lambda: screen.update(_frame(run, limits, console), refresh=True), 0.5
-            )
+        with Live(console=console, auto_refresh=False, transient=True) as screen:
+            draw = partial(_draw, screen, console, run, limits)
+            return _feed(run, log, draw, _FRAME_EVERY)
     if live:
-        return _feed(run, log, lambda: _print_line(run, limits), _PLAIN_EVERY)
-    return _feed(run, log, lambda: None, 0)
+        return _feed(run, log, _Lines(run, limits).print, _PLAIN_EVERY)
+    return _feed(run, log, lambda: None, _PLAIN_EVERY)
 
 
 def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool:
@@ -247,20 +249,33 @@ def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool
     return True
 
 
-def _frame(run: Run, limits: Limits, console: Console) -> Any:
+def _draw(screen: Live, console: Console, run: Run, limits: Limits) -> None:
     judgements = judge(run, time.time(), limits)
-    return view.render(run, judgements, status(run, judgements), min(console.width, 110))
+    width = min(console.width, _WIDEST)
+    screen.update(view.render(run, judgements, status(run, judgements), width), refresh=True)
 
 
-def _print_line(run: Run, limits: Limits) -> None:
-    judgements = judge(run, time.time(), limits)
-    click.echo(view.plain_line(run, status(run, judgements)))
+class _Lines:
+    """The run for what is no terminal: a line now and then, a judgement once when it comes."""
+
+    def __init__(self, run: Run, limits: Limits) -> None:
+        self._run = run
+        self._limits = limits
+        self._said: set[str] = set()
+
+    def print(self) -> None:
+        judgements = judge(self._run, time.time(), self._limits)
+        click.echo(view.plain_line(self._run, status(self._run, judgements)))
+        for judgement in judgements:
+            if judgement.code not in self._said:
+                click.echo("\n".join(view.judgement_lines(judgement)))
+        self._said = {j.code for j in judgements}
 
 
 def _print_summary(run: Run, judgements: list[Judgement], state: Status) -> None:
     console = Console()
     if console.is_terminal:
-        console.print(view.render(run, judgements, state, min(console.width, 110)))
+        console.print(view.render(run, judgements, state, min(console.width, _WIDEST)))
         return
     click.echo(view.plain_line(run, state))
     for judgement in judgements:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.cost import Setup, step_time, useful_flops
 from neva_pretrain.errors import InputError
@@ -76,8 +78,12 @@ def from_file(path: Path, gpu: Gpu) -> Settings:
     """Return the settings in a values file; what it leaves out is the chart's default."""
     try:
         given = chartdata.load_yaml(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"{path}: must be a values file: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(given, Mapping):
         raise InputError(f"{path}: must be a values file (a mapping)")
     defaults = chartdata.defaults()

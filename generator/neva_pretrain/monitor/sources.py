@@ -12,6 +12,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -56,17 +57,16 @@ def pipe(descriptor: int, once: bool) -> Iterator[Chunk]:
 
 def path(log: Path, once: bool) -> Iterator[Chunk]:
     """Read a file, or the newest log of a directory; unless ``once``, go on as it grows."""
-    tail = Tail(log)
-    while True:
-        data, written = tail.read()
-        if data:
-            yield Chunk(data, written)
-        elif once:
-            tail.close()
-            return
-        else:
-            yield Chunk(b"", time.time())
-            time.sleep(POLL_SECONDS)
+    with closing(Tail(log)) as tail:
+        while True:
+            data, written = tail.read()
+            if data:
+                yield Chunk(data, written)
+            elif once:
+                return
+            else:
+                yield Chunk(b"", time.time())
+                time.sleep(POLL_SECONDS)
 
 
 def _read(descriptor: int, timeout: float | None) -> bytes | None:

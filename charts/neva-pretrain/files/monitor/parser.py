@@ -329,7 +329,7 @@ def _bar_step(match: re.Match[bytes]) -> Step | None:
         )
     except (ValueError, ArithmeticError):
         return None
-    return step if step.global_step < MAX_STEP else None
+    return step if step.global_step < MAX_STEP and step.global_step.is_integer() else None
 
 
 def _printer_step(match: re.Match[bytes]) -> tuple[Step | None, int]:
@@ -342,8 +342,8 @@ def _printer_step(match: re.Match[bytes]) -> tuple[Step | None, int]:
     end = match.end()
     if number:
         end -= len(text) - number.end()
-    global_step = _number(fields.get(b"global_step"))
-    if global_step is None or not 0 <= global_step < MAX_STEP:
+    logged = fields.get(b"global_step", b"")
+    if not logged.isdigit() or len(logged) > len(str(MAX_STEP)):
         return None, end
     if number:
         fields[name] = number.group()
@@ -353,7 +353,7 @@ def _printer_step(match: re.Match[bytes]) -> tuple[Step | None, int]:
         int(epoch),
         int(iteration) + 1,
         int(last) + 1,
-        global_step,
+        float(logged),
         0.0,
         _number(fields.get(b"reduced_train_loss")),
         _number(fields.get(b"train_step_timing in s")),
