@@ -383,7 +383,13 @@ def test_documentation_has_every_code_option_and_metric() -> None:
     from neva_pretrain.monitor.core.exporter import metrics
 
     run = run_of(bar(1) + bar(2), 0.0)
-    run.settings = Settings(global_batch_size=1, gpus=1, tokens_per_sample=1)
+    run.settings = Settings(
+        global_batch_size=1,
+        gpus=1,
+        tokens_per_sample=1,
+        flops_per_sample=1.0,
+        planned_step_seconds=1.0,
+    )
     for name in re.findall(r"^# TYPE (\w+)", metrics(run, 1.0), re.M):
         assert f"`{name}`" in text
     for level in Level:

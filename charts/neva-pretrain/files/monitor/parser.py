@@ -22,6 +22,7 @@ import math
 import re
 from collections.abc import Iterator
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_LINE = 64 * 1024
@@ -370,6 +371,7 @@ def _number(text: bytes | None) -> float | None:
     return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
+@lru_cache(maxsize=256)  # many steps share three digits
 def _rounding(text: bytes) -> float:
     """Return half a unit of the third digit, which is what tqdm keeps of ``2.22e+6``: 5000."""
     return 0.5 * 10.0 ** (math.floor(math.log10(float(text))) - 2)
