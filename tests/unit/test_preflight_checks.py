@@ -220,6 +220,12 @@ class TestDecode:
         settings["preflight"]["sample"] = 5
         assert "5 images decoded" in run(settings, "decode")["decode"].findings[-1].message
 
+    def test_missing_images_are_left_to_their_own_check(self, settings: Settings) -> None:
+        (Path(settings["data"]["images"]) / "00000/000000003.jpg").unlink()
+        result = run(settings, "decode")["decode"]
+        assert result.status == "ok"
+        assert "19 images decoded" in result.findings[0].message
+
     def test_all_and_none(self, settings: Settings) -> None:
         settings["preflight"]["sample"] = 1
         settings["preflight"]["decode"] = "all"

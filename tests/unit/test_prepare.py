@@ -1,0 +1,928 @@
+"""Prepare's steps on real files and the real hub client; hub and NeMo's scripts are stand-ins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from preflight_tools import (
+    ARCHITECTURE,
+    DATA,
+    FILES,
+    VISION,
+    extended,
+    image_bytes,
+    inputs,
+    legacy,
+    problems,
+    sample,
+    tokenizer,
+    write_folder,
+    write_tar,
+    write_vision,
+    zarr,
+)
+
+import prepare  # isort: skip (its folder is on the path by now)
+
+Settings = dict[str, Any]
+
+STAND_IN = '''\
+"""Stand-in for a script of NeMo: logs its arguments, writes a checkpoint that the test chose."""
+import json, os, pathlib, shutil, sys, time
+here = pathlib.Path(__file__)
+pairs = dict(zip(*[iter([a for a in sys.argv[1:] if a != "--tp_conversion_only"])] * 2))
+with open(os.environ["STAND_IN_LOG"], "a") as log:
+    log.write(json.dumps([here.name, *sys.argv[1:]]) + "\\n")
+target = pairs.get("--output_path") or pairs["--target_file"]
+source = os.environ["STAND_IN_" + ("CONVERTED" if "--output_path" in pairs else "REPARTITIONED")]
+with open(source, "rb") as given, open(target, "wb") as file:
+    while block := given.read(4096):
+        file.write(block)
+        file.flush()
+        time.sleep(float(os.environ.get("STAND_IN_PAUSE", 0)))
+sys.exit(int(os.environ.get("STAND_IN_EXIT", 0)))
+'''
+
+
+@pytest.fixture
+def nemo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lay stand-ins where the container has NeMo's scripts."""
+    root = tmp_path / "opt NeMo"
+    names = {f"scripts/checkpoint_converters/{n}" for n in prepare.CONVERTERS.values()}
+    for name in (*names, "examples/nlp/language_modeling/megatron_change_num_partitions.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(STAND_IN)
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("STAND_IN_CONVERTED", str(write_tar(tmp_path / "c.nemo", zarr())))
+    monkeypatch.setenv("STAND_IN_REPARTITIONED", str(write_tar(tmp_path / "r.nemo", legacy(4))))
+    return root
+
+
+def calls(tmp: Path) -> list[list[str]]:
+    log = tmp / "log"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture
+def settings(tmp_path: Path, nemo: Path) -> Settings:
+    """Return settings whose sources are there and right, and whose results are not."""
+    source = tmp_path / "source"
+    write_vision(source / "clip")
+    llama = source / "Llama 2 'hf' $(id)"
+    llama.mkdir()
+    (llama / "tokenizer.model").write_bytes(tokenizer())
+    (llama / "model.safetensors").write_bytes(b"weights")
+    (llama / "config.json").write_text(json.dumps(llama_config()))
+    write_release(source / "release")
+    out = tmp_path / "out put"
+    return {
+        "model": {
+            "modelType": "llama_2",
+            "checkpointPath": str(out / "llm" / "tp4.nemo"),
+            "tokenizerPath": str(out / "llm" / "tokenizer_neva.model"),
+            "tokenizerLibrary": "sentencepiece",
+            "extraTokens": 8,
+            "visionEncoderPath": str(out / "clip"),
+        },
+        "architecture": dict(ARCHITECTURE),
+        "vision": dict(VISION),
+        "training": {"tensorParallelSize": 4, "pipelineParallelSize": 1},
+        "data": {
+            "annotations": str(out / "data" / "blip.json"),
+            "images": str(out / "data" / "images"),
+        },
+        "preflight": {},
+        "prepare": {
+            "nemoPath": str(nemo),
+            "tokenizer": {"enabled": True},
+            "vision": {"enabled": True, "source": str(source / "clip")},
+            "llm": {"enabled": True, "source": str(llama)},
+            "dataset": {"enabled": True, "source": str(source / "release")},
+        },
+    }
+
+
+def llama_config(**changes: Any) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": 2,
+        "hidden_size": 8,
+        "intermediate_size": 32,
+        "num_attention_heads": 4,
+        **changes,
+    }
+
+
+def write_release(folder: Path, count: int = 30, prefix: str = "", size: int = 0) -> None:
+    """Write JSON and images.zip as the hub has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{i // 10:05}/{i:09}.jpg" for i in range(count)]
+    samples = [sample(i, n) for i, n in enumerate(names)]
+    (folder / "blip_laion_cc_sbu_558k.json").write_text(json.dumps(samples))
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(prefix + name, image_bytes(seed=i) + noise(i, size))
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Return bytes that do not compress."""
+    return hashlib.shake_256(str(seed).encode()).digest(size)
+
+
+def digest(path: Path) -> dict[str, str]:
+    """Return hashes of all files below a folder, hidden ones too."""
+    return {
+        str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(path.rglob("*"))
+        if f.is_file()
+    }
+
+
+def hidden(names: Iterable[str]) -> list[str]:
+    """Return the files of temporary names; .zarray is a checkpoint's own."""
+    return [n for n in names if re.search(r"(^|/)\.(?!zarray$)", n)]
+
+
+def out(settings: Settings) -> Path:
+    return Path(settings["model"]["visionEncoderPath"]).parent
+
+
+def run(settings: Settings, capsys: pytest.CaptureFixture[str], *only: str) -> tuple[int, str]:
+    """Run steps in this process; return the number of failed ones and what was said."""
+    failed = prepare.run(inputs.Settings(settings), only)
+    return failed, capsys.readouterr().out
+
+
+def command(tmp: Path, settings: Settings, *arguments: str) -> list[str]:
+    file = tmp / "settings.json"
+    file.write_text(json.dumps(settings))
+    return [sys.executable, str(FILES / "prepare.py"), "--settings", str(file), *arguments]
+
+
+def test_all_steps_then_nothing_to_do(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From local sources only; a second run does nothing and says so; preflight is content."""
+    done = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = digest(out(settings))
+    assert not hidden(first), "nothing temporary is left"
+    assert run(settings, capsys)[0] == 0
+    again = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=True)
+    assert again.stdout.count("already there: ") == 4
+    assert digest(out(settings)) == first
+    assert len(calls(tmp_path)) == 1
+    for check in ("images", "decode", "checkpoint", "weights", "tokenizer", "vocabulary", "vision"):
+        assert problems(settings, check) == [], check
+
+
+def test_only_enabled_steps_run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("llm", "dataset", "tokenizer"):
+        settings["prepare"][name]["enabled"] = False
+    assert run(settings, capsys)[0] == 0
+    assert [p.name for p in out(settings).iterdir()] == ["clip"]
+
+
+def test_a_failed_step_does_not_hide_the_others(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings["prepare"]["dataset"]["source"] = "/nowhere"
+    settings["prepare"]["llm"]["source"] = "a b"
+    settings["prepare"]["vision"]["source"] = ""
+    failed, said = run(settings, capsys, "dataset", "llm", "vision")
+    assert failed == 3
+    assert said.count("ERROR: ") == 3
+
+
+@pytest.mark.parametrize("arguments", [("--only", "x"), ()])
+def test_wrong_usage_is_2(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    settings["prepare"]["vision"]["enabled"] = "yes"
+    done = subprocess.run(
+        command(tmp_path, settings, *arguments), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ERROR: ")
+
+
+class TestTokenizer:
+    def test_e07_tokens_are_user_defined_and_last(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E07: as NeMo's script does, through sentencepiece's own eyes."""
+        assert run(settings, capsys, "tokenizer")[0] == 0
+        final = Path(settings["model"]["tokenizerPath"])
+        from sentencepiece import sentencepiece_model_pb2
+
+        ours, theirs = (sentencepiece_model_pb2.ModelProto() for _ in range(2))
+        ours.ParseFromString(final.read_bytes())
+        theirs.ParseFromString(extended())
+        assert ours == theirs
+        loaded = sentencepiece.SentencePieceProcessor(model_file=str(final))
+        size = loaded.get_piece_size()
+        tokens = inputs.extra_tokens(8)
+        assert [loaded.piece_to_id(t) for t in tokens] == list(range(size - 8, size))
+        assert "<extra_id_3>" in loaded.encode("the fox <extra_id_3> dog", out_type=str)
+
+    def test_e07_a_second_run_is_byte_identical(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E07: NeMo's script ends with 1 there; ours with 0. Also with source and result in one."""
+        assert run(settings, capsys, "tokenizer")[0] == 0
+        final = Path(settings["model"]["tokenizerPath"])
+        first = final.read_bytes()
+        failed, said = run(settings, capsys, "tokenizer")
+        assert (failed, final.read_bytes()) == (0, first)
+        assert "already there" in said
+        settings["prepare"]["tokenizer"]["source"] = str(final)
+        settings["model"]["tokenizerPath"] += "2"
+        assert run(settings, capsys, "tokenizer")[0] == 0
+        assert Path(settings["model"]["tokenizerPath"]).read_bytes() == first
+
+    def test_e07_control_tokens_are_refused(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E07: a file made without --is_userdefined is not mended in silence."""
+        (tmp_path / "t.model").write_bytes(extended(kind=3))
+        settings["prepare"]["tokenizer"]["source"] = str(tmp_path / "t.model")
+        failed, said = run(settings, capsys, "tokenizer")
+        assert failed == 1
+        assert "not of type USER_DEFINED" in said
+        assert not Path(settings["model"]["tokenizerPath"]).exists()
+
+    def test_huggingface_tokenizer_is_copied(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = Path(settings["prepare"]["llm"]["source"])
+        settings["model"].update(
+            tokenizerLibrary="huggingface", tokenizerPath=str(tmp_path / "tok")
+        )
+        assert run(settings, capsys, "tokenizer")[0] == 1
+        for name in prepare.HUGGINGFACE_TOKENIZER:
+            (source / name).write_text('{"model": {"vocab": {"a": 0}}}')
+        assert run(settings, capsys, "tokenizer")[0] == 0
+        assert sorted(p.name for p in (tmp_path / "tok").iterdir()) == sorted(
+            prepare.HUGGINGFACE_TOKENIZER
+        )
+
+
+class TestVision:
+    def test_d14_the_source_is_checked_first(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """D14: as preflight does."""
+        write_vision(tmp_path / "source" / "clip", architectures=["ViTModel"])
+        failed, said = run(settings, capsys, "vision")
+        assert failed == 1
+        assert "architectures[0] is ViTModel" in said
+        assert not Path(settings["model"]["visionEncoderPath"]).exists()
+
+    def test_d15_the_result_is_a_path(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """D15: a hub id cannot be made."""
+        settings["model"]["visionEncoderPath"] = "openai/clip"
+        assert "must be an absolute path" in run(settings, capsys, "vision")[1]
+
+
+class TestModel:
+    @pytest.mark.parametrize("name", ["tokenizer.model", "config.json"])
+    def test_e01_a_source_without_its_files_is_refused(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    ) -> None:
+        """E01: the file is named, and no converter runs."""
+        (Path(settings["prepare"]["llm"]["source"]) / name).unlink()
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert f"has no {name}" in said
+        assert calls(tmp_path) == []
+
+    def test_e01_flags_of_the_converter(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E01: a local folder, by r2.0.0rc1's flags."""
+        assert run(settings, capsys, "llm")[0] == 0
+        source = settings["prepare"]["llm"]["source"]
+        (call,) = calls(tmp_path)
+        assert call == [
+            "convert_llama_hf_to_nemo.py",
+            *("--input_name_or_path", source),
+            *("--output_path", str(out(settings) / "llm" / ".tp4.nemo.work" / "converting.nemo")),
+            *("--precision", "bf16"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("kind", "experts", "script"),
+        [
+            ("llama_3", 1, "convert_llama_hf_to_nemo.py"),
+            ("mistral", 1, "convert_mistral_7b_hf_to_nemo.py"),
+            ("mistral", 8, "convert_mixtral_hf_to_nemo.py"),
+        ],
+    )
+    def test_converter_of_each_model(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        kind: str,
+        experts: int,
+        script: str,
+    ) -> None:
+        settings["model"]["modelType"] = kind
+        settings["architecture"]["numExperts"] = experts
+        config = Path(settings["prepare"]["llm"]["source"]) / "config.json"
+        config.write_text(json.dumps(llama_config(num_local_experts=experts)))
+        assert run(settings, capsys, "llm")[0] == 0
+        assert calls(tmp_path)[0][0] == script
+
+    def test_a_model_without_converter(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings["model"]["modelType"] = "nv_gpt"
+        assert "has no converter for model type nv_gpt" in run(settings, capsys, "llm")[1]
+
+    def test_e03_distributed_is_not_repartitioned(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E03: a Megatron Core checkpoint loads at any TP; the script crashes on it."""
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 0
+        assert "not repartitioned" in said
+        assert [c[0] for c in calls(tmp_path)] == ["convert_llama_hf_to_nemo.py"]
+        assert (Path(settings["model"]["checkpointPath"]) / "model_config.yaml").exists(), (
+            "unpacked"
+        )
+
+    def legacy(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, *at: int, **config: Any) -> None:
+        file = write_tar(tmp / "legacy.nemo", legacy(*at, **config))
+        monkeypatch.setenv("STAND_IN_CONVERTED", str(file))
+
+    def test_e03_legacy_is_split_for_this_tp(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """E03: --tp_conversion_only while PP stays 1; exactly the script's flags."""
+        self.legacy(tmp_path, monkeypatch, 1)
+        assert run(settings, capsys, "llm")[0] == 0
+        work = out(settings) / "llm" / ".tp4.nemo.work"
+        assert calls(tmp_path)[1] == [
+            "megatron_change_num_partitions.py",
+            *("--model_file", str(work / "converted.nemo")),
+            *("--target_file", str(work / "repartitioning.nemo")),
+            *("--tensor_model_parallel_size", "1"),
+            *("--target_tensor_model_parallel_size", "4"),
+            *("--pipeline_model_parallel_size", "1"),
+            *("--target_pipeline_model_parallel_size", "1"),
+            *("--precision", "bf16"),
+            *("--tokenizer_model_path", settings["prepare"]["llm"]["source"] + "/tokenizer.model"),
+            "--tp_conversion_only",
+        ]
+        found = inputs.read_checkpoint(settings["model"]["checkpointPath"])
+        assert (found.tensor_parallel, found.pipeline_parallel) == (4, 1)
+
+    def test_e03_with_pipeline_parallelism(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """E03: the flag is refused by the script when PP is not 1."""
+        self.legacy(tmp_path, monkeypatch, 2, 2)
+        assert run(settings, capsys, "llm")[0] == 0
+        assert "--tp_conversion_only" not in calls(tmp_path)[1]
+
+    def test_e06_sequence_parallel_is_off_for_the_split(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """E06: the script throws; the source itself is not changed."""
+        self.legacy(tmp_path, monkeypatch, 2, sequence_parallel=True)
+        kept = tmp_path / "kept.nemo"
+        real = prepare.call
+
+        def keep(command: list[str]) -> None:
+            real(command)
+            if "--model_file" in command:
+                shutil.copy(command[command.index("--model_file") + 1], kept)
+
+        monkeypatch.setattr(prepare, "call", keep)
+        assert run(settings, capsys, "llm")[0] == 0
+        found = inputs.read_checkpoint(str(kept))
+        assert found.config is not None
+        assert found.config["sequence_parallel"] is False
+        assert found.tensor_parallel == 2
+
+    def test_e05_another_model_is_refused_before_conversion(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E05: 13B preset, 7B source."""
+        settings["architecture"].update(numLayers=40, numQueryGroups=8)
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert "num_hidden_layers is 2, must be 40; num_key_value_heads is 4, must be 8" in said
+        assert calls(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        "content", [b"version https://git-lfs.github.com/spec/v1\noid x", None]
+    )
+    def test_f03_weights_that_are_not_there(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str], content: bytes | None
+    ) -> None:
+        """F03: git clone without LFS."""
+        weights = Path(settings["prepare"]["llm"]["source"]) / "model.safetensors"
+        weights.unlink()
+        if content:
+            weights.write_bytes(content)
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert ("LFS pointer" if content else "weights are missing") in said
+
+    @pytest.mark.parametrize("unpack", [True, False])
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_a_nemo_checkpoint_as_source(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        kind: str,
+        unpack: bool,
+    ) -> None:
+        """No conversion; a file is unpacked unless a file is wanted (D11)."""
+        write = write_tar if kind == "file" else write_folder
+        settings["prepare"]["llm"].update(
+            source=str(write(tmp_path / "given", legacy(4))), unpack=unpack
+        )
+        assert run(settings, capsys, "llm")[0] == 0
+        assert calls(tmp_path) == []
+        assert Path(settings["model"]["checkpointPath"]).is_file() is (
+            kind == "file" and not unpack
+        )
+        assert inputs.read_checkpoint(settings["model"]["checkpointPath"]).tensor_parallel == 4
+
+    def test_e04_a_killed_converter_leaves_nothing(
+        self,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """E04: the OOM killer; half of a file is there, its final name is not."""
+        monkeypatch.setenv("STAND_IN_EXIT", "3")
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert "convert_llama_hf_to_nemo.py ended with 3" in said
+        assert not Path(settings["model"]["checkpointPath"]).exists()
+        monkeypatch.setenv("STAND_IN_EXIT", "0")
+        assert run(settings, capsys, "llm")[0] == 0
+
+    def test_e02_what_is_there_but_wrong_is_not_touched(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E02: an unfinished checkpoint under the final name is the user's to remove."""
+        final = Path(settings["model"]["checkpointPath"])
+        write_folder(final, {"model_config.yaml": b"{}"})
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert "no weights" in said
+        assert [p.name for p in final.iterdir()] == ["model_config.yaml"]
+
+    def test_a_member_outside_of_the_checkpoint(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        evil = write_tar(tmp_path / "evil.nemo", {**legacy(4), "../escaped": b"x"})
+        settings["prepare"]["llm"]["source"] = str(evil)
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert "lies outside" in said
+        assert not list(tmp_path.rglob("escaped"))
+
+    def test_leavings_of_other_settings_are_not_used(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A killed conversion of another source must not become this model."""
+        monkeypatch.setattr(
+            prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed"))
+        )
+        assert run(settings, capsys, "llm")[0] == 1
+        monkeypatch.undo()
+        monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+        monkeypatch.setenv("STAND_IN_CONVERTED", str(tmp_path / "c.nemo"))
+        settings["prepare"]["llm"]["precision"] = "16"
+        assert run(settings, capsys, "llm")[0] == 0
+        assert [c[-1] for c in calls(tmp_path)] == ["bf16", "16"]
+
+
+class TestDataset:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (
+                lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1",
+                "LFS pointer",
+            ),
+            (lambda whole: whole[: len(whole) // 2], "truncated at"),
+            (lambda _: b"<html>not found</html>", "is not a zip"),
+            (lambda _: b"", "is not a zip"),
+        ],
+    )
+    def test_f03_archives_are_checked_before_unzip(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str], change: Any, said: str
+    ) -> None:
+        """F03: nothing is extracted, exit code is not 0."""
+        archive = Path(settings["prepare"]["dataset"]["source"]) / "images.zip"
+        archive.write_bytes(change(archive.read_bytes()))
+        failed, text = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert said in text
+        left = [p.name for p in (out(settings) / "data").rglob("*") if p.is_file()]
+        assert left == ["settings.json"], "nothing extracted"
+
+    def test_f03_a_damaged_member(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """F03: a checksum that does not hold; the folder has no final name."""
+        archive = Path(settings["prepare"]["dataset"]["source"]) / "images.zip"
+        data = bytearray(archive.read_bytes())
+        data[200] ^= 0xFF
+        archive.write_bytes(data)
+        failed, said = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert "Bad CRC-32" in said
+        assert not Path(settings["data"]["images"]).exists()
+
+    def test_f01_images_are_counted_before_unzip(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """F01, F02: an archive of another dataset."""
+        write_release(Path(settings["prepare"]["dataset"]["source"]), 30, prefix="other/x/")
+        failed, said = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert "30 of 30 images of the JSON are not in it: 00000/000000000.jpg" in said
+
+    def test_a_top_folder_in_the_archive_is_dropped(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_release(Path(settings["prepare"]["dataset"]["source"]), prefix="images/")
+        assert run(settings, capsys, "dataset")[0] == 0
+        assert (Path(settings["data"]["images"]) / "00000" / "000000000.jpg").exists()
+
+    def test_f04_samples_are_checked(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """F04: before the archive is touched."""
+        file = Path(settings["prepare"]["dataset"]["source"]) / "blip_laion_cc_sbu_558k.json"
+        samples = json.loads(file.read_text())
+        samples[7]["conversations"][0]["value"] = "no token"
+        file.write_text(json.dumps(samples))
+        assert (
+            "1 samples have an image but no <image> in the first turn: id 000000007"
+            in (run(settings, capsys, "dataset")[1])
+        )
+
+    @pytest.mark.parametrize("name", ["../escaped.jpg", "/tmp/escaped.jpg"])
+    def test_a_path_out_of_the_folder(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    ) -> None:
+        source = Path(settings["prepare"]["dataset"]["source"])
+        (source / "blip_laion_cc_sbu_558k.json").write_text(json.dumps([sample(0, name)]))
+        with zipfile.ZipFile(source / "images.zip", "w") as archive:
+            archive.writestr(name, b"x")
+        failed, said = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert "lie outside the folder" in said
+        assert not list(tmp_path.rglob("escaped*"))
+
+    def test_no_space(
+        self,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(
+            os, "statvfs", lambda _: type("V", (), {"f_bavail": 1, "f_frsize": 512})
+        )
+        assert "are needed" in run(settings, capsys, "dataset")[1]
+
+
+class TestKilled:
+    """kill -9 at random points: no final name is ever half, a rerun ends with the same bytes."""
+
+    def kill_often(
+        self, tmp: Path, settings: Settings, step: str, finals: list[Path], rounds: int
+    ) -> None:
+        moments = random.Random(step)  # noqa: S311 (no secret)
+        line = command(tmp, settings, "--only", step)
+        for _ in range(rounds):
+            child = subprocess.Popen(
+                line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            time.sleep(moments.uniform(0.05, 0.6))
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            for final in finals:
+                if final.exists():
+                    yield_whole(final, self.whole[final.name])
+
+    whole: dict[str, dict[str, str] | str]
+
+    def test_dataset(self, settings: Settings, tmp_path: Path) -> None:
+        """The first run is the measure; then the same under fire."""
+        write_release(Path(settings["prepare"]["dataset"]["source"]), 3000, size=3000)
+        subprocess.run(
+            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
+        )
+        wanted = digest(out(settings))
+        finals = [Path(settings["data"]["annotations"]), Path(settings["data"]["images"])]
+        self.whole = {f.name: whole_of(f) for f in finals}
+        shutil.rmtree(out(settings))
+        self.kill_often(tmp_path, settings, "dataset", finals, 10)
+        subprocess.run(
+            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
+        )
+        assert digest(out(settings)) == wanted
+
+    def test_e04_model(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """E04: in the converter, in the split, in between."""
+        big = {**legacy(1), "more": noise(1, 300_000)}
+        monkeypatch.setenv("STAND_IN_CONVERTED", str(write_tar(tmp_path / "b.nemo", big)))
+        split = {**legacy(4), "more": noise(2, 300_000)}
+        monkeypatch.setenv("STAND_IN_REPARTITIONED", str(write_tar(tmp_path / "s.nemo", split)))
+        subprocess.run(
+            command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True
+        )
+        wanted = digest(out(settings))
+        final = Path(settings["model"]["checkpointPath"])
+        self.whole = {final.name: whole_of(final)}
+        shutil.rmtree(out(settings))
+        monkeypatch.setenv("STAND_IN_PAUSE", "0.003")
+        self.kill_often(tmp_path, settings, "llm", [final], 10)
+        subprocess.run(
+            command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True
+        )
+        assert digest(out(settings)) == wanted
+
+    def test_e07_tokenizer_and_vision(self, settings: Settings, tmp_path: Path) -> None:
+        """E07: whatever the moment."""
+        line = command(tmp_path, settings, "--only", "tokenizer,vision")
+        subprocess.run(line, check=True, capture_output=True)
+        wanted = digest(out(settings))
+        finals = [
+            Path(settings["model"]["tokenizerPath"]),
+            Path(settings["model"]["visionEncoderPath"]),
+        ]
+        self.whole = {f.name: whole_of(f) for f in finals}
+        shutil.rmtree(out(settings))
+        self.kill_often(tmp_path, settings, "tokenizer,vision", finals, 6)
+        subprocess.run(line, check=True, capture_output=True)
+        assert digest(out(settings)) == wanted
+
+
+def whole_of(path: Path) -> dict[str, str] | str:
+    return digest(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def yield_whole(path: Path, wanted: dict[str, str] | str) -> None:
+    assert whole_of(path) == wanted, f"{path} is there, but not whole"
+
+
+class Hub(ThreadingHTTPServer):
+    """Stand-in for the Hugging Face hub: its API for listing and downloading, with ranges."""
+
+    daemon_threads = True
+
+    def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.repositories = repositories
+        self.asked: list[str] = []
+        self.sent = 0
+        self.pause = 0.0
+        self.token = ""
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.split("?")[0]
+        self.server.asked.append(f"{self.command} {path}")
+        if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            self.reply(401, b"{}", {"X-Error-Code": "GatedRepo"}, body)
+            return
+        for name, files in self.server.repositories.items():
+            for api in (f"/api/{name}", f"/api/models/{name}"):
+                if path.startswith(f"{api}/tree/"):
+                    entries = [
+                        {"type": "file", "path": f, "size": len(c), "oid": "0" * 40}
+                        for f, c in files.items()
+                    ]
+                    self.reply(200, json.dumps(entries).encode(), {}, body)
+                    return
+                if path.startswith((f"{api}/revision/", api)):
+                    info = {
+                        "id": name.removeprefix("datasets/"),
+                        "sha": COMMIT,
+                        "siblings": [{"rfilename": f} for f in files],
+                    }
+                    self.reply(200, json.dumps(info).encode(), {}, body)
+                    return
+            for file, content in files.items():
+                if path.startswith(f"/{name}/resolve/") and path.endswith("/" + file):
+                    self.file(content, body)
+                    return
+        known = any(name in path for name in self.server.repositories)
+        error = "EntryNotFound" if known else "RepoNotFound"
+        self.reply(404, b"{}", {"X-Error-Code": error}, body)
+
+    def file(self, content: bytes, body: bool) -> None:
+        etag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        wanted = self.headers.get("Range")
+        if wanted and body:
+            start = int(wanted.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.reply(206, content[start:], headers, body)
+        else:
+            self.reply(200, content, headers, body)
+
+    def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        try:
+            for start in range(0, len(content) if body else 0, 16384):
+                self.wfile.write(content[start : start + 16384])
+                self.server.sent += len(content[start : start + 16384])
+                time.sleep(self.server.pause)
+        except OSError:
+            self.close_connection = True
+
+
+@pytest.fixture
+def hub(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve the sources of the tests as repositories, and take them away from the disk."""
+    source = tmp_path / "source"
+    folders = {
+        "datasets/liuhaotian/LLaVA-Pretrain": source / "release",
+        "openai/clip": source / "clip",
+        "meta-llama/Llama-2": Path(settings["prepare"]["llm"]["source"]),
+    }
+    repositories = {
+        name: {f.name: f.read_bytes() for f in folder.iterdir()} for name, folder in folders.items()
+    }
+    repositories["meta-llama/Llama-2"]["pytorch_model.bin"] = b"not wanted beside safetensors"
+    shutil.rmtree(source)
+    for step, name in zip(("dataset", "vision", "llm"), folders, strict=True):
+        settings["prepare"][step]["source"] = name.removeprefix("datasets/")
+    server = Hub(repositories)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class TestHub:
+    def test_all_steps_through_the_real_client(
+        self, hub: Hub, settings: Settings, tmp_path: Path
+    ) -> None:
+        """HF_ENDPOINT as a mirror; only the files of one kind of weights are asked for."""
+        done = subprocess.run(
+            command(tmp_path, settings), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len([f for f in digest(out(settings)) if f.startswith("data/images/")]) == 30
+        assert not [a for a in hub.asked if a.endswith("pytorch_model.bin") and "Llama" in a]
+        assert any("/resolve/main/images.zip" in a for a in hub.asked)
+        assert not hidden(digest(out(settings)))
+        asked = len(hub.asked)
+        again = subprocess.run(
+            command(tmp_path, settings), capture_output=True, text=True, check=True
+        )
+        assert again.stdout.count("already there") == 4
+        assert len(hub.asked) == asked, "a second run asks the hub nothing"
+
+    def test_revision_is_pinned(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        settings["prepare"]["dataset"]["revision"] = COMMIT
+        subprocess.run(
+            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
+        )
+        assert any(f"/resolve/{COMMIT}/images.zip" in a for a in hub.asked)
+
+    def test_token_comes_from_the_environment(
+        self, hub: Hub, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A gated model without it is refused with what to do; the token is never printed."""
+        hub.token = "hf_secret"  # noqa: S105 (of this test)
+        line = command(tmp_path, settings, "--only", "llm")
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "the token's Secret (gated models)" in done.stdout
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "hf_secret" not in done.stdout + done.stderr
+
+    def test_missing_files_and_repositories(
+        self, hub: Hub, settings: Settings, tmp_path: Path
+    ) -> None:
+        del hub.repositories["datasets/liuhaotian/LLaVA-Pretrain"]["images.zip"]
+        settings["prepare"]["vision"]["source"] = "no/where"
+        line = command(tmp_path, settings, "--only", "dataset,vision")
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "the repository has no images.zip" in done.stdout
+        assert "ERROR: no/where at main: RepositoryNotFoundError" in done.stdout
+
+    def test_e01_a_repository_without_tokenizer(
+        self, hub: Hub, settings: Settings, tmp_path: Path
+    ) -> None:
+        """E01: after the download, before the converter."""
+        del hub.repositories["meta-llama/Llama-2"]["tokenizer.model"]
+        line = command(tmp_path, settings, "--only", "llm")
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "has no tokenizer.model" in done.stdout
+
+    def test_f03_a_killed_download_goes_on(
+        self, hub: Hub, settings: Settings, tmp_path: Path
+    ) -> None:
+        """F03, kill -9 during the download: the rest is fetched, the bytes are the same."""
+        release = hub.repositories["datasets/liuhaotian/LLaVA-Pretrain"]
+        write_release(tmp_path / "large", 200, size=20_000)
+        release.update({f.name: f.read_bytes() for f in (tmp_path / "large").iterdir()})
+        size = len(release["images.zip"])
+        hub.pause = 0.004
+        line = command(tmp_path, settings, "--only", "dataset")
+        child = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while hub.sent < size // 2:
+            time.sleep(0.01)
+            assert child.poll() is None
+        child.kill()
+        child.wait()
+        assert not Path(settings["data"]["annotations"]).exists()
+        hub.pause, hub.sent = 0.0, 0
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for name, wanted in (
+            (settings["data"]["annotations"], release["blip_laion_cc_sbu_558k.json"]),
+        ):
+            assert Path(name).read_bytes() == wanted
+        with zipfile.ZipFile(tmp_path / "large" / "images.zip") as archive:
+            for member in archive.namelist():
+                file = Path(settings["data"]["images"]) / member
+                assert file.read_bytes() == archive.read(member)
+
+
+def test_the_torch_fixture_is_torchs() -> None:
+    """The rank files of these tests are what torch.save wrote, not our idea of it."""
+    with zipfile.ZipFile(DATA / "mcore-rank.ckpt") as archive:
+        assert any(n.endswith("/data.pkl") for n in archive.namelist())
+        assert any(n.endswith("/version") for n in archive.namelist())
