@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from preflight_tools import inputs, legacy, preflight, write_tar
+from preflight_tools import inputs, legacy, write_tar
 
 NAMES = st.text(
     st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150
@@ -101,10 +102,8 @@ def test_any_bytes_are_a_tar_or_a_problem(content: bytes) -> None:
     with io.BytesIO(content), os.fdopen(os.memfd_create("x"), "wb+") as file:
         file.write(content)
         file.flush()
-        try:
-            inputs.tar_members(file.fileno())
-        except inputs.ProblemError as problem:
-            assert problem.finding.status is preflight.Status.FAILED
+        with contextlib.suppress(inputs.ProblemError):
+            assert inputs.tar_members(file.fileno()) is not None
 
 
 @given(content=st.binary(max_size=300))

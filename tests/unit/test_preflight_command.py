@@ -1,0 +1,305 @@
+"""The script as a pod runs it, and `neva-values preflight`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
+
+from neva_pretrain import preflight_command
+from neva_pretrain.errors import NevaError
+
+DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return world(tmp_path)
+
+
+def script(
+    tmp: Path, settings: dict[str, Any] | str, *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    """Run preflight.py on a settings file."""
+    file = tmp / "settings.json"
+    file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+    command = [python, str(FILES / "preflight.py"), "--settings", str(file), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_exit_codes_and_table(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """0 when nothing failed; 1 and each problem with its fix otherwise."""
+    done = script(tmp_path, settings)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].startswith("preflight: ")
+    Path(settings["model"]["tokenizerPath"]).unlink()
+    shutil.rmtree(settings["model"]["visionEncoderPath"])
+    done = script(tmp_path, settings)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    failed = {line.split()[1] for line in lines if line.startswith("FAILED")}
+    assert failed == {"access", "tokenizer", "vision"}, "every problem at once"
+    for number, line in enumerate(lines):
+        if line.startswith("FAILED"):
+            assert lines[number + 1].strip().startswith("fix: ")
+
+
+@pytest.mark.parametrize(
+    ("settings_text", "arguments", "said"),
+    [
+        ("{", (), "settings: "),
+        ("[]", (), "must be a JSON object"),
+        ("{}", ("--only", "tokenizr"), "check: got tokenizr; must be one of filesystem,"),
+        ('{"preflight": {"skip": ["x"]}}', (), "check: got x"),
+        ('{"preflight": {"skip": "x"}}', (), "settings: preflight.skip: got 'x'; must be list"),
+        (
+            '{"data": {"annotations": 7}}',
+            ("--only", "dataset"),
+            "settings: data.annotations: got 7",
+        ),
+    ],
+)
+def test_wrong_usage_is_2(
+    tmp_path: Path, settings_text: str, arguments: tuple[str, ...], said: str
+) -> None:
+    done = script(tmp_path, settings_text, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("ERROR: ")
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_level_quick_reads_no_content(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Every pod runs it: the node and access to the inputs, not what is in them."""
+    done = script(tmp_path, settings, "--level", "quick", "-o", "json")
+    names = [c["name"] for c in json.loads(done.stdout)["checks"]]
+    assert names == [
+        c.name for c in preflight.CHECKS.values() if c.level == "quick" and c.name != "gpus"
+    ]
+
+
+def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings["preflight"]["skip"] = ["dataset"]
+    report = tmp_path / "report.json"
+    done = script(
+        tmp_path,
+        settings,
+        "--only",
+        "dataset,images,vision",
+        "--skip",
+        "vision",
+        "--json-file",
+        str(report),
+    )
+    assert done.returncode == 0
+    written = json.loads(report.read_text())
+    assert [c["name"] for c in written["checks"]] == ["images"]
+    assert written["ok"] is True
+    assert written["checks"][0]["findings"][0]["status"] == "ok"
+
+
+def test_a_fault_of_a_check_does_not_hide_the_others(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "sample_problem", lambda _: 1 / 0)
+    started = preflight.Run(inputs.Settings(settings))
+    results = [preflight.run_check(preflight.CHECKS[n], started) for n in ("dataset", "images")]
+    assert "the check itself stopped: ZeroDivisionError" in results[0].findings[-1].message
+    assert results[1].status == "ok"
+
+
+def test_names_are_data(tmp_path: Path) -> None:
+    """Spaces, quotes, newlines and $() in paths; a newline does not break the table."""
+    odd = tmp_path / "a 'b' \"c\" $(touch pwned) ;\nFAILED  fake"
+    settings = world(odd)
+    samples = [sample(0, "x\ny z.jpg")]
+    Path(settings["data"]["annotations"]).write_text(json.dumps(samples))
+    done = script(tmp_path, settings)
+    assert done.returncode == 1
+    failed = [x.split()[1] for x in done.stdout.splitlines() if x.startswith("FAILED")]
+    assert failed == ["images"]
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_progress_is_lines_in_a_pod_and_one_line_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stream:
+        def __init__(self, terminal: bool) -> None:
+            self.text, self.terminal = "", terminal
+
+        def isatty(self) -> bool:
+            return self.terminal
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            pass
+
+    clock = iter(range(0, 100_000, 20))
+    monkeypatch.setattr(inputs.time, "monotonic", lambda: float(next(clock)))
+    for terminal in (False, True):
+        stream = Stream(terminal)
+        progress = inputs.Progress(stream)
+        for done in range(1, 4):
+            progress.step("images", done, 4)
+        progress.clear()
+        assert ("\r" in stream.text) is terminal
+        assert stream.text.count("\n") == (0 if terminal else 3)
+        assert "images: 3 of 4 (75 %)" in stream.text
+
+
+def test_on_a_terminal(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The same table on a real terminal."""
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings))
+    main, side = pty.openpty()
+    command = [sys.executable, str(FILES / "preflight.py"), "--settings", str(file)]
+    with subprocess.Popen(command, stdout=side, stderr=side, close_fds=True) as child:
+        os.close(side)
+        output = b""
+        while child.poll() is None or select.select([main], [], [], 0)[0]:
+            try:
+                output += os.read(main, 4096)
+            except OSError:
+                break
+    os.close(main)
+    assert child.returncode == 0
+    assert b"preflight: " in output
+
+
+@pytest.mark.skipif(shutil.which("python3.10") is None, reason="no Python 3.10")
+def test_runs_on_the_images_python(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The 24.07 container has Python 3.10; here it may lack PyYAML and Pillow."""
+    probe = subprocess.run(["python3.10", "-c", ""], check=False)
+    if probe.returncode:
+        pytest.skip("python3.10 does not start")
+    done = script(tmp_path, settings, python="python3.10")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_docs_list_every_check() -> None:
+    """One fact, one place: the table of the docs is the registry's."""
+    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    assert rows[: len(preflight.CHECKS)] == preflight.table().splitlines()[2:]
+
+
+def test_list_prints_the_registry() -> None:
+    done = subprocess.run(
+        [sys.executable, str(FILES / "preflight.py"), "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.findall(r"^\| `([\w-]+)`", done.stdout, re.M) == list(preflight.CHECKS)
+
+
+class TestLocally:
+    """`neva-values preflight`, on this machine's paths."""
+
+    def values(self, tmp: Path, **changes: Any) -> Path:
+        """Write a values file of a tiny model, whose GPFS folders are below tmp."""
+        world(tmp / "gpfs")
+        storage = {
+            name: {"mountPath": f"/{name}/preset", "gpfs": {"nodePath": str(tmp / "gpfs")}}
+            for name in ("datasets", "models", "results")
+        }
+        values = {
+            "model": {
+                "llmPath": "/models/preset",
+                "checkpoint": "llm",
+                "tokenizer": "tokenizer.model",
+                "visionEncoderPath": "/models/preset/clip",
+                "architecture": dict(ARCHITECTURE),
+            },
+            "data": {"path": "/datasets/preset/data", "annotations": "blip.json"},
+            "training": {"tensorParallelSize": 1},
+            "storage": storage,
+            "run": {"id": "r"},
+            **changes,
+        }
+        file = tmp / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+    def call(self, *arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(preflight_command.preflight, arguments)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.output
+
+    def test_values_file_on_the_nodes_paths(self, tmp_path: Path) -> None:
+        """Mount paths become the GPFS folders; a wrong vision size is the tiny model's own."""
+        code, said = self.call("-f", str(self.values(tmp_path)), "--skip", "vision")
+        assert code == 0, said
+        assert "20 images in 2 folders" in said
+        assert f"no checkpoint in {tmp_path}/gpfs/r/results/checkpoints" in said
+        for name in preflight.NODE:
+            assert f" {name} " not in said
+
+    def test_every_problem_and_exit_code(self, tmp_path: Path) -> None:
+        file = self.values(tmp_path, training={"tensorParallelSize": 4})
+        (tmp_path / "gpfs" / "tokenizer.model").unlink()
+        code, said = self.call("-f", str(file), "-o", "json")
+        assert code == 1
+        report = json.loads(said)
+        failed = {c["name"] for c in report["checks"] if c["status"] == "failed"}
+        assert failed == {"access", "checkpoint", "tokenizer", "vision"}
+
+    def test_mount_paths_can_be_mapped(self, tmp_path: Path) -> None:
+        file = self.values(tmp_path)
+        (tmp_path / "gpfs").rename(tmp_path / "copy")
+        arguments = ["-f", str(file), "--only", "images,checkpoint"]
+        assert self.call(*arguments)[0] == 1
+        for mount in ("/datasets/preset", "/models/preset"):
+            arguments += ["--map", f"{mount}={tmp_path / 'copy'}"]
+        assert self.call(*arguments)[0] == 0
+        assert self.call(*arguments, "--map", "x")[0] == 2
+
+    def test_single_paths_without_values(self, tmp_path: Path) -> None:
+        """A 70B preset against a tiny file: the options alone are enough."""
+        world(tmp_path)
+        code, said = self.call(
+            *("--model", "llama2_70b_chat", "--tensor-parallel", "8"),
+            *("--llm", str(tmp_path / "llm"), "--tokenizer", str(tmp_path / "tokenizer.model")),
+        )
+        assert code == 1
+        assert "is split for TP 1 PP 1; must be TP 8 PP 1" in said
+        assert "num_layers is 2, must be 80" in said
+        assert "skipped  dataset" in said
+        code, said = self.call("--dataset", str(tmp_path / "data"), "--only", "dataset")
+        assert code == 1, "its JSON has another name"
+        assert "blip_laion_cc_sbu_558k.json" in said
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [("- a", "must be a YAML mapping"), ("a: [", "is not YAML")]
+    )
+    def test_files_that_are_no_values(self, tmp_path: Path, content: str, said: str) -> None:
+        (tmp_path / "v.yaml").write_text(content)
+        done = CliRunner().invoke(preflight_command.preflight, ["-f", str(tmp_path / "v.yaml")])
+        assert isinstance(done.exception, NevaError)
+        assert said in str(done.exception)
+
+    def test_null_takes_a_default_away(self) -> None:
+        """As Helm does."""
+        assert preflight_command.merged({"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": 3}) == {
+            "a": {"c": 2},
+            "d": 3,
+        }
+
+    def test_unknown_check_is_2(self) -> None:
+        code, said = self.call("--only", "x")
+        assert code == 2
+        assert "must be one of filesystem" in said
