@@ -100,6 +100,7 @@ class Model:
     projector: str
     tokenizer_library: str
     extra_tokens: int
+    folder: str
     checkpoint_name: str
     tokenizer_name: str
     tokens_per_sample: int
@@ -147,6 +148,7 @@ def _load() -> dict[str, Model]:
             projector=m["projector"],
             tokenizer_library=m["tokenizer"]["library"],
             extra_tokens=m["tokenizer"]["extraTokens"],
+            folder=m["checkpoint"]["folder"],
             checkpoint_name=m["checkpoint"]["name"],
             tokenizer_name=m["checkpoint"]["tokenizer"],
             tokens_per_sample=m["tokensPerSample"],

@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 _IN_CHART = {
+    "fabrics.yaml": "files/fabrics.yaml",
+    "rules.yaml": "files/rules.yaml",
     "models.yaml": "files/models.yaml",
     "preflight.py": "files/preflight.py",
     "values.yaml": "values.yaml",
@@ -38,6 +40,19 @@ def load_yaml(text: str) -> Any:
 def models() -> dict[str, Any]:
     """Return the catalog, as parsed."""
     return _mapping("models.yaml")
+
+
+@cache
+def fabrics() -> dict[str, Any]:
+    """Return the networks between nodes, by name."""
+    found: dict[str, Any] = _mapping("fabrics.yaml")["fabrics"]
+    return found
+
+
+@cache
+def rules() -> dict[str, Any]:
+    """Return the facts that the cross-field rules need."""
+    return _mapping("rules.yaml")
 
 
 @cache

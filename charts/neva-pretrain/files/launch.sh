@@ -1,0 +1,98 @@
+#!/bin/bash
+# Starts NeVa pretraining on this node. Everything comes from the environment and from the read-only folder of the
+# ConfigMap; no value is ever part of a shell line.
+#   PET_*           the operator's: nodes, node rank, master, port; torchrun reads them by itself
+#   NEVA_*          the chart's, see templates/_pod.tpl
+# Exit codes: 64 wrong environment, 69 master not reachable, else torchrun's.
+set -euo pipefail
+
+say() { printf 'neva: %s\n' "$*" >&2; }
+stop() { local code=$1; shift; say "ERROR: $*"; exit "$code"; }
+
+nodes=${NEVA_NODES:?}
+processes=${NEVA_GPUS_PER_NODE:?}
+results=${NEVA_RESULTS_DIR:?}
+work=${NEVA_WORK_DIR:?}
+config=${NEVA_CONFIG_DIR:-/etc/neva}
+
+# A node that does not know its rank must not become a second rank 0 (B04).
+rank=${PET_NODE_RANK:-${RANK:-}}
+if [[ -z $rank ]]; then
+  (( nodes == 1 )) || stop 64 "PET_NODE_RANK: not set on a job of $nodes nodes; the training operator sets it; check that this pod belongs to a PyTorchJob"
+  rank=0
+fi
+if ! [[ $rank =~ ^[0-9]+$ ]] || (( rank >= nodes )); then
+  stop 64 "PET_NODE_RANK: got $rank; must be 0 to $((nodes - 1)); check the job's replicas"
+fi
+if [[ -n ${PET_NNODES:-} && $PET_NNODES != "$nodes" ]]; then
+  stop 64 "PET_NNODES: got $PET_NNODES; must equal the $nodes nodes of the configuration; check that the job's replicas were not edited"
+fi
+
+# torchrun would start fewer processes than there are GPUs, or more, without a word (A05).
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
+(( gpus == processes )) || stop 64 "GPUs: got $gpus visible on ${NODE_NAME:-this node}; must equal training.gpusPerNode ($processes); check the device plugin and the node's health"
+
+# With RDMA, pinned memory above the limit makes NCCL fall back to TCP in silence (C02).
+memlock=$(ulimit -l)
+say "memlock limit: $memlock"
+if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $(id -u) != 0 ]]; then
+  stop 64 "memlock: got $memlock KiB as uid $(id -u); must be unlimited for RDMA; IPC_LOCK does not help a non-root user: run as root, or raise the runtime's memlock limit"
+fi
+
+mkdir -p "$work" "${TMPDIR:-/tmp}" "${HF_HOME:-$work/huggingface}"
+mkdir -p "$results" 2>/dev/null || [[ -d $results ]] || stop 64 "$results: cannot be made as uid $(id -u); check the owner and mode of storage.results"
+
+# The operator's service resolves, and its port opens, only once the master runs (B01).
+wait_for_master() {
+  local host=$1 port=$2 limit=$3 start=$SECONDS next=10
+  # shellcheck disable=SC2016  # the inner shell expands its own arguments
+  until timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port" 2>/dev/null; do
+    local waited=$((SECONDS - start))
+    (( waited < limit )) || stop 69 "$host:$port: not reachable after $waited s (limit rendezvous.waitSeconds $limit); see the master's pod: kubectl describe pod, kubectl logs"
+    if (( waited >= next )); then say "waiting for the master at $host:$port, $waited of $limit s"; next=$((waited + 30)); fi
+    sleep 1
+  done
+  say "the master answers at $host:$port after $((SECONDS - start)) s"
+}
+if (( rank > 0 )); then
+  wait_for_master "${PET_MASTER_ADDR:-${MASTER_ADDR:?}}" "${PET_MASTER_PORT:-${MASTER_PORT:?}}" "${NEVA_WAIT_SECONDS:-900}"
+else
+  # One writer: what this run is, beside its results. The checkpoint holds the projector only (D13).
+  record=$results/run.json
+  temporary=$(mktemp "$results/.run.json.XXXXXX")
+  python3 - "$config/settings.json" >"$temporary" <<'PYTHON'
+import importlib.metadata, json, platform, sys
+
+settings = json.load(open(sys.argv[1]))
+settings["versions"] = {"python": platform.python_version()}
+for name in ("torch", "nemo_toolkit", "megatron_core", "transformer_engine", "transformers"):
+    try:
+        settings["versions"][name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        settings["versions"][name] = None
+json.dump(settings, sys.stdout, indent=2, sort_keys=True)
+PYTHON
+  mv -f "$temporary" "$record"
+fi
+
+arguments=(
+  --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
+  "${NEVA_ENTRYPOINT:?}"
+  --config-path="$config" --config-name=neva_pretrain.yaml
+  # Hydra writes into its run folder: never the container's working folder, never a read-only one (D16).
+  "hydra.run.dir=$work" hydra.output_subdir=null
+)
+cd "$work"
+say "node $rank of $nodes: torchrun ${arguments[*]}"
+
+# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06).
+mkdir -p "$results/logs"
+log=$results/logs/node-$(printf '%05d' "$rank").log
+torchrun "${arguments[@]}" > >(exec tee -a "$log") 2>&1 &
+child=$!
+# bash is PID 1 here: hand signals on, so that torchrun can stop its workers.
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+code=0
+wait "$child" || code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
+exit "$code"

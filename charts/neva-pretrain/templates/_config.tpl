@@ -1,0 +1,102 @@
+{{/* The Hydra config of neva_pretrain.py: base, the model's own keys, what follows from the values, values.config.
+Takes (list root facts). */}}
+{{- define "neva.hydra" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $v := $root.Values -}}{{- $t := $v.training -}}{{- $a := $f.architecture -}}
+{{- $fused := eq $t.kernels "fused" -}}
+{{- $huggingface := eq $f.model.tokenizer.library "huggingface" -}}
+{{- $resume := $v.checkpoint.resume -}}
+{{- $derived := dict
+  "trainer" (dict
+    "devices" $t.gpusPerNode "num_nodes" $t.nodes "precision" $t.precision "max_steps" $t.maxSteps
+    "log_every_n_steps" $t.logEveryNSteps)
+  "exp_manager" (dict
+    "explicit_log_dir" $f.logDir
+    "wandb_logger_kwargs" (dict "name" $f.runId)
+    "resume_if_exists" (ne $resume "never")
+    "resume_ignore_no_checkpoint" (ne $resume "require")
+    "create_checkpoint_callback" $v.checkpoint.enabled
+    "checkpoint_callback_params" (dict
+      "save_top_k" $v.checkpoint.saveTopK "every_n_train_steps" $v.checkpoint.everyNSteps
+      "model_parallel_size" $f.modelParallelSize))
+  "model" (dict
+    "precision" $t.precision "micro_batch_size" $t.microBatchSize "global_batch_size" $t.globalBatchSize
+    "tensor_model_parallel_size" $t.tensorParallelSize "pipeline_model_parallel_size" $t.pipelineParallelSize
+    "mm_cfg" (dict
+      "llm" (dict "from_pretrained" $f.checkpointPath "model_type" $f.model.modelType)
+      "vision_encoder" (dict
+        "from_pretrained" $v.model.visionEncoderPath "patch_dim" $f.vision.patchSize
+        "crop_size" (list $f.vision.imageSize $f.vision.imageSize) "hidden_size" $f.vision.hiddenSize
+        "class_token_length" $f.vision.classTokens)
+      "mm_mlp_adapter_type" $f.model.projector)
+    "encoder_seq_length" $a.encoderSeqLength
+    "max_position_embeddings" (($f.hydra.model | default dict).max_position_embeddings | default $a.encoderSeqLength)
+    "num_layers" $a.numLayers "hidden_size" $a.hiddenSize "ffn_hidden_size" $a.ffnHiddenSize
+    "num_attention_heads" $a.numAttentionHeads "num_query_groups" $a.numQueryGroups
+    "sequence_parallel" $t.sequenceParallel
+    "bias_activation_fusion" $fused "apply_rope_fusion" $fused
+    "seed" $t.seed
+    "tokenizer" (dict "library" $f.model.tokenizer.library
+      "type" (ternary $f.tokenizerPath nil $huggingface) "model" (ternary nil $f.tokenizerPath $huggingface))
+    "data" (dict "num_workers" $v.data.workers "data_path" $f.annotationsPath "image_folder" $f.imagesPath)
+    "optim" (dict "lr" $t.learningRate "sched" (dict "warmup_steps" $t.warmupSteps "min_lr" $t.minLearningRate)))
+-}}
+{{- $config := $root.Files.Get "files/neva_pretrain.yaml" | fromYaml -}}
+{{- include "neva.merge" (list $config (deepCopy $f.hydra)) -}}
+{{- include "neva.merge" (list $config $derived) -}}
+{{- if ne $t.recompute "none" -}}
+  {{- $_ := set $config.model "activations_checkpoint_granularity" $t.recompute -}}
+  {{- if eq $t.recompute "full" -}}
+    {{- $_ := set $config.model "activations_checkpoint_method" "uniform" -}}
+    {{- $_ := set $config.model "activations_checkpoint_num_layers" 1 -}}
+  {{- end -}}
+{{- end -}}
+{{- if gt (int64 $a.numExperts) 1 -}}
+  {{- $_ := set $config.model "num_moe_experts" $a.numExperts -}}
+  {{- $_ := set $config.model "moe_router_topk" $a.expertsPerToken -}}
+{{- end -}}
+{{- with $a.rotaryBase -}}{{- $_ := set $config.model "rotary_base" . -}}{{- end -}}
+{{- include "neva.merge" (list $config (deepCopy ($v.config | default dict))) -}}
+{{- include "neva.integers" $config -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* What preflight.py and the run record read. Takes (list root facts). */}}
+{{- define "neva.settings" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $v := $root.Values -}}
+{{- $settings := dict
+  "run" (dict "id" $f.runId "release" $root.Release.Name "namespace" $root.Release.Namespace)
+  "chart" (dict "version" $root.Chart.Version "appVersion" $root.Chart.AppVersion)
+  "image" (include "neva.image" $root)
+  "model" (dict
+    "name" $f.modelName "modelType" $f.model.modelType "checkpointPath" $f.checkpointPath
+    "checkpointFormat" $v.model.checkpointFormat "tokenizerPath" $f.tokenizerPath
+    "tokenizerLibrary" $f.model.tokenizer.library "extraTokens" $f.model.tokenizer.extraTokens
+    "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector)
+  "architecture" $f.architecture
+  "vision" $f.vision
+  "training" $v.training
+  "derived" (dict
+    "worldSize" $f.worldSize "dataParallelSize" $f.dataParallelSize "accumulationSteps" $f.accumulationSteps
+    "paddedVocabSize" $f.paddedVocabSize)
+  "data" (dict "annotations" $f.annotationsPath "images" $f.imagesPath)
+  "results" (dict "path" $f.resultsPath "logDir" $f.logDir "checkpointsDir" (printf "%s/checkpoints" $f.logDir))
+  "resume" $v.checkpoint.resume
+  "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" ($root.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds)
+-}}
+{{- $settings = deepCopy $settings -}}
+{{- include "neva.integers" $settings -}}
+{{- toPrettyJson $settings -}}
+{{- end -}}
+
+{{/* Data of the ConfigMap. Takes (list root facts). */}}
+{{- define "neva.configData" -}}
+{{- $root := index . 0 -}}
+launch.sh: |
+  {{- $root.Files.Get "files/launch.sh" | replace "\r" "" | nindent 2 }}
+neva_pretrain.yaml: |
+  {{- include "neva.hydra" . | nindent 2 }}
+settings.json: |
+  {{- include "neva.settings" . | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,75 @@
+{{/*
+All that follows from the values, computed once, as JSON. generator/neva_pretrain/plan.py derives the same numbers; a
+property test holds the two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
+*/}}
+{{- define "neva.facts" -}}
+{{- include "neva.validate" . -}}
+{{- include "neva.uncheckedFacts" . -}}
+{{- end -}}
+
+{{- define "neva.uncheckedFacts" -}}
+{{- $v := .Values -}}
+{{- $t := $v.training -}}
+{{- $catalog := .Files.Get "files/models.yaml" | fromYaml -}}
+{{- $model := get $catalog.models ($v.model.name | replace "-" "_") -}}
+{{- $known := not (empty $model) -}}
+{{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
+{{- $arch := mergeOverwrite (deepCopy $model.architecture) (deepCopy ($v.model.architecture | default dict)) -}}
+{{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
+{{- $nodes := int64 $t.nodes -}}
+{{- $world := mul $nodes $t.gpusPerNode -}}
+{{- $modelParallel := mul $t.tensorParallelSize $t.pipelineParallelSize -}}
+{{- $dataParallel := max 1 (div $world $modelParallel) -}}
+{{- $perStep := mul $t.microBatchSize $dataParallel -}}
+{{- $llm := trimSuffix "/" $v.model.llmPath -}}
+{{- $checkpoint := $v.model.checkpoint | default $model.checkpoint.name -}}
+{{- $tokenizer := $v.model.tokenizer | default $model.checkpoint.tokenizer -}}
+{{- $runId := ($v.run | default dict).id | default (include "neva.fullname" .) -}}
+{{- $resultsPath := printf "%s/%s" $v.storage.results.mountPath $runId -}}
+{{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $v.fabric -}}
+{{- $rdma := $v.rdma | default dict -}}
+{{- $rdmaOn := ternary $fabric.rdma.enabled $rdma.enabled (kindIs "invalid" $rdma.enabled) -}}
+{{- $scratch := $v.storage.scratch.mountPath -}}
+{{- $vocab := mul 128 $t.tensorParallelSize -}}
+{{- dict
+  "known" $known
+  "modelName" ($v.model.name | replace "-" "_")
+  "model" (omit $model "hydra" "architecture")
+  "hydra" $model.hydra
+  "architecture" $arch
+  "vision" $vision
+  "paddedVocabSize" (mul (div (add $arch.vocabSize (sub $vocab 1)) $vocab) $vocab)
+  "worldSize" $world
+  "modelParallelSize" $modelParallel
+  "dataParallelSize" $dataParallel
+  "accumulationSteps" (div $t.globalBatchSize $perStep)
+  "samples" (mul $t.maxSteps $t.globalBatchSize)
+  "workers" (sub $nodes 1)
+  "checkpointPath" (ternary $checkpoint (printf "%s/%s" $llm $checkpoint) (hasPrefix "/" $checkpoint))
+  "tokenizerPath" (ternary $tokenizer (printf "%s/%s" $llm $tokenizer) (hasPrefix "/" $tokenizer))
+  "annotationsPath" (printf "%s/%s" (trimSuffix "/" $v.data.path) $v.data.annotations)
+  "imagesPath" (printf "%s/%s" (trimSuffix "/" $v.data.path) $v.data.images)
+  "runId" $runId
+  "resultsPath" $resultsPath
+  "logDir" (printf "%s/results" $resultsPath)
+  "fabric" $fabric
+  "rdma" (dict "enabled" $rdmaOn "resourceName" ($rdma.resourceName | default $fabric.rdma.resourceName) "count" ($rdma.count | default $fabric.rdma.count))
+  "hfHome" (($v.hf | default dict).home | default (printf "%s/huggingface" $scratch))
+  "hfOnline" (($v.hf | default dict).online | default false)
+| toJson -}}
+{{- end -}}
+
+{{/* The parts of the release that a running pod reads; their hash names the job, so that a change is a new job and
+never a silent edit of a running one. Takes (list root facts). */}}
+{{- define "neva.hash" -}}
+{{- $root := index . 0 -}}{{- $facts := index . 1 -}}
+{{- $pod := include "neva.pod" (list $root $facts "config") -}}
+{{- list $pod (include "neva.configData" (list $root $facts)) $facts.workers (include "neva.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy | toJson | sha256sum | trunc 8 -}}
+{{- end -}}
+
+{{/* Name of the job: full name, run id when it says more, hash. Takes (list root facts). */}}
+{{- define "neva.jobName" -}}
+{{- $root := index . 0 -}}{{- $facts := index . 1 -}}
+{{- $full := include "neva.fullname" $root -}}
+{{- if ne $facts.runId $full }}{{ $full }}-{{ $facts.runId }}{{ else }}{{ $full }}{{ end }}-{{ include "neva.hash" . -}}
+{{- end -}}

@@ -1,0 +1,90 @@
+{{/* Name for app.kubernetes.io/name. */}}
+{{- define "neva.name" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end -}}
+
+{{/* First part of all names: one release is one run, so its name is enough. */}}
+{{- define "neva.fullname" -}}
+{{- .Values.fullnameOverride | default .Release.Name -}}
+{{- end -}}
+
+{{- define "neva.chart" -}}
+{{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "neva.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "neva.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "neva.labels" -}}
+helm.sh/chart: {{ include "neva.chart" . }}
+{{ include "neva.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ include "neva.stringMap" . }}
+{{- end }}
+{{- end -}}
+
+{{- define "neva.serviceAccountName" -}}
+{{- $sa := .Values.serviceAccount | default dict -}}
+{{- if $sa.name }}{{ $sa.name }}{{ else if $sa.create }}{{ include "neva.fullname" . }}{{ else }}default{{ end -}}
+{{- end -}}
+
+{{- define "neva.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{/* A scalar as text: true, 3, 0.5. Helm parses integers as floats; they stay integers whatever their size. */}}
+{{- define "neva.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ printf "%.0f" . }}{{- else -}}{{ toString . }}{{- end -}}
+{{- end -}}
+
+{{/* A map whose values must be strings in the API (labels, annotations): null drops the key. */}}
+{{- define "neva.stringMap" -}}
+{{- range $k, $v := . }}{{ if not (kindIs "invalid" $v) }}
+{{ $k | quote }}: {{ include "neva.text" $v | quote }}
+{{- end }}{{ end }}
+{{- end -}}
+
+{{/* One environment variable, delivered byte for byte: the kubelet reads $(NAME) and $$, so each $ is doubled. */}}
+{{- define "neva.env" -}}
+- name: {{ index . 0 }}
+  value: {{ include "neva.text" (index . 1) | replace "$" "$$" | toJson }}
+{{- end -}}
+
+{{/* Bytes of a Kubernetes quantity, as a float. */}}
+{{- define "neva.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- mulf (float64 $number) (get $units (trimPrefix $number .)) -}}
+{{- end -}}
+
+{{/* Whole floats of a parsed tree become integers in place, so that toYaml writes 4294967296 and not 4.294967296e+09. */}}
+{{- define "neva.integers" -}}
+{{- range $k, $v := . -}}
+  {{- if kindIs "map" $v -}}{{- include "neva.integers" $v -}}
+  {{- else if kindIs "slice" $v -}}
+    {{- $list := list -}}
+    {{- range $v -}}
+      {{- if kindIs "map" . -}}{{- include "neva.integers" . -}}{{- end -}}
+      {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- $list = append $list (int64 .) -}}{{- else -}}{{- $list = append $list . -}}{{- end -}}
+    {{- end -}}
+    {{- $_ := set $ $k $list -}}
+  {{- else if and (kindIs "float64" $v) (eq (floor $v) $v) -}}{{- $_ := set $ $k (int64 $v) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Merge the second map into the first, deeply, in place; unlike mergeOverwrite it lets false, 0 and null win. */}}
+{{- define "neva.merge" -}}
+{{- $into := index . 0 -}}
+{{- range $k, $v := index . 1 -}}
+  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva.merge" (list (get $into $k) $v) -}}
+  {{- else -}}{{- $_ := set $into $k $v -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}

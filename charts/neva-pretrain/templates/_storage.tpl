@@ -1,0 +1,24 @@
+{{/* Sources that a volume of storage names, as a JSON list. */}}
+{{- define "neva.storageSources" -}}
+{{- $sources := list -}}
+{{- if .existingClaim }}{{ $sources = append $sources "existingClaim" }}{{ end -}}
+{{- if (.gpfs | default dict).nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
+{{- $sources | toJson -}}
+{{- end -}}
+
+{{/* Name of the claim that the chart makes of a volume, and of its static PersistentVolume. */}}
+{{- define "neva.claimName" -}}
+{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
+{{- (get $root.Values.storage $volume).existingClaim | default (printf "%s-%s" (include "neva.fullname" $root) $volume) -}}
+{{- end -}}
+
+{{- define "neva.persistentVolumeName" -}}
+{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
+{{- printf "%s-%s-%s" $root.Release.Namespace (include "neva.fullname" $root) $volume -}}
+{{- end -}}
+
+{{/* Whether a volume is only read: datasets and models, unless readOnly is false. */}}
+{{- define "neva.readOnly" -}}
+{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
+{{- if and (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
+{{- end -}}

@@ -1,0 +1,270 @@
+{{/*
+All rules between values, in the order and the words of generator/neva_pretrain/rules.py; a property test holds the two
+equal. Every broken rule is collected, and helm fails once. What one value alone can tell is in values.schema.json.
+A sentence is: key, value, rule, fix.
+*/}}
+{{- define "neva.validate" -}}
+{{- $errors := include "neva.violations" . | fromJsonArray -}}
+{{- if $errors -}}
+  {{- $lines := list -}}
+  {{- range $errors -}}{{- $lines = append $lines (printf "ERROR: %s" .) -}}{{- end -}}
+  {{- printf "\n\n%s\n" (join "\n" $lines) | fail -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "neva.violations" -}}
+{{- $errors := concat
+  (include "neva.checkNames" . | fromJsonArray)
+  (include "neva.checkTraining" . | fromJsonArray)
+  (include "neva.checkCheckpoint" . | fromJsonArray)
+  (include "neva.checkStorage" . | fromJsonArray)
+  (include "neva.checkPaths" . | fromJsonArray)
+  (include "neva.checkPods" . | fromJsonArray)
+  (include "neva.checkEnvironment" . | fromJsonArray)
+  (include "neva.checkConfig" . | fromJsonArray) -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* "256 or 512": the values nearest to n for which a rule holds, from a list in ascending order. */}}
+{{- define "neva.nearest" -}}
+{{- $n := int64 (index . 0) -}}{{- $below := "" -}}{{- $above := "" -}}
+{{- range index . 1 -}}
+  {{- if lt (int64 .) $n -}}{{- $below = include "neva.text" . -}}{{- end -}}
+  {{- if and (gt (int64 .) $n) (not $above) -}}{{- $above = include "neva.text" . -}}{{- end -}}
+{{- end -}}
+use {{ compact (list $below $above) | join " or " }}
+{{- end -}}
+
+{{/* The multiples of m on both sides of n. */}}
+{{- define "neva.nearestMultiple" -}}
+{{- $n := int64 (index . 0) -}}{{- $m := int64 (index . 1) -}}
+{{- $below := mul (div $n $m) $m -}}
+{{- include "neva.nearest" (list $n (list $below (add $below $m) | without 0)) -}}
+{{- end -}}
+
+{{/* Numbers up to n that divide all of a list. */}}
+{{- define "neva.divisors" -}}
+{{- $all := index . 1 -}}{{- $found := list -}}
+{{- range $d := untilStep 1 (int (add1 (index . 0))) 1 -}}
+  {{- $holds := true -}}
+  {{- range $all -}}{{- if mod (int64 .) $d -}}{{- $holds = false -}}{{- end -}}{{- end -}}
+  {{- if $holds -}}{{- $found = append $found $d -}}{{- end -}}
+{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkNames" -}}
+{{- $errors := list -}}
+{{- $full := include "neva.fullname" . -}}
+{{- $id := (.Values.run | default dict).id | default "" -}}
+{{- $limit := int (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength -}}
+{{- $label := "^[a-z]([-a-z0-9]*[a-z0-9])?$" -}}
+{{- if not (regexMatch $label $full) -}}
+  {{- $errors = append $errors (printf "fullnameOverride: got %s; must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be; use a name such as neva-7b" $full) -}}
+{{- end -}}
+{{- if and $id (not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $id)) -}}
+  {{- $errors = append $errors (printf "run.id: got %s; must be lower case letters, digits and -; use an id such as lr-2e-3" $id) -}}
+{{- end -}}
+{{- $length := len $full -}}
+{{- if and $id (ne $id $full) -}}{{- $length = add $length 1 (len $id) -}}{{- end -}}
+{{- if gt (int $length) $limit -}}
+  {{- $errors = append $errors (printf "run.id: got %d characters of full name and id; must be at most %d, so that the last worker's host name has at most 63; use a shorter fullnameOverride or run.id" $length $limit) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkTraining" -}}
+{{- $errors := list -}}
+{{- $t := .Values.training -}}
+{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $a := $f.architecture -}}
+{{- $tp := int64 $t.tensorParallelSize -}}{{- $pp := int64 $t.pipelineParallelSize -}}
+{{- $perNode := int64 $t.gpusPerNode -}}{{- $nodes := int64 $t.nodes -}}
+{{- if not $f.known -}}
+  {{- $names := list -}}
+  {{- range $name := splitList "\n" (.Files.Get "files/models.yaml") -}}
+    {{- if regexMatch "^  [a-z0-9_]+:$" $name -}}{{- $names = append $names ($name | trim | trimSuffix ":") -}}{{- end -}}
+  {{- end -}}
+  {{- $errors = append $errors (printf "model.name: got %s; must be a model of the catalog; use one of %s" .Values.model.name (join ", " $names)) -}}
+{{- else -}}
+  {{- $heads := int64 $a.numAttentionHeads -}}
+  {{- if mod (int64 $a.hiddenSize) $heads -}}
+    {{- $errors = append $errors (printf "model.architecture.numAttentionHeads: got %d; must divide hiddenSize (%d); %s" $heads (int64 $a.hiddenSize) (include "neva.nearest" (list $heads (include "neva.divisors" (list $a.hiddenSize (list $a.hiddenSize)) | fromJsonArray)))) -}}
+  {{- end -}}
+  {{- if mod $heads (int64 $a.numQueryGroups) -}}
+    {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva.nearest" (list $a.numQueryGroups (include "neva.divisors" (list $heads (list $heads)) | fromJsonArray)))) -}}
+  {{- end -}}
+  {{- $parts := list (list "training.gpusPerNode" $perNode) (list "attention heads" $a.numAttentionHeads) (list "query groups" $a.numQueryGroups) (list "ffn hidden size" $a.ffnHiddenSize) -}}
+  {{- $broken := list -}}{{- $sizes := list -}}
+  {{- range $parts -}}
+    {{- $sizes = append $sizes (index . 1) -}}
+    {{- if mod (int64 (index . 1)) $tp -}}{{- $broken = append $broken (printf "%s (%d)" (index . 0) (int64 (index . 1))) -}}{{- end -}}
+  {{- end -}}
+  {{- if $broken -}}
+    {{- $errors = append $errors (printf "training.tensorParallelSize: got %d; must divide %s; %s" $tp (join ", " $broken) (include "neva.nearest" (list $tp (include "neva.divisors" (list $perNode $sizes) | fromJsonArray)))) -}}
+  {{- end -}}
+  {{- if mod (int64 $a.numLayers) $pp -}}
+    {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva.nearest" (list $pp (include "neva.divisors" (list $a.numLayers (list $a.numLayers)) | fromJsonArray)))) -}}
+  {{- end -}}
+{{- end -}}
+{{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
+{{- if mod $world $parallel -}}
+  {{- $step := 0 -}}
+  {{- range $n := untilStep 1 (int (add1 $parallel)) 1 -}}{{- if and (not $step) (not (mod (mul $n $perNode) $parallel)) -}}{{- $step = $n -}}{{- end -}}{{- end -}}
+  {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (include "neva.nearestMultiple" (list $nodes $step))) -}}
+{{- else -}}
+  {{- $dp := div $world $parallel -}}{{- $multiple := mul $t.microBatchSize $dp -}}
+  {{- if mod (int64 $t.globalBatchSize) $multiple -}}
+    {{- $errors = append $errors (printf "training.globalBatchSize: got %d; must be a multiple of microBatchSize x data parallel size (%d x %d = %d); %s" (int64 $t.globalBatchSize) (int64 $t.microBatchSize) $dp $multiple (include "neva.nearestMultiple" (list $t.globalBatchSize $multiple))) -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $t.sequenceParallel (eq $tp 1) -}}
+  {{- $errors = append $errors "training.sequenceParallel: got true; must be false when tensorParallelSize is 1; use false" -}}
+{{- end -}}
+{{- if ge (int64 $t.warmupSteps) (int64 $t.maxSteps) -}}
+  {{- $errors = append $errors (printf "training.warmupSteps: got %d; must be less than maxSteps (%d); use %d or fewer" (int64 $t.warmupSteps) (int64 $t.maxSteps) (sub (int64 $t.maxSteps) 1)) -}}
+{{- end -}}
+{{- if gt (float64 $t.minLearningRate) (float64 $t.learningRate) -}}
+  {{- $errors = append $errors (printf "training.minLearningRate: got %s; must be at most learningRate (%s); use %s" (include "neva.text" $t.minLearningRate) (include "neva.text" $t.learningRate) (include "neva.text" $t.learningRate)) -}}
+{{- end -}}
+{{- if and (gt $nodes 1) (eq .Values.fabric "none") -}}
+  {{- $errors = append $errors (printf "fabric: got none; must name the network of %d nodes; use ib, roce, efa or tcp" $nodes) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkCheckpoint" -}}
+{{- $errors := list -}}
+{{- $t := .Values.training -}}{{- $c := .Values.checkpoint -}}
+{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- if and $c.enabled (gt (int64 $c.everyNSteps) (int64 $t.maxSteps)) -}}
+  {{- $errors = append $errors (printf "checkpoint.everyNSteps: got %d; must be at most training.maxSteps (%d), or nothing would be saved before the end; use %d or fewer" (int64 $c.everyNSteps) (int64 $t.maxSteps) (int64 $t.maxSteps)) -}}
+{{- end -}}
+{{- $p := $f.model.preset -}}
+{{- if and $f.known (eq .Values.model.checkpointFormat "legacy") (or (ne (int64 $t.tensorParallelSize) (int64 $p.tensorParallelSize)) (ne (int64 $t.pipelineParallelSize) (int64 $p.pipelineParallelSize))) -}}
+  {{- $errors = append $errors (printf "model.checkpointFormat: got legacy; must not be legacy at tensor x pipeline parallel size %d x %d, since legacy files are split for %d x %d; use distributed, or the preset's sizes" (int64 $t.tensorParallelSize) (int64 $t.pipelineParallelSize) (int64 $p.tensorParallelSize) (int64 $p.pipelineParallelSize)) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkStorage" -}}
+{{- $errors := list -}}
+{{- $seen := dict -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- $volume := get $.Values.storage $name -}}
+  {{- $sources := include "neva.storageSources" $volume | fromJsonArray -}}
+  {{- if gt (len $sources) 1 -}}
+    {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; set the others to null" $name (join " and " $sources)) -}}
+  {{- else if and (not $sources) (ne $name "scratch") -}}
+    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim or gpfs.nodePath" $name) -}}
+  {{- end -}}
+  {{- $path := $volume.mountPath -}}
+  {{- if hasKey $seen $path -}}
+    {{- $errors = append $errors (printf "storage.%s.mountPath: got %s; must differ from storage.%s.mountPath; use another path" $name $path (get $seen $path)) -}}
+  {{- else if or (hasPrefix "/dev/" $path) (hasPrefix "/etc/" $path) (has $path (list "/dev" "/etc" "/opt" "/usr" "/proc" "/sys")) -}}
+    {{- $errors = append $errors (printf "storage.%s.mountPath: got %s; must not hide what the container needs; use a path such as /%s" $name $path $name) -}}
+  {{- end -}}
+  {{- $_ := set $seen $path $name -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* Paths that the training process reads must lie on something that is mounted. */}}
+{{- define "neva.checkPaths" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $mounts := list -}}{{- $readOnly := list -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- $path := (get $v.storage $name).mountPath -}}
+  {{- $mounts = append $mounts $path -}}
+  {{- if include "neva.readOnly" (list $ $name) -}}{{- $readOnly = append $readOnly $path -}}{{- end -}}
+{{- end -}}
+{{- range $v.extraVolumeMounts -}}{{- $mounts = append $mounts .mountPath -}}{{- end -}}
+{{- $paths := list (list "model.llmPath" $v.model.llmPath) -}}
+{{- if hasPrefix "/" $v.model.checkpoint -}}{{- $paths = append $paths (list "model.checkpoint" $v.model.checkpoint) -}}{{- end -}}
+{{- if hasPrefix "/" $v.model.tokenizer -}}{{- $paths = append $paths (list "model.tokenizer" $v.model.tokenizer) -}}{{- end -}}
+{{- if hasPrefix "/" $v.model.visionEncoderPath -}}
+  {{- $paths = append $paths (list "model.visionEncoderPath" $v.model.visionEncoderPath) -}}
+{{- else if not $f.hfOnline -}}
+  {{- $errors = append $errors (printf "model.visionEncoderPath: got %s; must be an absolute path unless hf.online is true; use the folder's path" $v.model.visionEncoderPath) -}}
+{{- end -}}
+{{- $paths = append $paths (list "data.path" $v.data.path) -}}
+{{- range $paths -}}
+  {{- $key := index . 0 -}}{{- $path := index . 1 -}}{{- $found := false -}}
+  {{- range $mounts -}}{{- if or (eq $path .) (hasPrefix (printf "%s/" .) $path) -}}{{- $found = true -}}{{- end -}}{{- end -}}
+  {{- if not $found -}}
+    {{- $errors = append $errors (printf "%s: got %s; must lie below a mounted path (%s); use one of these, or mount it" $key $path (join ", " $mounts)) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $readOnly -}}
+  {{- if or (eq $f.hfHome .) (hasPrefix (printf "%s/" .) $f.hfHome) -}}
+    {{- $errors = append $errors (printf "hf.home: got %s; must not lie below the read-only mount %s, since the hub always writes; use a path below %s" $f.hfHome . $v.storage.scratch.mountPath) -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkPods" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- $nodes := int64 $v.training.nodes -}}
+{{- with $v.resources.shmSize -}}
+  {{- if gt (float64 (include "neva.bytes" .)) (float64 (include "neva.bytes" $v.resources.memory)) -}}
+    {{- $errors = append $errors (printf "resources.shmSize: got %s; must be at most resources.memory (%s), which it counts against; use less" . $v.resources.memory) -}}
+  {{- end -}}
+{{- end -}}
+{{- $backoff := $v.runPolicy.backoffLimit -}}
+{{- if and (eq $v.restartPolicy "Never") (not (kindIs "invalid" $backoff)) -}}
+  {{- if gt (int64 $backoff) 0 -}}
+    {{- $errors = append $errors (printf "runPolicy.backoffLimit: got %d; must not be set when restartPolicy is Never, since the operator only counts restarts of containers; use restartPolicy OnFailure" (int64 $backoff)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $nccl := int64 (.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds -}}
+{{- if and (eq $v.restartPolicy "OnFailure") (gt $nodes 1) (lt (int64 $v.rendezvous.timeoutSeconds) $nccl) -}}
+  {{- $errors = append $errors (printf "rendezvous.timeoutSeconds: got %d; must be at least %d with restartPolicy OnFailure, since nodes that lost a peer only come back when NCCL times out; use %d" (int64 $v.rendezvous.timeoutSeconds) $nccl $nccl) -}}
+{{- end -}}
+{{- with (($v.scheduling | default dict).schedulingPolicy | default dict).minAvailable -}}
+  {{- if ne (int64 .) $nodes -}}
+    {{- $errors = append $errors (printf "scheduling.schedulingPolicy.minAvailable: got %d; must equal training.nodes (%d), or half a job could hold its GPUs; use %d" (int64 .) $nodes $nodes) -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $v.hostNetwork (eq (int64 $v.rendezvous.port) 23456) -}}
+  {{- $errors = append $errors "rendezvous.port: got 23456; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkEnvironment" -}}
+{{- $errors := list -}}
+{{- $rules := .Files.Get "files/rules.yaml" | fromYaml -}}
+{{- range $name, $value := .Values.env -}}
+  {{- $fix := get $rules.reservedEnv $name -}}
+  {{- range $prefix, $reason := $rules.reservedEnvPrefixes -}}{{- if hasPrefix $prefix $name -}}{{- $fix = $reason -}}{{- end -}}{{- end -}}
+  {{- if and $fix (not (kindIs "invalid" $value)) -}}
+    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $fix) -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* values.config may say anything that no value says. */}}
+{{- define "neva.checkConfig" -}}
+{{- $errors := list -}}
+{{- $config := .Values.config | default dict -}}
+{{- range $path, $owner := (.Files.Get "files/rules.yaml" | fromYaml).ownedConfig -}}
+  {{- $node := $config -}}{{- $set := true -}}
+  {{- range splitList "." $path -}}
+    {{- if and $set (kindIs "map" $node) (hasKey $node .) -}}{{- $node = get $node . -}}{{- else -}}{{- $set = false -}}{{- end -}}
+  {{- end -}}
+  {{- if $set -}}
+    {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva.text" $node) $owner) -}}
+  {{- end -}}
+{{- end -}}
+{{- $callback := (($config.exp_manager | default dict).checkpoint_callback_params | default dict) -}}
+{{- $validation := ($config.trainer | default dict).limit_val_batches -}}
+{{- if and (hasPrefix "val" (toString $callback.monitor)) (or (kindIs "invalid" $validation) (eq (float64 $validation) 0.0)) -}}
+  {{- $errors = append $errors (printf "config.exp_manager.checkpoint_callback_params.monitor: got %s; must not be a validation metric while no validation runs, or nothing is saved; use step or reduced_train_loss" $callback.monitor) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}

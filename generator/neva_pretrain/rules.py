@@ -1,0 +1,385 @@
+"""All rules between values, in the order and the words of the chart's ``templates/_validate.tpl``.
+
+Each ``check_*`` function has its twin of that name in the chart; a property test holds the two equal. What one value
+alone can tell is in ``values.schema.json``. The functions take complete values: a file merged over the chart's defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from math import gcd
+from typing import Any
+
+from neva_pretrain import catalog, chartdata
+from neva_pretrain.errors import RefusedError, Violation
+from neva_pretrain.plan import Plan, nearest_multiples, use
+
+Values = Mapping[str, Any]
+
+VOLUMES = ("datasets", "models", "results", "scratch")
+READ_ONLY_VOLUMES = ("datasets", "models")
+DEFAULT_PORT = 23456
+SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
+
+
+def text(value: object) -> str:
+    """Return a scalar as the chart prints it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def nearest(value: int, choices: Sequence[int]) -> str:
+    """Return the fix that names the closest smaller and the closest larger choice."""
+    below = [c for c in choices if c < value]
+    above = [c for c in choices if c > value]
+    return use(below[-1:] + above[:1])
+
+
+def divisors(limit: int, numbers: Sequence[int]) -> list[int]:
+    """Return all numbers up to a limit that divide all the given ones, ascending."""
+    common = gcd(*numbers)
+    return [d for d in range(1, limit + 1) if common % d == 0]
+
+
+def section(values: Values, *path: str) -> Any:
+    """Return a nested value, or an empty mapping where a part of the path is missing or null."""
+    node: Any = values
+    for key in path:
+        node = (node or {}).get(key)
+    return {} if node is None else node
+
+
+def quantity(amount: str) -> Decimal:
+    """Return the bytes (or units) of a Kubernetes quantity."""
+    match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", amount)
+    if match is None:
+        raise ValueError(amount)
+    number, unit = match.groups()
+    powers = {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    powers |= {f"{u.upper()}i": Decimal(1024) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    return Decimal(number) * powers.get(unit, Decimal(1))
+
+
+def architecture(values: Values) -> catalog.Architecture:
+    """Return the model's architecture with the overrides of ``model.architecture``."""
+    base = chartdata.models()["models"][values["model"]["name"].replace("-", "_")]["architecture"]
+    return catalog.architecture_from({**base, **section(values, "model", "architecture")})
+
+
+def read_only(values: Values, volume: str) -> bool:
+    """Return whether pods only read a volume."""
+    return volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
+
+
+def storage_sources(volume: Mapping[str, Any]) -> list[str]:
+    """Return the sources that a volume of ``storage`` names; one is right."""
+    named = {"existingClaim": volume.get("existingClaim"), "gpfs.nodePath": section(volume, "gpfs").get("nodePath")}
+    return [name for name, value in named.items() if value]
+
+
+def below(path: str, mount: str) -> bool:
+    """Return whether a path is a mount point or lies below it."""
+    return path == mount or path.startswith(f"{mount}/")
+
+
+def check_names(values: Values) -> Iterator[Violation]:
+    """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
+    full: str = values.get("fullnameOverride") or ""
+    run_id: str = section(values, "run").get("id") or ""
+    limit = chartdata.rules()["maxNameLength"]
+    if full and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", full):
+        yield Violation(
+            "fullnameOverride",
+            full,
+            "must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be",
+            "use a name such as neva-7b",
+        )
+    if run_id and not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", run_id):
+        yield Violation("run.id", run_id, "must be lower case letters, digits and -", "use an id such as lr-2e-3")
+    length = len(full.encode()) + (1 + len(run_id.encode()) if run_id and run_id != full else 0)
+    if full and length > limit:
+        yield Violation(
+            "run.id",
+            f"{length} characters of full name and id",
+            f"must be at most {limit}, so that the last worker's host name has at most 63",
+            "use a shorter fullnameOverride or run.id",
+        )
+
+
+def check_training(values: Values) -> Iterator[Violation]:
+    """Parallelism divides the machine and the model; batches divide into micro batches; the schedule fits the run."""
+    t, plan = values["training"], Plan.from_values(values)
+    tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
+    try:
+        catalog.get(values["model"]["name"])
+    except RefusedError as unknown:
+        yield from unknown.violations
+    else:
+        yield from check_architecture(architecture(values), plan)
+    if plan.gpus % (tensor * pipeline):
+        step = tensor * pipeline // gcd(tensor * pipeline, plan.gpus_per_node)
+        yield Violation(
+            "training.nodes",
+            f"{plan.nodes} ({plan.gpus} GPUs)",
+            "must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size "
+            f"({tensor} x {pipeline} = {tensor * pipeline})",
+            use(nearest_multiples(plan.nodes, step)),
+        )
+    elif plan.global_batch_size % (multiple := plan.micro_batch_size * plan.data_parallel_size):
+        yield Violation(
+            "training.globalBatchSize",
+            str(plan.global_batch_size),
+            "must be a multiple of microBatchSize x data parallel size "
+            f"({plan.micro_batch_size} x {plan.data_parallel_size} = {multiple})",
+            use(nearest_multiples(plan.global_batch_size, multiple)),
+        )
+    if plan.sequence_parallel and tensor == 1:
+        yield Violation("training.sequenceParallel", "true", "must be false when tensorParallelSize is 1", "use false")
+    if plan.warmup_steps >= plan.max_steps:
+        yield Violation(
+            "training.warmupSteps",
+            str(plan.warmup_steps),
+            f"must be less than maxSteps ({plan.max_steps})",
+            f"use {plan.max_steps - 1} or fewer",
+        )
+    if t["minLearningRate"] > t["learningRate"]:
+        rate = text(t["learningRate"])
+        yield Violation(
+            "training.minLearningRate", text(t["minLearningRate"]), f"must be at most learningRate ({rate})", f"use {rate}"
+        )
+    if plan.nodes > 1 and values["fabric"] == "none":
+        yield Violation("fabric", "none", f"must name the network of {plan.nodes} nodes", "use ib, roce, efa or tcp")
+
+
+def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Violation]:
+    """Heads, groups, MLP and layers divide over the GPUs. The padded vocabulary is a multiple of TP by construction."""
+    heads, groups = arch.num_attention_heads, arch.num_query_groups
+    if arch.hidden_size % heads:
+        yield Violation(
+            "model.architecture.numAttentionHeads",
+            str(heads),
+            f"must divide hiddenSize ({arch.hidden_size})",
+            nearest(heads, divisors(arch.hidden_size, [arch.hidden_size])),
+        )
+    if heads % groups:
+        yield Violation(
+            "model.architecture.numQueryGroups",
+            str(groups),
+            f"must divide numAttentionHeads ({heads})",
+            nearest(groups, divisors(heads, [heads])),
+        )
+    tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
+    parts = {
+        "training.gpusPerNode": plan.gpus_per_node,
+        "attention heads": heads,
+        "query groups": groups,
+        "ffn hidden size": arch.ffn_hidden_size,
+    }
+    broken = [f"{name} ({size})" for name, size in parts.items() if size % tensor]
+    if broken:
+        yield Violation(
+            "training.tensorParallelSize",
+            str(tensor),
+            f"must divide {', '.join(broken)}",
+            nearest(tensor, divisors(plan.gpus_per_node, list(parts.values()))),
+        )
+    if arch.num_layers % pipeline:
+        yield Violation(
+            "training.pipelineParallelSize",
+            str(pipeline),
+            f"must divide the layers ({arch.num_layers})",
+            nearest(pipeline, divisors(arch.num_layers, [arch.num_layers])),
+        )
+
+
+def check_checkpoint(values: Values) -> Iterator[Violation]:
+    """Something is saved, and the checkpoint to load exists at this parallelism."""
+    plan, every = Plan.from_values(values), int(values["checkpoint"]["everyNSteps"])
+    if values["checkpoint"]["enabled"] and every > plan.max_steps:
+        yield Violation(
+            "checkpoint.everyNSteps",
+            str(every),
+            f"must be at most training.maxSteps ({plan.max_steps}), or nothing would be saved before the end",
+            f"use {plan.max_steps} or fewer",
+        )
+    model = chartdata.models()["models"].get(values["model"]["name"].replace("-", "_"))
+    if model and values["model"]["checkpointFormat"] == "legacy":
+        preset = (model["preset"]["tensorParallelSize"], model["preset"]["pipelineParallelSize"])
+        if preset != (plan.tensor_parallel_size, plan.pipeline_parallel_size):
+            yield Violation(
+                "model.checkpointFormat",
+                "legacy",
+                "must not be legacy at tensor x pipeline parallel size "
+                f"{plan.tensor_parallel_size} x {plan.pipeline_parallel_size}, "
+                f"since legacy files are split for {preset[0]} x {preset[1]}",
+                "use distributed, or the preset's sizes",
+            )
+
+
+def check_storage(values: Values) -> Iterator[Violation]:
+    """Each volume has one source and a mount path of its own."""
+    seen: dict[str, str] = {}
+    for name in VOLUMES:
+        volume = values["storage"][name]
+        sources = storage_sources(volume)
+        if len(sources) > 1:
+            yield Violation(
+                f"storage.{name}", " and ".join(sources), "must have exactly one source", "set the others to null"
+            )
+        elif not sources and name != "scratch":
+            yield Violation(
+                f"storage.{name}", "no source", "must have exactly one", "use existingClaim or gpfs.nodePath"
+            )
+        path = volume["mountPath"]
+        if path in seen:
+            yield Violation(
+                f"storage.{name}.mountPath",
+                path,
+                f"must differ from storage.{seen[path]}.mountPath",
+                "use another path",
+            )
+        elif path.startswith(("/dev/", "/etc/")) or path in SYSTEM_PATHS:
+            yield Violation(
+                f"storage.{name}.mountPath",
+                path,
+                "must not hide what the container needs",
+                f"use a path such as /{name}",
+            )
+        seen[path] = name
+
+
+def check_paths(values: Values) -> Iterator[Violation]:
+    """Paths that the training process reads lie on something that is mounted."""
+    model, storage = values["model"], values["storage"]
+    mounts = [storage[name]["mountPath"] for name in VOLUMES]
+    mounts += [m["mountPath"] for m in values.get("extraVolumeMounts") or []]
+    paths = {"model.llmPath": model["llmPath"]}
+    for key in ("checkpoint", "tokenizer"):
+        if model[key].startswith("/"):
+            paths[f"model.{key}"] = model[key]
+    if model["visionEncoderPath"].startswith("/"):
+        paths["model.visionEncoderPath"] = model["visionEncoderPath"]
+    elif not section(values, "hf").get("online"):
+        yield Violation(
+            "model.visionEncoderPath",
+            model["visionEncoderPath"],
+            "must be an absolute path unless hf.online is true",
+            "use the folder's path",
+        )
+    paths["data.path"] = values["data"]["path"]
+    for key, path in paths.items():
+        if not any(below(path, mount) for mount in mounts):
+            yield Violation(
+                key, path, f"must lie below a mounted path ({', '.join(mounts)})", "use one of these, or mount it"
+            )
+    scratch = storage["scratch"]["mountPath"]
+    home = section(values, "hf").get("home") or f"{scratch}/huggingface"
+    for name in READ_ONLY_VOLUMES:
+        mount = storage[name]["mountPath"]
+        if read_only(values, name) and below(home, mount):
+            yield Violation(
+                "hf.home",
+                home,
+                f"must not lie below the read-only mount {mount}, since the hub always writes",
+                f"use a path below {scratch}",
+            )
+
+
+def check_pods(values: Values) -> Iterator[Violation]:
+    """Pods get what they ask for, and restart together or not at all."""
+    nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
+    memory, shm = values["resources"]["memory"], values["resources"].get("shmSize")
+    if shm and quantity(shm) > quantity(memory):
+        yield Violation(
+            "resources.shmSize", shm, f"must be at most resources.memory ({memory}), which it counts against", "use less"
+        )
+    backoff = values["runPolicy"].get("backoffLimit")
+    if values["restartPolicy"] == "Never" and backoff:
+        yield Violation(
+            "runPolicy.backoffLimit",
+            str(int(backoff)),
+            "must not be set when restartPolicy is Never, since the operator only counts restarts of containers",
+            "use restartPolicy OnFailure",
+        )
+    nccl, timeout = chartdata.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
+    if values["restartPolicy"] == "OnFailure" and nodes > 1 and timeout < nccl:
+        yield Violation(
+            "rendezvous.timeoutSeconds",
+            str(timeout),
+            f"must be at least {nccl} with restartPolicy OnFailure, "
+            "since nodes that lost a peer only come back when NCCL times out",
+            f"use {nccl}",
+        )
+    available = section(values, "scheduling", "schedulingPolicy").get("minAvailable")
+    if available and int(available) != nodes:
+        yield Violation(
+            "scheduling.schedulingPolicy.minAvailable",
+            str(int(available)),
+            f"must equal training.nodes ({nodes}), or half a job could hold its GPUs",
+            f"use {nodes}",
+        )
+    if values.get("hostNetwork") and rendezvous["port"] == DEFAULT_PORT:
+        yield Violation(
+            "rendezvous.port",
+            str(DEFAULT_PORT),
+            "must be chosen for this job with hostNetwork, since all jobs of a node share its ports",
+            "use another port below 32768",
+        )
+
+
+def check_environment(values: Values) -> Iterator[Violation]:
+    """The environment that the operator and the chart own is not set a second time."""
+    rules = chartdata.rules()
+    for name, value in sorted((values.get("env") or {}).items()):
+        reason = rules["reservedEnv"].get(name)
+        for prefix, owner in rules["reservedEnvPrefixes"].items():
+            if name.startswith(prefix):
+                reason = owner
+        if reason and value is not None:
+            yield Violation(f"env.{name}", text(value), "must not be set here", reason)
+
+
+def check_config(values: Values) -> Iterator[Violation]:
+    """``config`` says only what no value says."""
+    config = values.get("config") or {}
+    for path, owner in sorted(chartdata.rules()["ownedConfig"].items()):
+        node: Any = config
+        for key in path.split("."):
+            if not isinstance(node, Mapping) or key not in node:
+                break
+            node = node[key]
+        else:
+            yield Violation(f"config.{path}", text(node), "must not be set here, since a value owns it", f"use {owner}")
+    monitor = str(section(config, "exp_manager", "checkpoint_callback_params").get("monitor") or "")
+    validation = section(config, "trainer").get("limit_val_batches") or 0
+    if monitor.startswith("val") and float(validation) == 0:
+        yield Violation(
+            "config.exp_manager.checkpoint_callback_params.monitor",
+            monitor,
+            "must not be a validation metric while no validation runs, or nothing is saved",
+            "use step or reduced_train_loss",
+        )
+
+
+CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
+    check_names,
+    check_training,
+    check_checkpoint,
+    check_storage,
+    check_paths,
+    check_pods,
+    check_environment,
+    check_config,
+)
+
+
+def violations(values: Values) -> list[Violation]:
+    """Return every rule that complete, schema-valid values break."""
+    return [violation for check in CHECKS for violation in check(values)]
