@@ -111,25 +111,56 @@ def _go_env() -> dict[str, str]:
 def _go_build(group: Group, output: Path) -> bool:
     command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
     command += ["-ldflags", group.ldflags, "-o", f"{output}/"]
+    if group.patches:
+        command += [f"-modfile={_patched(group, output)}"]
     command += [tool.package for tool in group.tools]
     done = subprocess.run(command, cwd=group.folder, env=_go_env(), stdout=sys.stderr, check=False)
     return done.returncode == 0
 
 
-def _copy_manifests(group: Group, scratch: Path) -> None:
+def _patched(group: Group, scratch: Path) -> Path:
+    """Patch a copy of the module and return a go.mod that builds from the copy."""
+    copy = scratch / "module"
+    shutil.rmtree(copy, ignore_errors=True)
+    _copy_writable(_module_folder(group), copy)
+    for patch in group.patches:
+        file = copy / patch.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(patch.old) != 1:
+            raise ToolError(
+                f"{group.name} {group.version}: {patch.file} has {text.count(patch.old)} times "
+                f"{patch.old!r}, expected once; adapt the patch in tests/tools/table.py"
+            )
+        file.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
+    modfile = scratch / "go.mod"
+    own = (group.folder / "go.mod").read_text(encoding="utf-8")
+    modfile.write_text(f"{own}\nreplace {group.module} => {copy}\n", encoding="utf-8")
+    shutil.copyfile(group.folder / "go.sum", scratch / "go.sum")
+    return modfile
+
+
+def _copy_writable(source: Path, target: Path) -> None:
+    """Copy a folder of Go's read-only module cache so that it can be changed and removed."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for entry in [target, *target.rglob("*")]:
+        entry.chmod(0o755 if entry.is_dir() else 0o644)
+
+
+def _module_folder(group: Group) -> Path:
     command = ["go", "mod", "download", "-json", f"{group.module}@{group.version}"]
     done = subprocess.run(
         command, cwd=group.folder, env=_go_env(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise ToolError(f"{group.name} {group.version}: {done.stderr.strip() or done.stdout}")
-    module = Path(json.loads(done.stdout)["Dir"])
+    return Path(json.loads(done.stdout)["Dir"])
+
+
+def _copy_manifests(group: Group, scratch: Path) -> None:
+    module = _module_folder(group)
     copy = scratch / "manifests"
     for folder in group.manifests:
-        # Go's module cache is read-only; the copy is not.
-        shutil.copytree(module / folder, copy / folder, copy_function=shutil.copyfile)
-    for folder_path in [copy, *copy.rglob("*")]:
-        folder_path.chmod(0o755 if folder_path.is_dir() else 0o644)
+        _copy_writable(module / folder, copy / folder)
     target = manifests(group.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)

@@ -29,6 +29,24 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """One replaced piece of a module's source; the build uses a patched copy of the module."""
+
+    file: str
+    old: str
+    new: str
+
+
+# Three operators look for their webhook certificate in a fixed folder of /tmp, where a second
+# sandbox would find the first one's. With this it is the folder that controller-runtime serves
+# from anyway, below $TMPDIR.
+CERTIFICATES_BELOW_TMPDIR = (
+    "CertDir:        certDir,",
+    'CertDir: os.TempDir() + "/k8s-webhook-server/serving-certs",',
+)
+
+
+@dataclass(frozen=True)
 class Group:
     """Tools that are built together, from one module at one version."""
 
@@ -39,6 +57,8 @@ class Group:
     """``-X`` settings; ``{version}``, ``{major}`` and ``{minor}`` are filled in."""
     manifests: tuple[str, ...] = ()
     """Folders of the module that the sandbox needs besides the binaries."""
+    patches: tuple[Patch, ...] = ()
+    """What keeps the tool off other interfaces and folders when no flag does."""
 
     @property
     def folder(self) -> Path:
@@ -128,6 +148,15 @@ GROUPS: dict[str, Group] = {
                 ),
             ),
             manifests=("manifests/base",),
+            patches=(
+                Patch("pkg/cert/cert.go", *CERTIFICATES_BELOW_TMPDIR),
+                # No flag sets the address that the webhook listens on; the default is all.
+                Patch(
+                    "cmd/training-operator.v1/main.go",
+                    "Port: webhookServerPort,",
+                    'Port: webhookServerPort, Host: "127.0.0.1",',
+                ),
+            ),
         ),
         Group(
             "kueue",
@@ -151,6 +180,7 @@ GROUPS: dict[str, Group] = {
             "sigs.k8s.io/jobset",
             (Tool("jobset", "sigs.k8s.io/jobset"),),
             manifests=("config/components",),
+            patches=(Patch("pkg/util/cert/cert.go", *CERTIFICATES_BELOW_TMPDIR),),
         ),
         Group(
             "trainer",
@@ -162,6 +192,7 @@ GROUPS: dict[str, Group] = {
                 ),
             ),
             manifests=("manifests/base",),
+            patches=(Patch("pkg/util/cert/cert.go", *CERTIFICATES_BELOW_TMPDIR),),
         ),
     )
 }
