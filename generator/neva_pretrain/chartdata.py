@@ -18,6 +18,7 @@ _IN_CHART = {
     "rules.yaml": "files/rules.yaml",
     "models.yaml": "files/models.yaml",
     "preflight.py": "files/preflight.py",
+    "preflight_inputs.py": "files/preflight_inputs.py",
     "values.yaml": "values.yaml",
     "values.schema.json": "values.schema.json",
 }

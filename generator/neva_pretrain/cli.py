@@ -1,0 +1,276 @@
+"""Command line of ``neva-values``. YAML goes to stdout, notes to stderr; 0 ok, 1 refused, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neva_pretrain import __version__, catalog, values
+from neva_pretrain.errors import NevaError, RefusedError
+from neva_pretrain.plan import Plan, Request, make_plan, warmup_for
+
+GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
+POSITIVE = click.IntRange(min=1)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+EPILOG = """\b
+Examples:
+  neva-values --gpus 128 > values.yaml
+  neva-values --gpus 8 --model llama2_13b_chat --site site.yaml --output values.yaml
+  neva-values --gpus 128 --optimize
+  neva-values plan --gpus 128
+  neva-values check values/*.yaml
+\b
+Completion for bash (zsh and fish alike):
+  eval "$(_NEVA_VALUES_COMPLETE=bash_source neva-values)"
+"""
+
+
+class _Group(click.Group):
+    """The one boundary that turns this package's errors into ``ERROR: ...`` lines and exit code 1."""
+
+    # Imported when first used: --help and completion stay fast.
+    lazy = {
+        "plan": "neva_pretrain.plan_command:plan",
+        "preflight": "neva_pretrain.preflight_command:preflight",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.lazy])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.lazy:
+            module, _, name = self.lazy[cmd_name].partition(":")
+            command: click.Command = getattr(__import__(module, fromlist=[name]), name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    ("check", "Check values files: schema, rules between values, GPU memory."),
+                    ("plan", "Compare configurations for a number of GPUs."),
+                    ("preflight", "Check data, models and results folders on this machine."),
+                ]
+            )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NevaError as error:
+            for line in error.lines():
+                click.echo(f"ERROR: {line}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job: the only option that is required.")
+@click.option("--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="A model of the catalog.")
+@click.option("--gpus-per-node", type=POSITIVE, default=8, show_default=True, metavar="N", help="GPUs of each node.")
+@click.option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size. [default: preset]")
+@click.option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline parallel size. [default: preset]")
+@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Micro batch size. [default: the preset's, or what divides]")
+@click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size. [default: by the batch policy]")
+@click.option(
+    "--batch-policy",
+    type=click.Choice(["per-node", "fixed"]),
+    default="per-node",
+    show_default=True,
+    help="Global batch: 256 for each node, or 256 in all. The samples seen stay the same.",
+)
+@click.option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps. [default: one epoch]")
+@click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
+@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: a tenth of the run]")
+@click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
+@click.option("--gpu", type=click.Choice(GPU_KINDS), default=GPU_KINDS[0], show_default=True, help="Kind of GPU.")
+@click.option("--optimize", is_flag=True, help="Take the planner's best parallelism and micro batch.")
+@click.option("--image", metavar="REPOSITORY:TAG", help="Container image.")
+@click.option("--site", type=FILE, metavar="FILE", help="Partial values of your site, merged over the result.")
+@click.option("--output", type=FILE, metavar="FILE", help="Write here, whole or not at all. [default: stdout]")
+@click.version_option(__version__)
+@click.pass_context
+def main(ctx: click.Context, **options: Any) -> None:
+    """Write consistent values for the neva-pretrain chart from a number of GPUs."""
+    if ctx.invoked_subcommand is not None:
+        given = [n for n in options if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} stands before {ctx.invoked_subcommand}: put it after.")
+        return
+    if options["gpus"] is None:
+        raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
+    if options["max_steps"] and options["epochs"]:
+        raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
+    content, warnings = generate(options, _command_line())
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    output: Path | None = options["output"]
+    if output is None:
+        click.echo(content, nl=False)
+    else:
+        values.write(output, content)
+        click.echo(f"wrote {output}", err=True)
+
+
+def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
+    """Return the text of a values file for the options, and warnings.
+
+    Raises:
+        RefusedError: a rule is broken; all that are.
+        InputError: the site's file cannot be read.
+    """
+    from neva_pretrain.verdict import judge, possible_gain, setup_of
+
+    request = Request(
+        gpus=options["gpus"],
+        model=options["model"],
+        gpus_per_node=options["gpus_per_node"],
+        tensor_parallel=options["tensor_parallel"],
+        pipeline_parallel=options["pipeline_parallel"],
+        micro_batch=options["micro_batch"],
+        global_batch=options["global_batch"],
+        max_steps=options["max_steps"],
+        epochs=options["epochs"],
+        batch_policy=options["batch_policy"],
+    )
+    site = values.read(options["site"]) if options["site"] else {}
+    plan, refused = _plan_or_rest(request)
+    model = catalog.get(request.model)
+    more: dict[str, Any] = {}
+    if options["save_every"]:
+        more["checkpoint"] = {"everyNSteps": options["save_every"]}
+    if options["image"]:
+        more["image"] = _image(options["image"])
+    if options["kernels"]:
+        more["training"] = {"kernels": options["kernels"]}
+    notes: list[str] = []
+    if options["optimize"] and not refused:
+        plan, chosen, notes = _optimize(plan, request, model, options)
+        more = values.merge(more, chosen)
+    result = values.with_site(values.from_plan(plan, model, more), site)
+    verdict = judge(result, options["gpu"])
+    unsaid = [v for v in verdict.violations if not (refused and v.key in {"training.nodes", "training.globalBatchSize"})]
+    if refused or unsaid:
+        raise RefusedError([*(refused.violations if refused else ()), *unsaid])
+    warnings = list(verdict.warnings)
+    if not options["optimize"]:
+        warnings += possible_gain(setup_of(values.complete(result), options["gpu"]))
+    return values.emit(result, command, notes, options["output"]), warnings
+
+
+def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
+    """Return the plan; for GPUs that are not whole nodes, the refusal and a plan to judge all else on."""
+    try:
+        return make_plan(request), None
+    except RefusedError as error:
+        if error.violations[0].key != "--gpus":
+            raise
+        nodes = max(1, request.gpus // request.gpus_per_node)
+        return make_plan(replace(request, gpus=nodes * request.gpus_per_node)), error
+
+
+def _image(reference: str) -> dict[str, Any]:
+    repository, _, digest = reference.partition("@")
+    name, colon, tag = repository.rpartition(":")
+    if not colon or "/" in tag:
+        name, tag = repository, ""
+    if not tag and not digest:
+        raise click.BadParameter(f"got {reference}; must have a tag or a digest", param_hint="--image")
+    return {"repository": name, **({"tag": tag} if tag else {}), **({"digest": digest} if digest else {})}
+
+
+def _optimize(
+    plan: Plan, request: Request, model: catalog.Model, options: dict[str, Any]
+) -> tuple[Plan, dict[str, Any], list[str]]:
+    """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
+    from neva_pretrain import planner, reasons
+    from neva_pretrain.hardware import GPUS
+
+    found = planner.search(
+        planner.Request(
+            model,
+            request.gpus,
+            gpu=GPUS[options["gpu"]],
+            gpus_per_node=request.gpus_per_node,
+            fixed_global_batch_size=plan.global_batch_size,
+            kernels=options["kernels"] or "reference",
+            tensor_parallel_size=request.tensor_parallel,
+            pipeline_parallel_size=request.pipeline_parallel,
+            micro_batch_size=request.micro_batch,
+        )
+    )
+    setup = found.best.setup
+    best = replace(
+        plan,
+        tensor_parallel_size=setup.tensor_parallel_size,
+        pipeline_parallel_size=setup.pipeline_parallel_size,
+        micro_batch_size=setup.micro_batch_size,
+        sequence_parallel=setup.sequence_parallel,
+        warmup_steps=warmup_for(plan.max_steps),
+    )
+    chosen: dict[str, Any] = {}
+    if setup.recompute != "none":
+        chosen["training"] = {"recompute": setup.recompute}
+    if setup.tensor_parallel_size != model.preset.tensor_parallel_size:
+        chosen["model"] = {"checkpointFormat": "distributed"}
+    notes = [f"  planner: {found.best.rate:#.3g} samples/s/GPU"]
+    if found.gain:
+        notes[0] += f", {found.gain:.2f}x the preset's"
+    return best, chosen, notes + [f"  {needs}" for needs in reasons.requirements(setup)]
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form.")
+@click.option("--gpu", type=click.Choice(GPU_KINDS), default=GPU_KINDS[0], show_default=True, help="Kind of GPU.")
+@click.pass_context
+def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str) -> None:
+    """Check values files as Helm would see them: schema, rules between values, GPU memory.
+
+    Exits 1 when one of them breaks a rule.
+    """
+    from neva_pretrain.verdict import Verdict, judge
+
+    documents = []
+    for file in files:
+        try:
+            verdict, unreadable = judge(values.read(file), gpu), []
+        except NevaError as error:
+            verdict, unreadable = Verdict(), error.lines()
+        messages = [*unreadable, *map(str, verdict.violations)]
+        documents.append(
+            {
+                "file": str(file),
+                "ok": not messages,
+                "errors": [{"message": m} for m in unreadable]
+                + [{**vars(v), "message": str(v)} for v in verdict.violations],
+                "warnings": list(verdict.warnings),
+            }
+        )
+        if output == "text":
+            for message in messages:
+                click.echo(f"{file}: ERROR: {message}")
+            for warning in verdict.warnings:
+                click.echo(f"{file}: warning: {warning}")
+            if not messages:
+                click.echo(f"{file}: ok")
+    if output == "json":
+        click.echo(json.dumps(documents, indent=2))
+    if not all(document["ok"] for document in documents):
+        ctx.exit(1)
+
+
+def _command_line() -> str:
+    return shlex.join(["neva-values", *sys.argv[1:]])

@@ -1,0 +1,210 @@
+"""Values files: read without surprises, merged as Helm merges, checked against the schema, written byte for byte.
+
+Reading refuses duplicate keys (Helm lets the last one win in silence) and takes ``1e-3`` as a number, as Helm does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft7Validator
+from jsonschema.exceptions import ValidationError
+
+from neva_pretrain import chartdata
+from neva_pretrain.catalog import Model
+from neva_pretrain.errors import InputError, Violation
+from neva_pretrain.plan import SAVES_PER_RUN, Plan
+from neva_pretrain.rules import VOLUMES, storage_sources, text
+
+SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
+    """Safe YAML loader that refuses duplicate keys and reads YAML 1.2 floats."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise InputError(f"line {line}: the key {key} is there twice; Helm would use the last one; keep one")
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Parse a values file.
+
+    Raises:
+        InputError: unreadable, not YAML, a key twice, or no mapping at the top.
+    """
+    try:
+        parsed = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(parsed, dict | None):
+        raise InputError(f"{path}: must be a mapping of values, got a {type(parsed).__name__}")
+    return parsed or {}
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge values as Helm does: mappings deeply, all else replaced, null removes the key."""
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's values over the chart's defaults: what the templates see."""
+    return merge(chartdata.defaults(), values)
+
+
+def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
+    """Return every way in which complete values break values.schema.json."""
+    errors = sorted(Draft7Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
+    return [violation for error in errors for violation in _explain(error)]
+
+
+def _explain(error: ValidationError) -> Iterator[Violation]:
+    path = error.json_path.removeprefix("$").removeprefix(".")
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        for key in sorted(set(error.instance) - set(known)):
+            close = difflib.get_close_matches(key, known, n=1)
+            fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
+            yield Violation(f"{path}.{key}".removeprefix("."), text(error.instance[key]), "must be a known key", fix)
+    elif error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        for key in missing:
+            yield Violation(f"{path}.{key}".removeprefix("."), "nothing", "must be set", "leave the default, or set it")
+    else:
+        rules = {
+            "type": f"must be of type {_words(error.validator_value)}",
+            "enum": f"must be one of {_words(error.validator_value)}",
+            "minimum": f"must be at least {error.validator_value}",
+            "maximum": f"must be at most {error.validator_value}",
+            "exclusiveMinimum": f"must be more than {error.validator_value}",
+            "maxLength": f"must have at most {error.validator_value} characters",
+            "pattern": f"must match {error.validator_value}",
+        }
+        got = error.instance if isinstance(error.instance, str) else text(error.instance)
+        description = error.schema.get("description", "see values.schema.json")
+        rule = rules.get(str(error.validator), f"must hold for the schema's {error.validator}")
+        yield Violation(path or "values", got[:80] or '""', rule, description)
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a plan: only what differs from run to run; the rest is the chart's defaults.
+
+    Args:
+        plan: the plan.
+        model: its model; the folders follow the layout of the chart's default paths.
+        more: further values, merged last.
+    """
+    defaults = chartdata.defaults()
+    models = defaults["storage"]["models"]["mountPath"]
+    values: dict[str, Any] = {
+        "model": {
+            "name": model.name,
+            "llmPath": f"{Path(defaults['model']['llmPath']).parent}/{model.folder}",
+            "visionEncoderPath": f"{models}/{model.vision.path}",
+        },
+        "training": plan.training_values(),
+        "checkpoint": {"everyNSteps": max(1, plan.max_steps // SAVES_PER_RUN)},
+    }
+    return merge(values, more)
+
+
+def with_site(values: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a site's partial values over a plan's.
+
+    Where the site names a source of a volume, the chart's default source of it is set to null, since a volume has
+    exactly one.
+    """
+    merged = _overlay(values, site)
+    for name in VOLUMES:
+        volume = (site.get("storage") or {}).get(name) or {}
+        default = chartdata.defaults()["storage"][name]
+        if storage_sources(volume) and "gpfs.nodePath" in storage_sources(default):
+            merged["storage"][name].setdefault("gpfs", {}).setdefault("nodePath", None)
+    return merged
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge deeply and keep nulls: they remove the chart's defaults when Helm reads the result."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = _overlay(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path | None) -> str:
+    """Return the text of a values file: the schema for editors, the command, what follows from it, the values.
+
+    The same arguments give the same bytes; the schema's path is relative to the file's folder, by its name alone.
+    """
+    plan = Plan.from_values(complete(values))
+    schema = os.path.relpath(SCHEMA_IN_CHECKOUT, output.parent if output and not output.is_absolute() else ".")
+    lines = [
+        f"# yaml-language-server: $schema={schema}",
+        f"# {command}",
+        f"#   {plan.gpus} GPUs on {plan.nodes} nodes: 1 master, {plan.workers} workers",
+        f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
+        f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.epochs:.2f} epochs",
+        *(f"# {note}" for note in notes),
+    ]
+    body = yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    return "\n".join(lines) + "\n" + body
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: the folder or the file cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,107 @@
+"""Everything that can be said about a values file before a GPU is used: schema, rules, memory, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neva_pretrain import catalog, reasons, rules, values
+from neva_pretrain.cost import Setup, step_time
+from neva_pretrain.errors import Violation
+from neva_pretrain.fit import check_fit
+from neva_pretrain.hardware import GPUS
+from neva_pretrain.plan import REFERENCE_BATCH, Plan
+from neva_pretrain.planner import Request, search
+
+WORTH_SAYING = 1.05
+"""Gain from which the planner speaks up; less is within the cost model's error."""
+
+STORE_SCALE = 1024
+"""Ranks up to which torch's TCPStore is known to start; at 1536 resets were seen (PyTorch #76913, B05)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a values file, and what a user should know of it."""
+
+    violations: tuple[Violation, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file may be used."""
+        return not self.violations
+
+
+def judge(partial: Mapping[str, Any], gpu: str) -> Verdict:
+    """Judge a values file as Helm would see it, merged over the chart's defaults.
+
+    Rules are judged on values of the right shape only, and memory on a plan that obeys them.
+
+    Args:
+        partial: the file's values.
+        gpu: kind of GPU, a key of ``hardware.GPUS``.
+    """
+    complete = values.complete(partial)
+    broken = values.schema_violations(complete) or rules.violations(complete)
+    if broken:
+        return Verdict(tuple(broken))
+    setup = setup_of(complete, gpu)
+    fit = check_fit(setup)
+    return Verdict(fit.violations, (*fit.warnings, *_warnings(Plan.from_values(complete), setup)))
+
+
+def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:
+    """Return what the cost model needs to know of complete values that obey the rules."""
+    plan, training = Plan.from_values(complete), complete["training"]
+    model = replace(catalog.get(complete["model"]["name"]), architecture=rules.architecture(complete))
+    return Setup(
+        model,
+        GPUS[gpu],
+        tensor_parallel_size=plan.tensor_parallel_size,
+        pipeline_parallel_size=plan.pipeline_parallel_size,
+        data_parallel_size=plan.data_parallel_size,
+        micro_batch_size=plan.micro_batch_size,
+        accumulation=plan.accumulation_steps,
+        tokens_per_sample=model.tokens_per_sample,
+        kernels=training["kernels"],
+        sequence_parallel=plan.sequence_parallel,
+        recompute=training["recompute"],
+        gpus_per_node=plan.gpus_per_node,
+    )
+
+
+def possible_gain(setup: Setup) -> list[str]:
+    """Say what the planner would gain over a setup with the same GPUs and global batch, and what that needs."""
+    best = search(
+        Request(
+            setup.model,
+            setup.world_size,
+            gpu=setup.gpu,
+            gpus_per_node=setup.gpus_per_node,
+            fixed_global_batch_size=setup.global_batch_size,
+            kernels=setup.kernels,
+        )
+    ).best
+    gain = best.rate / step_time(setup).samples_per_second_per_gpu
+    if gain < WORTH_SAYING:
+        return []
+    sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
+    needs = "".join(f"\n  {sentence}" for sentence in reasons.requirements(best.setup))
+    return [f"{sizes} would be {gain:.2f}x as fast: --optimize takes it, neva-values plan says why; it needs{needs}"]
+
+
+def _warnings(plan: Plan, setup: Setup) -> list[str]:
+    said = list(reasons.requirements(setup))
+    if plan.global_batch_size != REFERENCE_BATCH:
+        said.append(
+            f"training.learningRate: tuned at a global batch size of {REFERENCE_BATCH}, not {plan.global_batch_size}: "
+            "check it (--batch-policy fixed keeps the batch)"
+        )
+    if plan.gpus > STORE_SCALE:
+        said.append(
+            f"{plan.gpus} ranks: old torch resets connections to its store above {STORE_SCALE} (PyTorch #76913); "
+            "the container's 2.4 has the newer store"
+        )
+    return said
