@@ -118,7 +118,8 @@ volumes:
   "TRANSFORMERS_OFFLINE" (ternary "0" "1" $f.hfOnline)
 -}}
 {{- if not $f.hfOnline }}{{ $_ := set $env "HF_HUB_OFFLINE" "1" }}{{ end -}}
-{{- $env = merge (dict) ($v.env | default dict) $f.fabric.env $env -}}
+{{- include "neva.merge" (list $env $f.fabric.env) -}}
+{{- include "neva.merge" (list $env ($v.env | default dict)) -}}
 {{- range $name, $value := $env }}{{ if not (kindIs "invalid" $value) }}
 {{ include "neva.env" (list $name $value) }}
 {{- end }}{{ end }}

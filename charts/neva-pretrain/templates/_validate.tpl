@@ -39,7 +39,7 @@ use {{ compact (list $below $above) | join " or " }}
 {{- define "neva.nearestMultiple" -}}
 {{- $n := int64 (index . 0) -}}{{- $m := int64 (index . 1) -}}
 {{- $below := mul (div $n $m) $m -}}
-{{- include "neva.nearest" (list $n (list $below (add $below $m) | without 0)) -}}
+{{- include "neva.nearest" (list $n (without (list $below (add $below $m)) (int64 0))) -}}
 {{- end -}}
 
 {{/* Numbers up to n that divide all of a list. */}}
@@ -182,8 +182,8 @@ use {{ compact (list $below $above) | join " or " }}
 {{- end -}}
 {{- range $v.extraVolumeMounts -}}{{- $mounts = append $mounts .mountPath -}}{{- end -}}
 {{- $paths := list (list "model.llmPath" $v.model.llmPath) -}}
-{{- if hasPrefix "/" $v.model.checkpoint -}}{{- $paths = append $paths (list "model.checkpoint" $v.model.checkpoint) -}}{{- end -}}
-{{- if hasPrefix "/" $v.model.tokenizer -}}{{- $paths = append $paths (list "model.tokenizer" $v.model.tokenizer) -}}{{- end -}}
+{{- if hasPrefix "/" ($v.model.checkpoint | default "") -}}{{- $paths = append $paths (list "model.checkpoint" $v.model.checkpoint) -}}{{- end -}}
+{{- if hasPrefix "/" ($v.model.tokenizer | default "") -}}{{- $paths = append $paths (list "model.tokenizer" $v.model.tokenizer) -}}{{- end -}}
 {{- if hasPrefix "/" $v.model.visionEncoderPath -}}
   {{- $paths = append $paths (list "model.visionEncoderPath" $v.model.visionEncoderPath) -}}
 {{- else if not $f.hfOnline -}}

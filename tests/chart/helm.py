@@ -1,0 +1,141 @@
+"""The real helm and kubeconform on the chart, as functions."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tools import build
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "neva-pretrain"
+KUBERNETES = "1.34.0"
+
+Manifest = dict[str, Any]
+
+
+@cache
+def tool(name: str) -> str:
+    """Path of a binary, built when it is missing."""
+    return str(build.ensure(name)[0])
+
+
+def parse(text: str) -> list[Manifest]:
+    """All documents of a YAML stream, the empty ones left out."""
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]  # noqa: S506
+
+
+def template(
+    values: Manifest | str | Path | None = None,
+    *args: str,
+    release: str = "neva",
+    namespace: str = "default",
+    chart: Path = CHART,
+    kubernetes: str = KUBERNETES,
+) -> subprocess.CompletedProcess[str]:
+    """Run helm template; values are a map, the text of a values file or its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [tool("helm"), "template", release, str(chart), "--namespace", namespace]
+        command += ["--kube-version", kubernetes]
+        if values is not None and not isinstance(values, Path):
+            file = Path(folder) / "values.yaml"
+            file.write_text(values if isinstance(values, str) else yaml.safe_dump(values), encoding="utf-8")
+            values = file
+        command += ["-f", str(values)] if values else []
+        return subprocess.run([*command, *args], capture_output=True, text=True, check=False)
+
+
+def render_text(values: Manifest | str | Path | None = None, *args: str, **options: Any) -> str:
+    """What helm template writes; a failure fails the test with helm's own words."""
+    done = template(values, *args, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(values: Manifest | str | Path | None = None, *args: str, **options: Any) -> list[Manifest]:
+    """The rendered manifests."""
+    return parse(render_text(values, *args, **options))
+
+
+def render_fails(values: Manifest | str | Path | None = None, *args: str, **options: Any) -> list[str]:
+    """Lines of the refusal: the chart's ERROR lines, else what the schema says ("- at '/x': ...")."""
+    done = template(values, *args, **options)
+    assert done.returncode != 0, "helm accepted the values"
+    assert "nil pointer" not in done.stderr, done.stderr
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return errors or [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """The manifests of one kind."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def one(manifests: list[Manifest], kind: str) -> Manifest:
+    """The only manifest of a kind."""
+    (manifest,) = of_kind(manifests, kind)
+    return manifest
+
+
+def job(manifests: list[Manifest]) -> Manifest:
+    """The PyTorchJob."""
+    return one(manifests, "PyTorchJob")
+
+
+def replicas(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """The replica specs by role."""
+    specs: dict[str, Manifest] = job(manifests)["spec"]["pytorchReplicaSpecs"]
+    return specs
+
+
+def pod(manifests: list[Manifest], role: str = "Master") -> Manifest:
+    """The pod spec of a role."""
+    spec: Manifest = replicas(manifests)[role]["template"]["spec"]
+    return spec
+
+
+def container(manifests: list[Manifest], role: str = "Master") -> Manifest:
+    """The training container of a role."""
+    (found,) = [c for c in pod(manifests, role)["containers"] if c["name"] == "pytorch"]
+    return dict(found)
+
+
+def config_data(manifests: list[Manifest]) -> dict[str, str]:
+    """The files that the pod sees in /etc/neva."""
+    name = job(manifests)["metadata"]["name"]
+    (found,) = [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == name]
+    return dict(found["data"])
+
+
+def raw_env(manifests: list[Manifest], role: str = "Master") -> dict[str, str]:
+    """Environment as the manifest has it; fields of the pod are left out."""
+    pairs = [(entry["name"], entry["value"]) for entry in container(manifests, role)["env"] if "value" in entry]
+    assert len(pairs) == len(dict(pairs)), "a name is set twice"
+    return dict(pairs)
+
+
+def env(manifests: list[Manifest], role: str = "Master") -> dict[str, str]:
+    """Environment as the process sees it."""
+    seen: dict[str, str] = {}
+    for name, value in raw_env(manifests, role).items():
+        seen[name] = expand(value, seen)
+    return seen
+
+
+def expand(text: str, known: dict[str, str]) -> str:
+    """The kubelet's expansion: $(NAME) of a known name, $$ is one $, everything else stays."""
+    out, at = "", 0
+    while at < len(text):
+        if text[at] == "$" and text[at + 1 : at + 2] == "$":
+            out, at = out + "$", at + 2
+        elif text.startswith("$(", at) and (end := text.find(")", at)) > 0 and text[at + 2 : end] in known:
+            out, at = out + known[text[at + 2 : end]], end + 1
+        else:
+            out, at = out + text[at], at + 1
+    return out
