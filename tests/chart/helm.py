@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from functools import cache
@@ -27,7 +28,7 @@ def tool(name: str) -> str:
 
 def parse(text: str) -> list[Manifest]:
     """All documents of a YAML stream, the empty ones left out."""
-    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]  # noqa: S506
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
 def template(
@@ -44,7 +45,8 @@ def template(
         command += ["--kube-version", kubernetes]
         if values is not None and not isinstance(values, Path):
             file = Path(folder) / "values.yaml"
-            file.write_text(values if isinstance(values, str) else yaml.safe_dump(values), encoding="utf-8")
+            text = values if isinstance(values, str) else json.dumps(values)  # PyYAML leaves "1e-3" unquoted
+            file.write_text(text, encoding="utf-8")
             values = file
         command += ["-f", str(values)] if values else []
         return subprocess.run([*command, *args], capture_output=True, text=True, check=False)

@@ -437,7 +437,9 @@ def test_g03_an_existing_claim_makes_no_objects() -> None:
     manifests = helm.render({"storage": {**sources, "scratch": {"existingClaim": "my-scratch"}}})
     assert not helm.of_kind(manifests, "PersistentVolumeClaim")
     assert not helm.of_kind(manifests, "PersistentVolume")
-    claims = {v["name"]: v["persistentVolumeClaim"] for v in helm.pod(manifests)["volumes"] if v.get("persistentVolumeClaim")}
+    claims = {
+        v["name"]: v["persistentVolumeClaim"] for v in helm.pod(manifests)["volumes"] if v.get("persistentVolumeClaim")
+    }
     assert claims == {
         "datasets": {"claimName": "my-datasets", "readOnly": True},
         "models": {"claimName": "my-models", "readOnly": True},
@@ -460,7 +462,8 @@ def test_g03_two_sources_or_none_are_refused() -> None:
     ("given", "seen"),
     [
         ("true", "true"), ("3", "3"), ('"3"', "3"), ("0.5", "0.5"), ('"NULL"', "NULL"), ('""', ""), ('"1e3"', "1e3"),
-        ("1e3", "1000"), ("false", "false"), ("0", "0"), ('"0x10"', "0x10"), ("-1", "-1"), ('"yes"', "yes"), ("'~'", "~"),
+        ("1e3", "1000"), ("false", "false"), ("0", "0"), ('"0x10"', "0x10"), ("-1", "-1"),
+        ('"yes"', "yes"), ("'~'", "~"),
     ],
 )  # fmt: skip
 def test_h01_every_env_value_is_a_string(given: str, seen: str) -> None:
@@ -479,13 +482,14 @@ def test_h02_an_unquoted_tag_is_refused() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "scheduling.nodeSelector", "scheduling.gpuType", "scheduling.gpuType.values", "scheduling.tolerations", "scheduling",
-        "scheduling.queue", "scheduling.schedulingPolicy", "scheduling.nodeExpressions", "scheduling.avoidNodes", "rdma",
-        "rdma.enabled", "rdma.resourceName", "rdma.count", "run", "run.id", "hf", "hf.home", "env", "config",
-        "podAnnotations", "podLabels", "workerLabels", "podSecurityContext", "securityContext", "serviceAccount",
-        "serviceAccount.annotations", "commonLabels", "nameOverride", "fullnameOverride", "extraVolumes",
-        "extraVolumeMounts", "image.digest", "image.pullPolicy", "image.pullSecrets", "resources.shmSize",
-        "model.architecture", "model.checkpoint", "model.tokenizer", "hostNetwork", "runPolicy.backoffLimit", "runPolicy.suspend",
+        "scheduling.nodeSelector", "scheduling.gpuType", "scheduling.gpuType.values", "scheduling.tolerations",
+        "scheduling", "scheduling.queue", "scheduling.schedulingPolicy", "scheduling.nodeExpressions",
+        "scheduling.avoidNodes", "rdma", "rdma.enabled", "rdma.resourceName", "rdma.count", "run", "run.id",
+        "hf", "hf.home", "env", "config", "podAnnotations", "podLabels", "workerLabels", "podSecurityContext",
+        "securityContext", "serviceAccount", "serviceAccount.annotations", "commonLabels", "nameOverride",
+        "fullnameOverride", "extraVolumes", "extraVolumeMounts", "image.digest", "image.pullPolicy",
+        "image.pullSecrets", "resources.shmSize", "model.architecture", "model.checkpoint", "model.tokenizer",
+        "hostNetwork", "runPolicy.backoffLimit", "runPolicy.suspend",
     ],
 )  # fmt: skip
 def test_h03_null_removes_a_default(key: str) -> None:
