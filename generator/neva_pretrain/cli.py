@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -37,7 +37,7 @@ class _Group(click.Group):
     """The one boundary that turns this package's errors into ``ERROR: ...`` lines and exit code 1."""
 
     # Imported when first used: --help and completion stay fast.
-    lazy = {
+    lazy: ClassVar[dict[str, str]] = {
         "plan": "neva_pretrain.plan_command:plan",
         "preflight": "neva_pretrain.preflight_command:preflight",
     }
@@ -81,8 +81,8 @@ class _Group(click.Group):
 @click.option("--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="A model of the catalog.")
 @click.option("--gpus-per-node", type=POSITIVE, default=8, show_default=True, metavar="N", help="GPUs of each node.")
 @click.option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size. [default: preset]")
-@click.option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline parallel size. [default: preset]")
-@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Micro batch size. [default: the preset's, or what divides]")
+@click.option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline size. [default: preset]")
+@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Micro batch size. [default: preset, or less]")
 @click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size. [default: by the batch policy]")
 @click.option(
     "--batch-policy",
@@ -93,7 +93,7 @@ class _Group(click.Group):
 )
 @click.option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps. [default: one epoch]")
 @click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
-@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: a tenth of the run]")
+@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: 1/10 run]")
 @click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
 @click.option("--gpu", type=click.Choice(GPU_KINDS), default=GPU_KINDS[0], show_default=True, help="Kind of GPU.")
 @click.option("--optimize", is_flag=True, help="Take the planner's best parallelism and micro batch.")
@@ -102,12 +102,13 @@ class _Group(click.Group):
 @click.option("--output", type=FILE, metavar="FILE", help="Write here, whole or not at all. [default: stdout]")
 @click.version_option(__version__)
 @click.pass_context
-def main(ctx: click.Context, **options: Any) -> None:
+def main(ctx: click.Context, /, **options: Any) -> None:
     """Write consistent values for the neva-pretrain chart from a number of GPUs."""
     if ctx.invoked_subcommand is not None:
         given = [n for n in options if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
         if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} stands before {ctx.invoked_subcommand}: put it after.")
+            option = f"--{given[0].replace('_', '-')}"
+            raise click.UsageError(f"{option} stands before {ctx.invoked_subcommand}: put it after.")
         return
     if options["gpus"] is None:
         raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
@@ -161,9 +162,12 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
         more = values.merge(more, chosen)
     result = values.with_site(values.from_plan(plan, model, more), site)
     verdict = judge(result, options["gpu"])
-    unsaid = [v for v in verdict.violations if not (refused and v.key in {"training.nodes", "training.globalBatchSize"})]
-    if refused or unsaid:
-        raise RefusedError([*(refused.violations if refused else ()), *unsaid])
+    broken = list(verdict.violations)
+    if refused:  # nodes were rounded to judge the rest: what hangs on them says nothing
+        broken = [v for v in broken if v.key not in {"training.nodes", "training.globalBatchSize"}]
+        broken = [*refused.violations, *broken]
+    if broken:
+        raise RefusedError(broken)
     warnings = list(verdict.warnings)
     if not options["optimize"]:
         warnings += possible_gain(setup_of(values.complete(result), options["gpu"]))

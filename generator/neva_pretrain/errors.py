@@ -46,6 +46,7 @@ class RefusedError(NevaError):
         self.violations = tuple(violations)
 
     def lines(self) -> list[str]:
+        """Return one sentence for each broken rule."""
         return [str(v) for v in self.violations]
 
 

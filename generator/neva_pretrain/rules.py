@@ -1,7 +1,7 @@
 """All rules between values, in the order and the words of the chart's ``templates/_validate.tpl``.
 
 Each ``check_*`` function has its twin of that name in the chart; a property test holds the two equal. What one value
-alone can tell is in ``values.schema.json``. The functions take complete values: a file merged over the chart's defaults.
+alone can tell is in ``values.schema.json``. The functions take complete values: a file over the chart's defaults.
 """
 
 from __future__ import annotations
@@ -152,7 +152,10 @@ def check_training(values: Values) -> Iterator[Violation]:
     if t["minLearningRate"] > t["learningRate"]:
         rate = text(t["learningRate"])
         yield Violation(
-            "training.minLearningRate", text(t["minLearningRate"]), f"must be at most learningRate ({rate})", f"use {rate}"
+            "training.minLearningRate",
+            text(t["minLearningRate"]),
+            f"must be at most learningRate ({rate})",
+            f"use {rate}",
         )
     if plan.nodes > 1 and values["fabric"] == "none":
         yield Violation("fabric", "none", f"must name the network of {plan.nodes} nodes", "use ib, roce, efa or tcp")
@@ -298,7 +301,10 @@ def check_pods(values: Values) -> Iterator[Violation]:
     memory, shm = values["resources"]["memory"], values["resources"].get("shmSize")
     if shm and quantity(shm) > quantity(memory):
         yield Violation(
-            "resources.shmSize", shm, f"must be at most resources.memory ({memory}), which it counts against", "use less"
+            "resources.shmSize",
+            shm,
+            f"must be at most resources.memory ({memory}), which it counts against",
+            "use less",
         )
     backoff = values["runPolicy"].get("backoffLimit")
     if values["restartPolicy"] == "Never" and backoff:

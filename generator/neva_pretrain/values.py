@@ -90,28 +90,31 @@ def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
     path = error.json_path.removeprefix("$").removeprefix(".")
+    part: Any = error.schema
+    limit: Any = error.validator_value
+    instance: Any = error.instance
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        for key in sorted(set(error.instance) - set(known)):
+        known = list(part["properties"])
+        for key in sorted(set(instance) - set(known)):
             close = difflib.get_close_matches(key, known, n=1)
             fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
-            yield Violation(f"{path}.{key}".removeprefix("."), text(error.instance[key]), "must be a known key", fix)
+            yield Violation(f"{path}.{key}".removeprefix("."), text(instance[key]), "must be a known key", fix)
     elif error.validator == "required":
-        missing = sorted(set(error.validator_value) - set(error.instance))
+        missing = sorted(set(limit) - set(instance))
         for key in missing:
             yield Violation(f"{path}.{key}".removeprefix("."), "nothing", "must be set", "leave the default, or set it")
     else:
         rules = {
-            "type": f"must be of type {_words(error.validator_value)}",
-            "enum": f"must be one of {_words(error.validator_value)}",
-            "minimum": f"must be at least {error.validator_value}",
-            "maximum": f"must be at most {error.validator_value}",
-            "exclusiveMinimum": f"must be more than {error.validator_value}",
-            "maxLength": f"must have at most {error.validator_value} characters",
-            "pattern": f"must match {error.validator_value}",
+            "type": f"must be of type {_words(limit)}",
+            "enum": f"must be one of {_words(limit)}",
+            "minimum": f"must be at least {limit}",
+            "maximum": f"must be at most {limit}",
+            "exclusiveMinimum": f"must be more than {limit}",
+            "maxLength": f"must have at most {limit} characters",
+            "pattern": f"must match {limit}",
         }
-        got = error.instance if isinstance(error.instance, str) else text(error.instance)
-        description = error.schema.get("description", "see values.schema.json")
+        got = instance if isinstance(instance, str) else text(instance)
+        description = part.get("description", "see values.schema.json")
         rule = rules.get(str(error.validator), f"must hold for the schema's {error.validator}")
         yield Violation(path or "values", got[:80] or '""', rule, description)
 
