@@ -3,11 +3,14 @@
 # ConfigMap; no value is ever part of a shell line.
 #   PET_*           the operator's: nodes, node rank, master, port; torchrun reads them by itself
 #   NEVA_*          the chart's, see templates/_pod.tpl
-# Exit codes: 64 wrong environment, 69 master not reachable, else torchrun's.
+# Exit codes: 64 wrong environment, 69 master not reachable, 143 told to stop before torchrun ran, else
+# torchrun's.
 set -euo pipefail
 
 say() { printf 'neva: %s\n' "$*" >&2; }
 stop() { local code=$1; shift; say "ERROR: $*"; exit "$code"; }
+# bash is PID 1 here, and the kernel drops signals that PID 1 has no handler for.
+trap 'exit 143' TERM INT
 
 nodes=${NEVA_NODES:?}
 processes=${NEVA_GPUS_PER_NODE:?}
@@ -72,6 +75,7 @@ for name in ("torch", "nemo_toolkit", "megatron_core", "transformer_engine", "tr
         settings["versions"][name] = None
 json.dump(settings, sys.stdout, indent=2, sort_keys=True)
 PYTHON
+  chmod '=rw' "$temporary" # mktemp's 0600 is for no one else; this is what umask allows
   mv -f "$temporary" "$record"
 fi
 
@@ -88,11 +92,16 @@ say "node $rank of $nodes: torchrun ${arguments[*]}"
 # Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06).
 mkdir -p "$results/logs"
 log=$results/logs/node-$(printf '%05d' "$rank").log
-torchrun "${arguments[@]}" > >(exec tee -a "$log") 2>&1 &
+exec 3> >(exec tee -a "$log")
+writer=$!
+torchrun "${arguments[@]}" >&3 2>&1 3>&- &
 child=$!
-# bash is PID 1 here: hand signals on, so that torchrun can stop its workers.
+exec 3>&-
+# Hand signals on, so that torchrun can stop its workers.
 trap 'kill -TERM "$child" 2>/dev/null' TERM INT
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
+# The end of PID 1 would cut off the log's last lines, the ones that tell why; an orphan that holds it open may not stay.
+for (( i = 0; i < 100; i++ )); do kill -0 "$writer" 2>/dev/null || break; sleep 0.1; done
 exit "$code"

@@ -1,0 +1,411 @@
+"""launch.sh for real, between stand-ins of nvidia-smi and torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files" / "launch.sh"
+
+NVIDIA_SMI = """#!/bin/bash
+for ((i = 0; i < ${FAKE_GPUS:-8}; i++)); do echo "GPU $i: stand-in (UUID: GPU-$i)"; done
+"""
+
+# Writes what it was given, then does what FAKE_DO says.
+TORCHRUN = """#!/usr/bin/env python3
+import json, os, signal, sys, time
+rank = os.environ.get("PET_NODE_RANK", os.environ.get("RANK", "0"))
+report = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
+json.dump(report, open(os.path.join(os.environ["FAKE_OUT"], f"report-{rank}.json"), "w"))
+do = os.environ.get("FAKE_DO", "")
+if do == "wait":
+    def stop(number, frame):
+        print("stand-in: told to stop", flush=True)
+        time.sleep(0.5)
+        print("stand-in: stopped", flush=True)
+        sys.exit(7)
+    signal.signal(signal.SIGTERM, stop)
+    print("stand-in: ready", flush=True)
+    time.sleep(60)
+elif do == "talk":
+    for i in range(100000):
+        print(f"line {i}")
+    print("the last line", file=sys.stderr)
+elif do == "orphan":
+    import subprocess
+    subprocess.Popen(["sleep", "60"])
+print(f"stand-in: rank {rank}")
+sys.exit(int(os.environ.get("FAKE_EXIT", "0")))
+"""
+
+
+class World:
+    """A node's file system and environment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.bin = root / "bin"
+        self.config = root / "config"
+        self.results = root / "results" / "run"
+        self.out = root / "out"
+        self.cwd = root / "cwd"
+        for folder in (self.bin, self.config, self.results.parent, self.out, self.cwd):
+            folder.mkdir(parents=True)
+        for name, text in (("nvidia-smi", NVIDIA_SMI), ("torchrun", TORCHRUN)):
+            (self.bin / name).write_text(text)
+            (self.bin / name).chmod(0o755)
+        (self.config / "settings.json").write_text(json.dumps({"run": {"id": "first"}, "training": {"nodes": 1}}))
+        (self.config / "neva_pretrain.yaml").write_text("name: nemo_neva\n")
+
+    def env(self, rank: int | None = None, nodes: int = 1, **more: str | None) -> dict[str, str]:
+        """Environment as the chart and the operator set it; None takes a name away."""
+        env: dict[str, str | None] = {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "HOME": str(self.root),
+            "FAKE_OUT": str(self.out),
+            "TMPDIR": str(self.root / "scratch" / "tmp"),
+            "HF_HOME": str(self.root / "scratch" / "huggingface"),
+            "NEVA_NODES": str(nodes),
+            "NEVA_GPUS_PER_NODE": "8",
+            "NEVA_RESULTS_DIR": str(self.results),
+            "NEVA_WORK_DIR": str(self.root / "scratch" / f"work-{rank or 0}"),
+            "NEVA_CONFIG_DIR": str(self.config),
+            "NEVA_ENTRYPOINT": "/opt/neva_pretrain.py",
+            "NEVA_RDMA": "0",
+            "NEVA_WAIT_SECONDS": "5",
+        }
+        if shutil.which("python3", path="/usr/bin:/bin") is None:
+            (self.bin / "python3").symlink_to(sys.executable)
+        if rank is not None:
+            env |= {"PET_NODE_RANK": str(rank), "RANK": str(rank), "PET_NNODES": str(nodes)}
+        env |= more
+        return {name: value for name, value in env.items() if value is not None}
+
+    def run(self, env: dict[str, str], *prefix: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run the script to its end."""
+        options = {"cwd": self.cwd, "timeout": 60, **options}
+        command = [*prefix, "/bin/bash", str(LAUNCH)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, **options)
+
+    def start(self, env: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
+        """Start the script in a process group of its own."""
+        with output.open("wb") as file:
+            return subprocess.Popen(
+                ["/bin/bash", str(LAUNCH)], env=env, cwd=self.cwd, stdout=file, stderr=file, start_new_session=True
+            )
+
+    def report(self, rank: int = 0) -> dict[str, Any]:
+        """What the stand-in of torchrun saw."""
+        seen: dict[str, Any] = json.loads((self.out / f"report-{rank}.json").read_text())
+        return seen
+
+    def started(self) -> bool:
+        return any(self.out.iterdir())
+
+    def log(self, rank: int) -> str:
+        return (self.results / "logs" / f"node-{rank:05d}.log").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def master() -> Iterator[dict[str, str | None]]:
+    """A listening master, as environment."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        port = str(server.getsockname()[1])
+        yield {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
+
+
+def test_shellcheck_is_content() -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    command = [str(shellcheck) if shellcheck.exists() else "shellcheck", str(LAUNCH)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("world_size", ["128", "16"])
+def test_a04_nodes_come_from_the_configuration(world: World, master: dict[str, str | None], world_size: str) -> None:
+    done = world.run(world.env(3, 16, WORLD_SIZE=world_size, **master))
+    assert done.returncode == 0, done.stderr
+    assert world.report(3)["argv"] == [
+        "--nnodes=16",
+        "--node-rank=3",
+        "--nproc-per-node=8",
+        "/opt/neva_pretrain.py",
+        f"--config-path={world.config}",
+        "--config-name=neva_pretrain.yaml",
+        f"hydra.run.dir={world.root}/scratch/work-3",
+        "hydra.output_subdir=null",
+    ]
+
+
+def test_a04_other_replicas_than_the_configuration_are_refused(world: World) -> None:
+    done = world.run(world.env(3, 16, PET_NNODES="8"))
+    assert done.returncode == 64
+    assert "PET_NNODES: got 8;" in done.stderr
+    assert "16" in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize("gpus", ["0", "7", "9"])
+def test_a05_another_number_of_gpus_is_refused(world: World, gpus: str) -> None:
+    done = world.run(world.env(0, FAKE_GPUS=gpus, NODE_NAME="node-a"))
+    assert done.returncode == 64
+    assert f"GPUs: got {gpus} visible on node-a;" in done.stderr
+    assert "(8)" in done.stderr
+    assert not world.started()
+
+
+def test_a05_a_node_without_nvidia_smi_is_refused(world: World) -> None:
+    (world.bin / "nvidia-smi").unlink()
+    done = world.run(world.env(0))
+    assert done.returncode == 64
+    assert "GPUs: got 0" in done.stderr
+
+
+def test_b01_the_wait_for_a_name_is_bounded(world: World) -> None:
+    begin = time.monotonic()
+    done = world.run(world.env(1, 2, MASTER_ADDR="no-such.invalid", MASTER_PORT="23456", NEVA_WAIT_SECONDS="3"))
+    assert done.returncode == 69
+    assert time.monotonic() - begin < 12
+    assert "no-such.invalid:23456" in done.stderr
+    assert "limit rendezvous.waitSeconds 3" in done.stderr
+    assert not world.started()
+
+
+def test_b01_the_port_may_open_later_than_the_worker_starts(world: World, tmp_path: Path) -> None:
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        port = str(late.getsockname()[1])
+        process = world.start(
+            world.env(1, 2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NEVA_WAIT_SECONDS="30"), tmp_path / "output"
+        )
+        time.sleep(1.5)
+        assert process.poll() is None
+        assert not world.started()
+        late.listen()
+        assert process.wait(20) == 0
+    assert "the master answers" in (tmp_path / "output").read_text()
+
+
+def test_b01_the_operators_address_wins(world: World, master: dict[str, str | None]) -> None:
+    done = world.run(world.env(1, 2, **{**master, "MASTER_ADDR": "no-such.invalid"}))
+    assert done.returncode == 0, done.stderr
+
+
+def test_b04_a_node_without_rank_does_not_become_rank_0(world: World) -> None:
+    done = world.run(world.env(None, 2))
+    assert done.returncode == 64
+    assert "PET_NODE_RANK: not set" in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize("rank", ["2", "-1", "x", "1; touch /tmp/never"])
+def test_b04_a_rank_outside_the_job_is_refused(world: World, rank: str) -> None:
+    done = world.run(world.env(0, 2, PET_NODE_RANK=rank))
+    assert done.returncode == 64
+    assert f"PET_NODE_RANK: got {rank};" in done.stderr
+
+
+def test_b04_one_node_needs_no_rank(world: World) -> None:
+    done = world.run(world.env(None, 1))
+    assert done.returncode == 0, done.stderr
+    assert "--node-rank=0" in world.report()["argv"]
+
+
+def test_b04_rank_alone_is_enough(world: World, master: dict[str, str | None]) -> None:
+    done = world.run(world.env(3, 4, PET_NODE_RANK=None, **master))
+    assert done.returncode == 0, done.stderr
+    assert "--node-rank=3" in world.report(3)["argv"]
+
+
+@contextlib.contextmanager
+def world_of_a_user() -> Iterator[tuple[World, dict[str, int]]]:
+    """A world that belongs to a user other than root, and options to run as that user."""
+    options: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        world = World(Path(folder))
+        if os.getuid() == 0:
+            options = {"user": 65534, "group": 65534, "extra_groups": []}
+            for path in [Path(folder), *Path(folder).rglob("*")]:
+                os.chown(path, 65534, 65534, follow_symlinks=False)
+            for parent in LAUNCH.parents:
+                if not parent.stat().st_mode & 0o001:
+                    pytest.skip(f"{parent} is closed to other users")
+        yield world, options
+
+
+LIMITED = ("/bin/bash", "-c", 'ulimit -l 64 && exec "$@"', "_")
+
+
+def test_c02_a_finite_memlock_limit_of_a_user_is_refused_with_rdma() -> None:
+    with world_of_a_user() as (world, user):
+        done = world.run(world.env(0, NEVA_RDMA="1"), *LIMITED, **user)
+        assert done.returncode == 64, done.stderr
+        assert "memlock limit: 64" in done.stderr
+        assert "memlock: got 64 KiB as uid" in done.stderr
+        assert not world.started()
+
+
+def test_c02_without_rdma_the_limit_does_not_matter() -> None:
+    with world_of_a_user() as (world, user):
+        done = world.run(world.env(0, NEVA_RDMA="0"), *LIMITED, **user)
+        assert done.returncode == 0, done.stderr
+        assert "memlock limit: 64" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="IPC_LOCK works for root")
+def test_c02_root_may_have_a_finite_limit(world: World) -> None:
+    done = world.run(world.env(0, NEVA_RDMA="1"), *LIMITED)
+    assert done.returncode == 0, done.stderr
+
+
+def test_g04_a_results_folder_that_cannot_be_made_is_told() -> None:
+    with world_of_a_user() as (world, user):
+        world.results.parent.chmod(0o555)
+        done = world.run(world.env(0), **user)
+        assert done.returncode == 64
+        assert f"{world.results}: cannot be made as uid" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["^ibs,lo", "=eth0", "mlx5_0:1,mlx5_3:1", "$(x) `y` \"z\" 'w' \\ ;#", ""])
+def test_c03_the_environment_reaches_the_training_process(world: World, value: str) -> None:
+    done = world.run(world.env(0, NCCL_SOCKET_IFNAME=value))
+    assert done.returncode == 0, done.stderr
+    assert world.report()["env"]["NCCL_SOCKET_IFNAME"] == value
+
+
+def test_h08_values_are_never_run(world: World) -> None:
+    name = f"a b $(touch {world.root}/never) `touch {world.root}/never` ; touch {world.root}/never #"
+    world.results = world.root / "results" / name.replace("/", "_")
+    done = world.run(world.env(0, NEVA_ENTRYPOINT=f"/opt/{name}"))
+    assert done.returncode == 0, done.stderr
+    assert f"/opt/{name}" in world.report()["argv"]
+    assert not (world.root / "never").exists()
+    assert (world.results / "run.json").exists()
+
+
+def test_d16_the_working_folder_may_be_read_only() -> None:
+    with world_of_a_user() as (world, user):
+        world.cwd.chmod(0o555)
+        done = world.run(world.env(0), **user)
+        assert done.returncode == 0, done.stderr
+        assert world.report()["cwd"] == str(world.root / "scratch" / "work-0")
+        assert not any(world.cwd.iterdir())
+
+
+def test_g04_sixteen_nodes_start_in_one_folder(world: World, master: dict[str, str | None], tmp_path: Path) -> None:
+    shared = {"NEVA_WORK_DIR": str(tmp_path / "scratch" / "work"), "NEVA_WAIT_SECONDS": "60", **master}
+    outputs = [tmp_path / f"output-{rank}" for rank in range(16)]
+    running = [world.start(world.env(rank, 16, **shared), outputs[rank]) for rank in range(16)]
+    assert [process.wait(60) for process in running] == [0] * 16, [o.read_text() for o in outputs]
+    assert sorted(path.name for path in world.results.iterdir()) == ["logs", "run.json"]
+    assert sorted(path.name for path in (world.results / "logs").iterdir()) == [f"node-{r:05d}.log" for r in range(16)]
+    for rank in range(16):
+        assert world.log(rank) == f"stand-in: rank {rank}\n"
+        assert f"--node-rank={rank}" in world.report(rank)["argv"]
+
+
+def test_the_record_is_written_by_node_0_only(world: World, master: dict[str, str | None]) -> None:
+    assert world.run(world.env(1, 2, **master)).returncode == 0
+    assert not (world.results / "run.json").exists()
+    assert world.run(world.env(0, 2, **master)).returncode == 0
+    record = json.loads((world.results / "run.json").read_text())
+    assert record["run"] == {"id": "first"}
+    assert set(record["versions"]) >= {"python", "torch", "nemo_toolkit"}
+    assert not [path for path in world.results.iterdir() if path.name.startswith(".")]
+
+
+def test_the_record_can_be_read_by_others(world: World) -> None:
+    assert world.run(world.env(0), umask=0o022).returncode == 0
+    assert (world.results / "run.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_later_run_appends_to_the_log_and_replaces_the_record(world: World) -> None:
+    for _ in range(2):
+        assert world.run(world.env(0)).returncode == 0
+    assert world.log(0) == "stand-in: rank 0\n" * 2
+    json.loads((world.results / "run.json").read_text())
+
+
+@pytest.mark.parametrize("code", [1, 3, 137])
+def test_the_exit_code_is_torchruns(world: World, code: int) -> None:
+    assert world.run(world.env(0, FAKE_EXIT=str(code))).returncode == code
+
+
+def test_torchrun_sees_no_flags_of_another_rendezvous(world: World) -> None:
+    world.run(world.env(0))
+    assert not [argument for argument in world.report()["argv"] if "rdzv" in argument or "master" in argument]
+
+
+def test_the_log_is_whole_when_the_container_ends(world: World, tmp_path: Path) -> None:
+    slow = world.bin / "tee"
+    slow.write_text(f'#!/bin/bash\ncat >"$TMPDIR/late"\nsleep 1\nexec {shutil.which("tee")} "$@" <"$TMPDIR/late"\n')
+    slow.chmod(0o755)
+    process = world.start(world.env(0, FAKE_DO="talk", FAKE_EXIT="1"), tmp_path / "output")
+    assert process.wait(60) == 1
+    # The end of process 1 is the end of every process of a container.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for text in (world.log(0), (tmp_path / "output").read_text()):
+        assert "line 99999\n" in text
+        assert "the last line\n" in text
+        assert text.endswith("stand-in: rank 0\n")
+
+
+def test_an_orphan_of_torchrun_does_not_hold_the_pod(world: World, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    process = world.start(world.env(0, FAKE_DO="orphan", FAKE_EXIT="4"), tmp_path / "output")
+    assert process.wait(40) == 4
+    assert time.monotonic() - begin < 20
+    os.killpg(process.pid, signal.SIGKILL)
+    assert "stand-in: rank 0" in world.log(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_torchrun_and_waits_for_it(world: World, tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "output"
+    process = world.start(world.env(0, FAKE_DO="wait"), output)
+    deadline = time.monotonic() + 20
+    while "stand-in: ready" not in output.read_text():
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(20) == 7
+    assert "stand-in: stopped" in world.log(0)
+
+
+def test_a_signal_ends_the_wait_for_the_master_even_for_pid_1(world: World, tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to make a PID namespace")
+    output = tmp_path / "output"
+    env = world.env(1, 2, MASTER_ADDR="127.0.0.1", MASTER_PORT="1", NEVA_WAIT_SECONDS="60")
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*unshare, "/bin/bash", str(LAUNCH)], env=env, cwd=world.cwd, stdout=file, stderr=file
+        )
+    time.sleep(1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    try:
+        assert process.wait(10) == 143
+    finally:
+        process.kill()
+        process.wait()
