@@ -148,9 +148,7 @@ def _copy_writable(source: Path, target: Path) -> None:
 
 def _module_folder(group: Group) -> Path:
     command = ["go", "mod", "download", "-json", f"{group.module}@{group.version}"]
-    done = subprocess.run(
-        command, cwd=group.folder, env=_go_env(), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=group.folder, env=_go_env(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ToolError(f"{group.name} {group.version}: {done.stderr.strip() or done.stdout}")
     return Path(json.loads(done.stdout)["Dir"])

@@ -155,9 +155,7 @@ def convert(node: Schema, *, closed: bool = True) -> Schema:
     if "items" in node:
         out["items"] = convert(node["items"], closed=closed)
     if "properties" in node:
-        out["properties"] = {
-            name: convert(value, closed=closed) for name, value in node["properties"].items()
-        }
+        out["properties"] = {name: convert(value, closed=closed) for name, value in node["properties"].items()}
     extra = node.get("additionalProperties")
     if isinstance(extra, dict):
         out["additionalProperties"] = convert(extra, closed=closed)

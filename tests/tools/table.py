@@ -169,9 +169,7 @@ GROUPS: dict[str, Group] = {
             "sigs.k8s.io/scheduler-plugins",
             (
                 Tool("scheduler-plugins-scheduler", "sigs.k8s.io/scheduler-plugins/cmd/scheduler"),
-                Tool(
-                    "scheduler-plugins-controller", "sigs.k8s.io/scheduler-plugins/cmd/controller"
-                ),
+                Tool("scheduler-plugins-controller", "sigs.k8s.io/scheduler-plugins/cmd/controller"),
             ),
             manifests=("config/crd",),
         ),

@@ -17,8 +17,7 @@ from tests.tools.schemas import KINDS, KUBERNETES, convert
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 LOCATIONS = (
-    f"{SCHEMAS}/kubernetes/{{{{.NormalizedKubernetesVersion}}}}"
-    "/{{.ResourceKind}}{{.KindSuffix}}.json",
+    f"{SCHEMAS}/kubernetes/{{{{.NormalizedKubernetesVersion}}}}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",
     f"{SCHEMAS}/crds/{{{{.Group}}}}/{{{{.ResourceKind}}}}_{{{{.ResourceAPIVersion}}}}.json",
 )
 
@@ -93,9 +92,7 @@ def _bad_label(job: dict[str, Any]) -> None:
     job["metadata"]["labels"]["gpus"] = 8
 
 
-@pytest.mark.parametrize(
-    "spoil", [_int_nproc, _unknown_field, _unknown_pod_field, _bad_quantity, _bad_label]
-)
+@pytest.mark.parametrize("spoil", [_int_nproc, _unknown_field, _unknown_pod_field, _bad_quantity, _bad_label])
 def test_a_mistake_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
     job = copy.deepcopy(PYTORCH_JOB)
     spoil(job)

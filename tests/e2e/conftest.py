@@ -1,0 +1,27 @@
+"""Fixtures of the end-to-end tests: one local control plane for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from tests.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Sixteen simulated nodes with eight GPUs each, and the real training operator."""
+    with Sandbox.up(folder=tmp_path_factory.mktemp("sandbox"), nodes=16) as box:
+        yield box
+
+
+@pytest.fixture
+def namespace(sandbox: Sandbox) -> Iterator[str]:
+    """Make a namespace of the test's own; its GPUs are free again once the test is over."""
+    name = f"test-{uuid4().hex[:8]}"
+    sandbox.kubectl("create", "namespace", name)
+    yield name
+    sandbox.kubectl("delete", "pytorchjobs,jobs,pods", "--all", "-n", name)
+    sandbox.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,163 @@
+"""What all operators need to run on the host: reachable, certified webhooks and a ready check."""
+
+from __future__ import annotations
+
+import base64
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
+
+from tests import tools
+
+if TYPE_CHECKING:
+    from tests.sandbox.cluster import Sandbox
+
+Object = dict[str, Any]
+
+
+class Operator(ABC):
+    """One program beside the control plane. ``launch`` all of them, then ``await_ready`` each."""
+
+    name: ClassVar[str]
+    tools: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def launch(self, box: Sandbox) -> None:
+        """Create what it needs in the cluster and start it."""
+
+    @abstractmethod
+    def await_ready(self, box: Sandbox) -> None:
+        """Return once it does its work."""
+
+
+class WebhookOperator(Operator):
+    """An operator with admission webhooks that makes its own certificate.
+
+    In a cluster the API server reaches the webhook through a Service, and the certificate comes to
+    the operator as a mounted Secret. Here the Service is an ExternalName for localhost with the
+    port that the operator listens on, and we play kubelet: the Secret's files are written where
+    the operator reads them, below a TMPDIR of its own. TLS is real and verified.
+    """
+
+    group: ClassVar[str]
+    namespace: ClassVar[str]
+    service: ClassVar[str]
+    secret: ClassVar[str]
+
+    @abstractmethod
+    def crds(self) -> list[Object]:
+        """Return the operator's own CRDs."""
+
+    @abstractmethod
+    def webhooks(self, box: Sandbox) -> list[Object]:
+        """Return the webhook configurations, named as the operator expects."""
+
+    @abstractmethod
+    def run(self, box: Sandbox, *, webhook: int, probe: int) -> None:
+        """Start the program with these ports."""
+
+    def launch(self, box: Sandbox) -> None:
+        """Create CRDs, Service, Secret and webhooks, and start the program."""
+        from tests.sandbox.process import free_ports
+
+        webhook, probe = free_ports(2)
+        box.create([*self.crds(), {"apiVersion": "v1", "kind": "Namespace", **_named(self.namespace)}])
+        configurations = self.webhooks(box)
+        for entry in _webhook_entries(configurations):
+            service = entry["clientConfig"]["service"]
+            service.update(name=self.service, namespace=self.namespace, port=webhook)
+        box.create(
+            [
+                {
+                    "apiVersion": "v1",
+                    "kind": "Service",
+                    **_named(self.service, self.namespace),
+                    "spec": {
+                        "type": "ExternalName",
+                        "externalName": "localhost",
+                        "ports": [{"port": webhook}],
+                    },
+                },
+                {"apiVersion": "v1", "kind": "Secret", **_named(self.secret, self.namespace)},
+                *configurations,
+            ]
+        )
+        (self.folder(box) / "probe").parent.mkdir(parents=True, exist_ok=True)
+        (self.folder(box) / "probe").write_text(str(probe), encoding="utf-8")
+        self.run(box, webhook=webhook, probe=probe)
+
+    def await_ready(self, box: Sandbox) -> None:
+        """Hand the operator its certificate and wait until it and its webhooks answer."""
+        box.wait(lambda: self._mount_certificate(box), f"{self.name}: certificate")
+        probe = (self.folder(box) / "probe").read_text(encoding="utf-8")
+        url = f"http://127.0.0.1:{probe}/readyz"
+        box.wait(lambda: _answers(url), f"{self.name}: ready")
+        box.wait(lambda: self._certified(box), f"{self.name}: webhooks certified")
+
+    def folder(self, box: Sandbox) -> Path:
+        """Return the operator's own folder; its TMPDIR."""
+        return box.folder / "operators" / self.name
+
+    def env(self, box: Sandbox) -> dict[str, str]:
+        """Return the environment in which its webhook finds its certificate."""
+        return {"TMPDIR": str(self.folder(box))}
+
+    def manifests(self, *parts: str) -> Path:
+        """Return a path in the operator's own manifests."""
+        return tools.manifests(self.group).joinpath(*parts)
+
+    def kustomize(self, box: Sandbox, *parts: str) -> list[Object]:
+        """Build one of the operator's kustomizations."""
+        return documents(box.kubectl("kustomize", str(self.manifests(*parts))))
+
+    def _mount_certificate(self, box: Sandbox) -> bool:
+        data = box.get("secret", self.secret, namespace=self.namespace).get("data") or {}
+        if not data.get("tls.crt"):
+            return False
+        folder = self.folder(box) / "k8s-webhook-server" / "serving-certs"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in data.items():
+            (folder / name).write_bytes(base64.b64decode(value))
+        return True
+
+    def _certified(self, box: Sandbox) -> bool:
+        found = box.get("validatingwebhookconfigurations,mutatingwebhookconfigurations")["items"]
+        ours = [
+            entry
+            for entry in _webhook_entries(found)
+            if entry["clientConfig"]["service"]["namespace"] == self.namespace
+            and entry["clientConfig"]["service"]["name"] == self.service
+        ]
+        return bool(ours) and all(entry["clientConfig"].get("caBundle") for entry in ours)
+
+
+def documents(text: str) -> list[Object]:
+    """Parse a stream of YAML documents, leaving empty ones out."""
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def files(folder: Path, pattern: str = "*.yaml") -> list[Object]:
+    """Parse every file of a folder that is a resource."""
+    texts = (file.read_text(encoding="utf-8") for file in sorted(folder.glob(pattern)))
+    return [document for text in texts for document in documents(text)]
+
+
+def _named(name: str, namespace: str | None = None) -> Object:
+    return {"metadata": {"name": name, **({"namespace": namespace} if namespace else {})}}
+
+
+def _webhook_entries(configurations: Iterable[Object]) -> list[Object]:
+    return [entry for one in configurations for entry in one.get("webhooks", [])]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own loopback URL
+            return bool(response.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False

@@ -1,0 +1,123 @@
+"""Start processes and find and stop exactly those again.
+
+Every process of a sandbox carries the sandbox's folder in its environment, and so does whatever it
+starts itself. A process is found by that mark and signalled through a pidfd, so a recycled pid can
+never be mistaken for one of ours, no list of pids can go stale, and a sandbox whose owner was
+killed can still be cleaned up completely.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "NEVA_SANDBOX"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One live process of a sandbox."""
+
+    pid: int
+    command: str
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Environment of everything that a sandbox starts: ours, marked."""
+    return {**os.environ, MARK: str(folder)}
+
+
+def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str]) -> int:
+    """Start a program in a session of its own, its output in ``log``; returns the pid."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(env),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def find(folder: Path) -> list[Process]:
+    """List the live processes of the sandbox in ``folder``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _is_ours(int(entry.name), folder):
+            with contextlib.suppress(OSError):
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+                found.append(Process(int(entry.name), Path(os.fsdecode(argv[0])).name))
+    return sorted(found, key=lambda process: process.pid)
+
+
+def stop(folder: Path, timeout: float = 10) -> list[Process]:
+    """Kill every process of the sandbox and return them; state is thrown away, so no grace."""
+    deadline = time.monotonic() + timeout
+    stopped: list[Process] = []
+    while processes := find(folder):  # again, for what a dying process had just started
+        for process in processes:
+            if _kill(process.pid, folder, max(0.0, deadline - time.monotonic())):
+                stopped.append(process)
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{process.command} ({process.pid})" for process in processes)
+            raise TimeoutError(f"still running after {timeout:.0f} s: {names}")
+    return stopped
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # another user's, or gone
+        return False
+    return os.fsencode(f"{MARK}={folder}") in variables
+
+
+def _kill(pid: int, folder: Path, timeout: float) -> bool:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not _is_ours(pid, folder):  # asked again now that the handle pins the process
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], timeout)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # reap it when it is our own child
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Pick free loopback ports below the range that the kernel gives to outgoing connections."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        port = random.randrange(20000, 32000)  # noqa: S311 - not a secret
+        if port not in chosen and _is_free(port):
+            chosen.append(port)
+    return chosen
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
