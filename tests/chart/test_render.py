@@ -589,3 +589,32 @@ def test_h08_nasty_values_arrive_unchanged() -> None:
 def test_h08_an_interpolation_is_refused() -> None:
     assert helm.render_fails({"model": {"llmPath": "/models/preset/${oc.env:X}"}})
     assert helm.render_fails({"model": {"llmPath": "/models/preset/a\nb"}})
+
+
+@pytest.mark.parametrize("word", ["true", "null", "on", "y", "123", "1e3", "0x1f"])
+def test_a_name_that_yaml_reads_as_something_else_stays_a_string(word: str) -> None:
+    values = {
+        "nameOverride": word,
+        "run": {"id": word},
+        "serviceAccount": {"name": word},
+        "image": {"pullSecrets": [word]},
+        "storage": {"results": {"existingClaim": word, "gpfs": {"nodePath": None}}},
+        "commonLabels": {"word": word},
+        "podLabels": {"word": word},
+        "scheduling": {"priorityClassName": word, "schedulerName": word, "queue": {"name": word}},
+    }
+    release = word if DNS_1035.fullmatch(word) else "neva"
+    manifests = helm.render(values, release=release, namespace=word)
+    for manifest in manifests:
+        labels = manifest["metadata"]["labels"]
+        assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/instance"]) == (word, release)
+        assert all(isinstance(value, str) for value in labels.values())
+        assert manifest["metadata"].get("namespace", word) == word
+    assert helm.one(manifests, "ServiceAccount")["metadata"]["name"] == word
+    pod = helm.pod(manifests)
+    assert pod["serviceAccountName"] == word
+    assert pod["imagePullSecrets"] == [{"name": word}]
+    (claim,) = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "results"]
+    assert claim == word
+    claims = helm.of_kind(manifests, "PersistentVolume")
+    assert {volume["spec"]["claimRef"]["namespace"] for volume in claims} == {word}

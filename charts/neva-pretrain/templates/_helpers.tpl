@@ -13,8 +13,8 @@
 {{- end -}}
 
 {{- define "neva.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "neva.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "neva.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "neva.labels" -}}

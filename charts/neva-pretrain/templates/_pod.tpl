@@ -2,13 +2,13 @@
 {{- define "neva.pod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
 {{- $v := $root.Values -}}
-serviceAccountName: {{ include "neva.serviceAccountName" $root }}
+serviceAccountName: {{ include "neva.serviceAccountName" $root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with $v.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with $v.podSecurityContext }}
@@ -77,7 +77,7 @@ volumes:
   - name: {{ $name }}
     {{- if include "neva.storageSources" $volume | fromJsonArray }}
     persistentVolumeClaim:
-      claimName: {{ include "neva.claimName" (list $root $name) }}
+      claimName: {{ include "neva.claimName" (list $root $name) | quote }}
       {{- if include "neva.readOnly" (list $root $name) }}
       readOnly: true
       {{- end }}
