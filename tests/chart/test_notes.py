@@ -1,0 +1,77 @@
+"""NOTES.txt, which helm template leaves out: here it is rendered as the text of a ConfigMap in a copy of the chart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chart import helm
+
+FOUR_NODES: dict[str, Any] = {"training": {"nodes": 4, "globalBatchSize": 1024}}
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the chart that shows its notes."""
+    copy = tmp_path_factory.mktemp("chart") / "neva-pretrain"
+    shutil.copytree(helm.CHART, copy)
+    notes = (copy / "templates" / "NOTES.txt").read_text()
+    manifest = 'kind: Notes\ntext: {{ include "notes" . | toJson }}\n'
+    (copy / "templates" / "shown.yaml").write_text(f'{{{{- define "notes" }}}}{notes}{{{{ end }}}}{manifest}')
+    return copy
+
+
+def notes(chart: Path, values: dict[str, Any] | None = None) -> str:
+    """The notes and nothing else."""
+    return str(helm.one(helm.render(values, chart=chart), "Notes")["text"])
+
+
+def test_notes_tell_what_was_rendered_and_what_comes_next(chart: Path) -> None:
+    text = notes(chart, FOUR_NODES)
+    name = helm.job(helm.render(FOUR_NODES))["metadata"]["name"]
+    assert "llama2_7b_chat on 32 GPUs" in text
+    assert "1 master and 3 worker(s)" in text
+    for command in (
+        f"kubectl logs -f {name}-master-0 -n default",
+        f"kubectl describe pytorchjob {name}",
+        "helm uninstall neva",
+    ):
+        assert command in text
+    assert "<no value>" not in text
+    assert "e+0" not in text
+
+
+def test_a09_a10_notes_name_the_init_container_and_its_limit(chart: Path) -> None:
+    text = notes(chart, FOUR_NODES)
+    assert "--pytorch-init-container-image" in text
+    assert "100 tries of 2 s" in text
+    assert "restartPolicy Never" in text
+    assert "restartPolicy Never" not in notes(chart, {**FOUR_NODES, "restartPolicy": "OnFailure"})
+    assert "init container" not in notes(chart)
+
+
+def test_a08_notes_tell_both_timeouts(chart: Path) -> None:
+    text = notes(chart, {**FOUR_NODES, "restartPolicy": "OnFailure", "rendezvous": {"timeoutSeconds": 2000}})
+    assert "within 2000 s" in text
+    assert "1800 s" in text
+
+
+@pytest.mark.parametrize("where", ["securityContext", "podSecurityContext"])
+def test_c02_notes_warn_of_rdma_without_root(chart: Path, where: str) -> None:
+    assert "WARNING: as uid 1000 the capability IPC_LOCK" in notes(chart, {where: {"runAsUser": 1000}})
+    assert "WARNING" not in notes(chart, {where: {"runAsUser": 1000}, "fabric": "tcp"})
+    assert "WARNING" not in notes(chart)
+
+
+def test_c02_the_containers_user_wins_over_the_pods(chart: Path) -> None:
+    values = {"podSecurityContext": {"runAsUser": 1000}, "securityContext": {"runAsUser": 0}}
+    assert "WARNING" not in notes(chart, values)
+    assert "WARNING" in notes(chart, {"podSecurityContext": {"runAsUser": 0}, "securityContext": {"runAsUser": 5}})
+
+
+def test_d13_notes_say_that_a_checkpoint_is_the_projector_only(chart: Path) -> None:
+    assert "projector only" in notes(chart)
+    assert "no checkpoint is saved" in notes(chart, {"checkpoint": {"enabled": False}})
