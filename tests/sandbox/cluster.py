@@ -87,9 +87,12 @@ class Sandbox:
             box.create(_documents(STAGES.read_text(encoding="utf-8")) + _node_stages())
             say(f"nodes: {nodes} with {gpus_per_node} GPUs")
             box._create_nodes()
+            box._create_crds([crd for operator in operators for crd in operator.crds()])
             for operator in operators:
                 say(f"operator: {operator.name}")
                 operator.launch(box)
+            for operator in operators:
+                operator.mount(box)
             for operator in operators:
                 operator.await_ready(box)
                 say(f"ready: {operator.name}")
@@ -141,6 +144,7 @@ class Sandbox:
         return {
             **process.environment(self.folder),
             "KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(self.folder / "kubectl-cache"),
             "HELM_CACHE_HOME": str(home / "cache"),
             "HELM_CONFIG_HOME": str(home / "config"),
             "HELM_DATA_HOME": str(home / "data"),
@@ -200,6 +204,8 @@ class Sandbox:
             try:
                 if condition():
                     return
+            except ProcessLookupError as error:
+                raise SandboxError(str(error)) from None
             except (SandboxError, OSError) as error:
                 last = f" ({error})"
             if time.monotonic() > deadline:
@@ -325,6 +331,24 @@ class Sandbox:
         batches = [objects[start : start + NODES_PER_REQUEST] for start in range(0, len(objects), NODES_PER_REQUEST)]
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(self.create, batches))
+
+    def _create_crds(self, crds: Sequence[Object]) -> None:
+        """Create CRDs and wait until the API server serves them all; operators exit otherwise."""
+        self.create(crds)
+        wanted = {
+            (f"/apis/{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["plural"])
+            for crd in crds
+            for version in crd["spec"]["versions"]
+            if version["served"]
+        }
+
+        def served() -> bool:
+            for path in {path for path, _ in wanted}:
+                for resource in json.loads(self.kubectl("get", "--raw", path))["resources"]:
+                    wanted.discard((path, resource["name"]))
+            return not wanted
+
+        self.wait(served, "CRDs served")
 
     def _await_nodes(self) -> None:
         ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'

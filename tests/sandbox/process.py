@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.tools import cache_root
+
 MARK = "NEVA_SANDBOX"
 
 
@@ -78,11 +80,20 @@ def stop(folder: Path, timeout: float = 10) -> list[Process]:
 
 
 def _is_ours(pid: int, folder: Path) -> bool:
+    entry = Path(f"/proc/{pid}")
     try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        for _ in range(200):
+            if variables := (entry / "environ").read_bytes():
+                return os.fsencode(f"{MARK}={folder}") in variables.split(b"\0")
+            # Empty for an instant while a program replaces the one that started it: for one of
+            # our programs that means look again, not that it is somebody else's.
+            program = (entry / "exe").readlink()
+            if not any(program.is_relative_to(place) for place in (folder, cache_root())):
+                return False
+            time.sleep(0.005)
     except OSError:  # another user's, or gone
-        return False
-    return os.fsencode(f"{MARK}={folder}") in variables
+        pass
+    return False
 
 
 def _kill(pid: int, folder: Path, timeout: float) -> bool:

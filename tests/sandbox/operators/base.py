@@ -6,33 +6,61 @@ import base64
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
 from tests import tools
+from tests.sandbox import process
 
 if TYPE_CHECKING:
     from tests.sandbox.cluster import Sandbox
 
 Object = dict[str, Any]
 
+# CRDs are long; libyaml parses them ten times faster than Python does.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class Operator(ABC):
-    """One program beside the control plane. ``launch`` all of them, then ``await_ready`` each."""
+    """One program beside the control plane.
+
+    Bringing up goes in steps, each for all operators: their CRDs, ``launch``, ``mount``,
+    ``await_ready``; so that they wait for one another's CRDs and certificates side by side.
+    """
 
     name: ClassVar[str]
     tools: ClassVar[tuple[str, ...]]
 
     @abstractmethod
+    def crds(self) -> list[Object]:
+        """Return the operator's own CRDs."""
+
+    @abstractmethod
     def launch(self, box: Sandbox) -> None:
-        """Create what it needs in the cluster and start it."""
+        """Create what else it needs in the cluster and start it."""
+
+    @abstractmethod
+    def mount(self, box: Sandbox) -> None:
+        """Give it what a kubelet would mount."""
 
     @abstractmethod
     def await_ready(self, box: Sandbox) -> None:
         """Return once it does its work."""
+
+    def wait(self, box: Sandbox, condition: Callable[[], bool], what: str) -> None:
+        """Wait for a condition, but no longer than the operator lives."""
+
+        def holds() -> bool:
+            alive = {process.command for process in box.processes()}
+            for tool in self.tools:
+                if tools.path(tool).name not in alive:
+                    raise ProcessLookupError(f"{self.name}: {tool} exited; see {box.log_file(tool)}")
+            return condition()
+
+        box.wait(holds, f"{self.name}: {what}")
 
 
 class WebhookOperator(Operator):
@@ -50,10 +78,6 @@ class WebhookOperator(Operator):
     secret: ClassVar[str]
 
     @abstractmethod
-    def crds(self) -> list[Object]:
-        """Return the operator's own CRDs."""
-
-    @abstractmethod
     def webhooks(self, box: Sandbox) -> list[Object]:
         """Return the webhook configurations, named as the operator expects."""
 
@@ -62,17 +86,15 @@ class WebhookOperator(Operator):
         """Start the program with these ports."""
 
     def launch(self, box: Sandbox) -> None:
-        """Create CRDs, Service, Secret and webhooks, and start the program."""
-        from tests.sandbox.process import free_ports
-
-        webhook, probe = free_ports(2)
-        box.create([*self.crds(), {"apiVersion": "v1", "kind": "Namespace", **_named(self.namespace)}])
+        """Create Service, Secret and webhooks, and start the program."""
+        webhook, probe = process.free_ports(2)
         configurations = self.webhooks(box)
         for entry in _webhook_entries(configurations):
             service = entry["clientConfig"]["service"]
             service.update(name=self.service, namespace=self.namespace, port=webhook)
         box.create(
             [
+                {"apiVersion": "v1", "kind": "Namespace", **_named(self.namespace)},
                 {
                     "apiVersion": "v1",
                     "kind": "Service",
@@ -87,17 +109,20 @@ class WebhookOperator(Operator):
                 *configurations,
             ]
         )
-        (self.folder(box) / "probe").parent.mkdir(parents=True, exist_ok=True)
+        self.folder(box).mkdir(parents=True, exist_ok=True)
         (self.folder(box) / "probe").write_text(str(probe), encoding="utf-8")
         self.run(box, webhook=webhook, probe=probe)
 
+    def mount(self, box: Sandbox) -> None:
+        """Hand the operator the certificate that it has put into its Secret."""
+        self.wait(box, lambda: self._mount_certificate(box), "certificate")
+
     def await_ready(self, box: Sandbox) -> None:
-        """Hand the operator its certificate and wait until it and its webhooks answer."""
-        box.wait(lambda: self._mount_certificate(box), f"{self.name}: certificate")
+        """Wait until the operator answers and the API server trusts its webhooks."""
         probe = (self.folder(box) / "probe").read_text(encoding="utf-8")
         url = f"http://127.0.0.1:{probe}/readyz"
-        box.wait(lambda: _answers(url), f"{self.name}: ready")
-        box.wait(lambda: self._certified(box), f"{self.name}: webhooks certified")
+        self.wait(box, lambda: _answers(url), "ready")
+        self.wait(box, lambda: self._certified(box), "webhooks certified")
 
     def folder(self, box: Sandbox) -> Path:
         """Return the operator's own folder; its TMPDIR."""
@@ -115,11 +140,21 @@ class WebhookOperator(Operator):
         """Build one of the operator's kustomizations."""
         return documents(box.kubectl("kustomize", str(self.manifests(*parts))))
 
+    def certificates(self, box: Sandbox) -> Path:
+        """Return the folder in which its webhook server looks for the certificate."""
+        return self.folder(box) / "k8s-webhook-server" / "serving-certs"
+
+    def write_config(self, box: Sandbox, config: Object) -> Path:
+        """Write the operator's configuration file and return its path."""
+        file = self.folder(box) / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return file
+
     def _mount_certificate(self, box: Sandbox) -> bool:
         data = box.get("secret", self.secret, namespace=self.namespace).get("data") or {}
         if not data.get("tls.crt"):
             return False
-        folder = self.folder(box) / "k8s-webhook-server" / "serving-certs"
+        folder = self.certificates(box)
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in data.items():
             (folder / name).write_bytes(base64.b64decode(value))
@@ -138,13 +173,21 @@ class WebhookOperator(Operator):
 
 def documents(text: str) -> list[Object]:
     """Parse a stream of YAML documents, leaving empty ones out."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
 def files(folder: Path, pattern: str = "*.yaml") -> list[Object]:
     """Parse every file of a folder that is a resource."""
     texts = (file.read_text(encoding="utf-8") for file in sorted(folder.glob(pattern)))
     return [document for text in texts for document in documents(text)]
+
+
+def rename(objects: Iterable[Object], prefix: str) -> list[Object]:
+    """Keep the webhook configurations of a kustomization and prefix their names."""
+    kept = [one for one in objects if one["kind"].endswith("WebhookConfiguration")]
+    for one in kept:
+        one["metadata"]["name"] = prefix + one["metadata"]["name"]
+    return kept
 
 
 def _named(name: str, namespace: str | None = None) -> Object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.sandbox.operators.base import Object, WebhookOperator, files
+from tests.sandbox.operators.gang import SCHEDULER
 
 if TYPE_CHECKING:
     from tests.sandbox.cluster import Sandbox
@@ -38,10 +39,6 @@ class TrainingOperator(WebhookOperator):
             "--kube-api-qps=1000",
             "--kube-api-burst=2000",
             "--controller-threads=4",
-            *(["--gang-scheduler-name=scheduler-plugins-scheduler"] if self._gang(box) else []),
+            *([f"--gang-scheduler-name={SCHEDULER}"] if "gang" in box.components else []),
             env={**self.env(box), "MY_POD_NAMESPACE": self.namespace},
         )
-
-    @staticmethod
-    def _gang(box: Sandbox) -> bool:
-        return "gang" in box.components
