@@ -1,0 +1,68 @@
+# Needs Python 3.11 or newer, Go, and make; all else is built or installed once, into .venv and the user's cache folder.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CHART  := charts/neva-pretrain
+NAME   ?= neva
+NODES  ?= 16
+
+.DEFAULT_GOAL := help
+.PHONY: help install tools docs lint unit test e2e demo sandbox-up sandbox-down bench bench-planner bench-scale clean
+
+help:  ## Show the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## Install the package and its development tools into .venv
+
+tools: install  ## Build helm, kubeconform and helm-docs, once
+	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
+
+docs: tools  ## Make the chart's README from values.yaml
+	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
+
+lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict, chart README up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck $(CHART)/files/*.sh
+	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
+	$(BIN)/python -m tests.tools.docs $(CHART)
+
+unit: tools  ## Unit, property and chart tests
+	$(BIN)/python -m pytest tests -m "not e2e and not bench"
+
+test: lint unit  ## All that needs no control plane
+
+$(VENV)/.e2e: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[dev,e2e]'
+	@$(BIN)/python -m tests.tools build all
+	touch $@
+
+e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run real torchrun on CPU
+	$(BIN)/python -m pytest tests/e2e -m e2e
+
+sandbox-up: install  ## Start the local control plane with NODES simulated 8-GPU nodes
+	@$(BIN)/python -m tests.sandbox up --name $(NAME) --nodes $(NODES)
+
+sandbox-down: install  ## Stop it; no process stays
+	@$(BIN)/python -m tests.sandbox down --name $(NAME)
+
+demo: install  ## 16 nodes, neva-values --gpus 128, helm install, Running; leaves a kubeconfig to play with
+	@$(BIN)/python -m tests.demo --name $(NAME)
+
+bench: tools  ## Cost of a render and of the generator, as ratios
+	@$(BIN)/python -m tests.bench.bench_generator
+
+bench-planner: install  ## Accuracy of the cost model against measurements; cost of a search
+	@$(BIN)/python -m tests.bench.bench_planner
+
+bench-scale: install  ## A job of 2,048 nodes on the local control plane
+	@$(BIN)/python -m tests.bench.bench_scale
+
+clean:  ## Remove what make made here; the tools in the cache stay
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
