@@ -46,9 +46,7 @@ class Run:
     def profile(self) -> Kernels | None:
         """The kernels profile that ran, or none: single levers of it have no name in the values."""
         row = self.row
-        return _PROFILES.get(
-            (row["attention"], row["rope"], row["fused_swiglu"], row["clip_attention"])
-        )
+        return _PROFILES.get((row["attention"], row["rope"], row["fused_swiglu"], row["clip_attention"]))
 
     @property
     def predicted_ms(self) -> float:

@@ -44,9 +44,7 @@ from neva_pretrain.plan_view import document, text
     type=click.Choice(["per-node", "fixed"]),
     help="Global batch: 256 for each node (default), or 256 in all.",
 )
-@click.option(
-    "--global-batch", type=click.IntRange(min=1), metavar="N", help="Global batch size itself."
-)
+@click.option("--global-batch", type=click.IntRange(min=1), metavar="N", help="Global batch size itself.")
 @click.option(
     "--kernels",
     type=click.Choice(["reference", "fused"]),
@@ -63,9 +61,7 @@ from neva_pretrain.plan_view import document, text
 @click.option("--tensor-parallel", type=click.IntRange(min=1), metavar="N", help="Only this TP.")
 @click.option("--pipeline-parallel", type=click.IntRange(min=1), metavar="N", help="Only this PP.")
 @click.option("--micro-batch", type=click.IntRange(min=1), metavar="N", help="Only this MBS.")
-@click.option(
-    "--top", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to show."
-)
+@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to show.")
 @click.option(
     "-o",
     "--output",

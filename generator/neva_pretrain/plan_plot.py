@@ -41,9 +41,7 @@ def draw(result: Result, path: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise NevaError(
-            "--plot: needs matplotlib; install it with: pip install 'neva-pretrain[plot]'"
-        ) from error
+        raise NevaError("--plot: needs matplotlib; install it with: pip install 'neva-pretrain[plot]'") from error
 
     request = result.request
     with mpl.rc_context(_STYLE):
@@ -75,9 +73,7 @@ def _over_micro_batch(result: Result, rate: Axes, used: Axes) -> None:
         for axes, value in ((rate, _rate), (used, _gib)):
             sizes = [p.setup.micro_batch_size for p in points]
             axes.plot(sizes, [value(p) for p in points], ":", color=colour, lw=1.2, alpha=0.6)
-            axes.plot(
-                sizes[: len(fits)], [value(p) for p in fits], color=colour, lw=2, label=f"TP {size}"
-            )
+            axes.plot(sizes[: len(fits)], [value(p) for p in fits], color=colour, lw=2, label=f"TP {size}")
     for axes, value in ((rate, _rate), (used, _gib)):
         _mark(axes, result, lambda c: c.setup.micro_batch_size, value)
         axes.set_xscale("log", base=2)

@@ -58,10 +58,7 @@ def _title(result: Result) -> list[str]:
 def _table(shown: Sequence[Candidate], result: Result) -> list[str]:
     rows = [_HEAD, *(_row(candidate, result) for candidate in shown)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    return [
-        " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return [" ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _row(candidate: Candidate, result: Result) -> tuple[str, ...]:
@@ -79,9 +76,7 @@ def _row(candidate: Candidate, result: Result) -> tuple[str, ...]:
         f"{_BASIS[time.basis]}{_short(candidate.rate)}",
         f"{time.total / 1000:.2f}s",
         duration(candidate.seconds),
-        f"{candidate.gpu_hours:.3g}"
-        if candidate.gpu_hours < 1000
-        else f"{candidate.gpu_hours:.0f}",
+        f"{candidate.gpu_hours:.3g}" if candidate.gpu_hours < 1000 else f"{candidate.gpu_hours:.0f}",
         f"{time.mfu:.0%}",
     )
 

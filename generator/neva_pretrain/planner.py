@@ -197,9 +197,7 @@ def enumerate_candidates(request: Request) -> tuple[list[Candidate], list[Refusa
             candidates += fitting
             if not fitting:
                 smallest = min(setups, key=lambda setup: memory(setup).total)
-                refused.append(
-                    Refusal(size, pipeline, micro_batch_size, memory_violation(smallest))
-                )
+                refused.append(Refusal(size, pipeline, micro_batch_size, memory_violation(smallest)))
                 break
     return candidates, refused
 
@@ -221,8 +219,7 @@ def _parallelism_violations(request: Request, tensor: int, pipeline: int) -> Ite
         yield Violation(
             "--gpus",
             str(plan.gpus),
-            "must be a multiple of tensor x pipeline parallel size "
-            f"({tensor} x {pipeline} = {tensor * pipeline})",
+            f"must be a multiple of tensor x pipeline parallel size ({tensor} x {pipeline} = {tensor * pipeline})",
             use(nearest_multiples(plan.gpus, tensor * pipeline)),
         )
     elif plan.global_batch_size % (unit := plan.micro_batch_size * plan.data_parallel_size):
@@ -351,9 +348,7 @@ def memory_sum(used: Memory) -> str:
     """Return the sum by part in GiB: ``weights 12.6 + vision 0.6 + ... = 58.0 GiB``."""
     names = {"projector_and_optimizer": "projector and optimizer", "context": "CUDA and NCCL"}
     parts = [
-        f"{names.get(name, name)} {size / GIB:.1f}"
-        for name, size in used.parts._asdict().items()
-        if size >= 0.05 * GIB
+        f"{names.get(name, name)} {size / GIB:.1f}" for name, size in used.parts._asdict().items() if size >= 0.05 * GIB
     ]
     return f"{' + '.join(parts)} = {used.total / GIB:.1f} GiB"
 

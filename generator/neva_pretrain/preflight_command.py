@@ -128,13 +128,9 @@ def settings_of(values: Values, model: catalog.Model, places: Mapping[str, str])
     settings = preset_settings(model)
     settings["architecture"] |= given.get("architecture") or {}
     settings["model"] |= {
-        "checkpointPath": local(
-            at(given["llmPath"], given["checkpoint"] or model.checkpoint_name), paths
-        ),
+        "checkpointPath": local(at(given["llmPath"], given["checkpoint"] or model.checkpoint_name), paths),
         "checkpointFormat": given["checkpointFormat"],
-        "tokenizerPath": local(
-            at(given["llmPath"], given["tokenizer"] or model.tokenizer_name), paths
-        ),
+        "tokenizerPath": local(at(given["llmPath"], given["tokenizer"] or model.tokenizer_name), paths),
         "visionEncoderPath": local(given["visionEncoderPath"], paths),
     }
     settings["training"] = dict(training)
@@ -158,9 +154,7 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> lis
     return [name for name in value.split(",") if name]
 
 
-def _places(
-    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
-) -> dict[str, str]:
+def _places(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
     pairs = [v.partition("=") for v in value]
     if not all(mount.startswith("/") and folder for mount, _, folder in pairs):
         raise click.BadParameter("must be /mount/path=/local/folder")
@@ -193,9 +187,7 @@ FOLDER = click.Path(path_type=str)
     metavar="DIR",
     help="Folder with blip_laion_cc_sbu_558k.json and images.",
 )
-@click.option(
-    "--llm", type=FOLDER, metavar="PATH", help="NeMo checkpoint: .nemo file or unpacked folder."
-)
+@click.option("--llm", type=FOLDER, metavar="PATH", help="NeMo checkpoint: .nemo file or unpacked folder.")
 @click.option("--tokenizer", type=FOLDER, metavar="PATH", help="Tokenizer file or folder.")
 @click.option("--vision", type=FOLDER, metavar="DIR", help="Folder of the vision encoder.")
 @click.option("--results", type=FOLDER, metavar="DIR", help="Folder of the run, to resume it.")
@@ -273,18 +265,14 @@ def preflight(
             settings[section][name] = absolute
     if dataset:
         names = (values or chartdata.defaults())["data"]
-        settings["data"] = {
-            key: at(str(Path(dataset).absolute()), names[key]) for key in ("annotations", "images")
-        }
+        settings["data"] = {key: at(str(Path(dataset).absolute()), names[key]) for key in ("annotations", "images")}
     if results:
         settings["results"] = results_settings(str(Path(results).absolute()))
     settings["preflight"] = {"sample": sample, "decode": decode}
     run_checks(context, settings, only, skip, output)
 
 
-def run_checks(
-    context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str
-) -> None:
+def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
     chart = script()
     run = chart.Run(chart.Settings(settings))

@@ -63,10 +63,7 @@ def what_limits(candidate: Candidate) -> str:
         if setup.kernels == "reference":
             fused = replace(setup, kernels="fused")
             rate = step_time(fused).samples_per_second_per_gpu
-            said += (
-                f"; --kernels fused would give about {rate:#.3g} samples/s/GPU, "
-                f"{rate / candidate.rate:.2f}x"
-            )
+            said += f"; --kernels fused would give about {rate:#.3g} samples/s/GPU, {rate / candidate.rate:.2f}x"
         return said
     advice = {
         "idle": "use fewer GPUs or a larger global batch",
@@ -99,10 +96,7 @@ def requirements(setup: Setup) -> tuple[str, ...]:
             "curve: the loss is a mean over the tokens of each micro batch (NeMo #8343)"
         )
     if setup.pipeline_parallel_size > preset.pipeline_parallel_size:
-        said.append(
-            f"PP {setup.pipeline_parallel_size} aborts or hangs in NeVa pretraining "
-            "(NeMo #12205, #9146)"
-        )
+        said.append(f"PP {setup.pipeline_parallel_size} aborts or hangs in NeVa pretraining (NeMo #12205, #9146)")
     if setup.sequence_parallel and not preset.sequence_parallel:
         said.append("sequence parallel is not in the preset: training.sequenceParallel true")
     if setup.recompute != "none":
@@ -122,7 +116,6 @@ def notes(request: Request) -> tuple[str, ...]:
         )
     if request.kernels == "fused":
         said.append(
-            "fused kernels were measured with TransformerEngine 2.20; nemo:24.07 has 1.8, whose "
-            "gain is inferred"
+            "fused kernels were measured with TransformerEngine 2.20; nemo:24.07 has 1.8, whose gain is inferred"
         )
     return tuple(said)

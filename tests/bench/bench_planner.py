@@ -31,9 +31,7 @@ def accuracy() -> None:
     beyond = [r for r in measured if memory(r.setup).headroom(r.setup.gpu) < 0]
     lost = sum(run.ran_out_of_memory for run in measured)
     found = sum(run.ran_out_of_memory for run in beyond)
-    print(
-        f"out of memory: {found} of {lost} predicted; {len(beyond) - found} refused that just fit"
-    )
+    print(f"out of memory: {found} of {lost} predicted; {len(beyond) - found} refused that just fit")
     print(f"not in the time domain: {len(measured) - len(timed)} of {len(measured)} rows")
 
 
@@ -59,9 +57,7 @@ def command_cost() -> None:
     command = [sys.executable, "-c", "from neva_pretrain.plan_command import plan; plan()"]
 
     def run(*options: str) -> float:
-        return _seconds(
-            lambda: subprocess.run([*command, *options], check=True, capture_output=True)
-        )
+        return _seconds(lambda: subprocess.run([*command, *options], check=True, capture_output=True))
 
     help_, plan = run("--help"), run("--gpus", "16384")
     print(f"plan --gpus 16384 over plan --help: {plan / help_:.2f} ({plan * 1000:.0f} ms)")

@@ -83,9 +83,7 @@ def zarr(layers: int = 2, hidden: int = 8, prefix: str = "model.", **config: Any
         "model_weights/common.pt": b"x",
         f"{weights}embedding.word_embeddings.weight/.zarray": array(64, hidden),
         f"{weights}embedding.word_embeddings.weight/0.0": bytes(100),
-        f"{weights}decoder.layers.self_attention.linear_qkv.weight/.zarray": array(
-            layers, 24, hidden
-        ),
+        f"{weights}decoder.layers.self_attention.linear_qkv.weight/.zarray": array(layers, 24, hidden),
         f"{weights}decoder.layers.self_attention.linear_qkv.weight/0.0.0": bytes(100),
     }
 
@@ -101,9 +99,7 @@ def torch_dist(**config: Any) -> Files:
     }
 
 
-def write_tar(
-    path: Path, files: Files, format_: int = tarfile.GNU_FORMAT, mode: str = "w:"
-) -> Path:
+def write_tar(path: Path, files: Files, format_: int = tarfile.GNU_FORMAT, mode: str = "w:") -> Path:
     """Write files as NeMo does: a tar of a folder named `.`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode, format=format_) as tar:  # type: ignore[call-overload]

@@ -62,11 +62,7 @@ def setups(draw: st.DrawFn) -> Setup:
 class TestCalibration:
     def test_memory_of_every_run(self) -> None:
         """Mean error at most 1 %, none above 4 %, over all runs that fitted."""
-        errors = [
-            abs(memory(run.setup).peak / run.peak_bytes - 1)
-            for run in RUNS
-            if not run.ran_out_of_memory
-        ]
+        errors = [abs(memory(run.setup).peak / run.peak_bytes - 1) for run in RUNS if not run.ran_out_of_memory]
         assert len(errors) == 161
         assert mean(errors) <= 0.01
         assert max(errors) <= 0.04
@@ -78,11 +74,7 @@ class TestCalibration:
 
     def test_refused_runs_that_fitted_had_nothing_to_spare(self) -> None:
         """The reserve refuses two runs that fitted, each with less than 1.3 GiB left."""
-        refused = [
-            run
-            for run in RUNS
-            if not run.ran_out_of_memory and memory(run.setup).headroom(H100) < 0
-        ]
+        refused = [run for run in RUNS if not run.ran_out_of_memory and memory(run.setup).headroom(H100) < 0]
         assert len(refused) == 2
         assert all(H100.memory_bytes - run.used_bytes < 1.3 * GIB for run in refused)
 
@@ -91,9 +83,7 @@ class TestCalibration:
 
         The excess is NCCL's: processes that made several communicators, one for each test.
         """
-        excess = [
-            run.used_bytes - memory(run.setup).total for run in RUNS if not run.ran_out_of_memory
-        ]
+        excess = [run.used_bytes - memory(run.setup).total for run in RUNS if not run.ran_out_of_memory]
         assert max(excess) <= 1.5 * GIB
         assert mean(excess) < 0
 
@@ -120,9 +110,7 @@ class TestCalibration:
         2.22e6 samples after 2169 steps give the batch. It does not name the GPUs: with the 128 of
         its example command the model agrees; with 32 it would beat the peak of an H100.
         """
-        setup = setup_of(
-            tensor_parallel_size=4, data_parallel_size=32, micro_batch_size=32, accumulation=1
-        )
+        setup = setup_of(tensor_parallel_size=4, data_parallel_size=32, micro_batch_size=32, accumulation=1)
         assert (setup.world_size, setup.global_batch_size) == (128, 1024)
         assert step_time(setup).total == pytest.approx(540, rel=0.06)
         assert useful_flops(setup.model, 640) * 1024 / 32 / 0.54 > H100.peak_tflops * 1e12
@@ -176,9 +164,7 @@ class TestCalibratedFormulas:
         """7B, TP 2, MBS 16: each term of the calibrated sum."""
         h, f, layers, tp, tokens, seq = 4096, 11008, 32, 2, 16 * 640, 640
         v = 32256
-        parts = step_time(
-            setup_of(tensor_parallel_size=2, micro_batch_size=16, accumulation=1)
-        ).parts
+        parts = step_time(setup_of(tensor_parallel_size=2, micro_batch_size=16, accumulation=1)).parts
         tflop = tokens * (4 * layers * (4 * h * h + 3 * h * f) + 4 * h * v) / tp / 1e12
         assert parts.gemm == pytest.approx(1.421 * tflop)
         assert parts.attention == pytest.approx(7 * tokens * seq * h * layers / tp / 1e9 / 162.5)

@@ -162,9 +162,7 @@ class TestPlot:
         result = run("--gpus", "16", "--model", "nemotron4_340b_chat", "--plot", str(file))
         assert result.stderr == f"plot: {file}\n"
 
-    def test_names_the_extra_when_it_is_missing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_names_the_extra_when_it_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         result = run("--gpus", "8", "--plot", str(tmp_path / "plan.png"))
         assert isinstance(result.exception, NevaError)
@@ -180,7 +178,5 @@ def test_imports_little() -> None:
         "plan(['--gpus', '8'], standalone_mode=False); "
         "print(sorted({'matplotlib', 'numpy', 'rich', 'jsonschema'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -111,16 +111,10 @@ class TestBest:
         ("name", "micro_batch_size", "samples_a_gpu"),
         [("llama2_7b_chat", 24, 24), ("llama2_13b_chat", 12, 24)],
     )
-    def test_tight_is_not_chosen(
-        self, name: str, micro_batch_size: int, samples_a_gpu: int
-    ) -> None:
+    def test_tight_is_not_chosen(self, name: str, micro_batch_size: int, samples_a_gpu: int) -> None:
         """Measured with less than 4 GiB to spare: listed, never the best while others are not."""
         result = search(request(name, fixed_global_batch_size=128 * samples_a_gpu))
-        tight = [
-            c
-            for c in result.candidates
-            if split(c) == (1, 1, micro_batch_size) and c.setup.recompute == "none"
-        ]
+        tight = [c for c in result.candidates if split(c) == (1, 1, micro_batch_size) and c.setup.recompute == "none"]
         assert len(tight) == 1
         assert tight[0].is_tight
         assert tight[0].headroom < 4 * GIB
@@ -174,13 +168,10 @@ class TestRefusals:
         assert message.splitlines() == [
             "training.tensorParallelSize: got 3; must divide training.gpusPerNode (8), attention "
             "heads (32), query groups (32), ffn hidden size (11008); use 2 or 4",
-            "--gpus: got 128; must be a multiple of tensor x pipeline parallel size "
-            "(3 x 1 = 3); use 126 or 129",
+            "--gpus: got 128; must be a multiple of tensor x pipeline parallel size (3 x 1 = 3); use 126 or 129",
         ]
 
-    @pytest.mark.parametrize(
-        ("tokens", "fix"), [(650, "use 640 or 704"), (64, "use 576"), (8192, "use 4096")]
-    )
+    @pytest.mark.parametrize(("tokens", "fix"), [(650, "use 640 or 704"), (64, "use 576"), (8192, "use 4096")])
     def test_tokens(self, tokens: int, fix: str) -> None:
         message = refusal(request(tokens=tokens))
         assert message.startswith(f"--tokens-per-sample: got {tokens}; must be a multiple of 64")
@@ -269,8 +260,7 @@ class TestReasons:
     def test_elementwise_limits_reference_kernels(self) -> None:
         best = search(request()).best
         assert what_limits(best) == (
-            "elementwise kernels take 29% of the step; --kernels fused would give about "
-            "29.3 samples/s/GPU, 1.22x"
+            "elementwise kernels take 29% of the step; --kernels fused would give about 29.3 samples/s/GPU, 1.22x"
         )
 
     def test_launches_limit_small_batches(self) -> None:
@@ -369,9 +359,7 @@ class TestProperties:
         st.sampled_from([A100, H100, H200]),
         st.integers(1, 200 * GIB),
     )
-    def test_more_memory_never_removes_a_plan(
-        self, name: str, nodes: int, gpu: Gpu, more: int
-    ) -> None:
+    def test_more_memory_never_removes_a_plan(self, name: str, nodes: int, gpu: Gpu, more: int) -> None:
         asked = request(name, 8 * nodes, gpu=gpu)
         larger = replace(asked.gpu, memory_bytes=asked.gpu.memory_bytes + more)
         try:
@@ -401,9 +389,7 @@ class TestProperties:
             fastest = max(c.rate for c in comfortable)
             assert result.best.rate >= fastest * (1 - TIE)
             assert not result.best.is_tight
-        splits = [
-            (split(c), c.setup.sequence_parallel, c.setup.recompute) for c in result.candidates
-        ]
+        splits = [(split(c), c.setup.sequence_parallel, c.setup.recompute) for c in result.candidates]
         assert len(splits) == len(set(splits))
 
     @given(st.sampled_from(NAMES), st.integers(1, 2048))

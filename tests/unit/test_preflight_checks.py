@@ -89,19 +89,13 @@ class TestDataset:
             ({"image": 7}, "have an image that is not a path"),
         ],
     )
-    def test_f04_samples_without_conversations(
-        self, settings: Settings, change: dict[str, Any], said: str
-    ) -> None:
+    def test_f04_samples_without_conversations(self, settings: Settings, change: dict[str, Any], said: str) -> None:
         """F04: what else preprocess_multimodal stops at."""
         self.change(settings, [sample(0, "a.jpg"), {**sample(1, "b.jpg"), **change}])
         assert said in problems(settings, "dataset")[0]
 
-    @pytest.mark.parametrize(
-        ("count", "name"), [(595375, "CC3M-Pretrain-595K"), (665298, "mix665K")]
-    )
-    def test_f02_another_dataset_is_recognised(
-        self, settings: Settings, count: int, name: str
-    ) -> None:
+    @pytest.mark.parametrize(("count", "name"), [(595375, "CC3M-Pretrain-595K"), (665298, "mix665K")])
+    def test_f02_another_dataset_is_recognised(self, settings: Settings, count: int, name: str) -> None:
         """F02: 595,375 entries are the 595K dataset, whose names do not match."""
         self.change(settings, [sample(0, "a.jpg")] * count)
         (message,) = problems(settings, "dataset")
@@ -124,9 +118,7 @@ class TestDataset:
 
     def test_f03_a_git_lfs_pointer(self, settings: Settings) -> None:
         """F03: the JSON, too, is an LFS file on the hub."""
-        Path(settings["data"]["annotations"]).write_text(
-            "version https://git-lfs.github.com/spec/v1\n"
-        )
+        Path(settings["data"]["annotations"]).write_text("version https://git-lfs.github.com/spec/v1\n")
         assert "LFS pointer" in problems(settings, "dataset")[0]
 
 
@@ -152,18 +144,13 @@ class TestImages:
         folder.rename(folder.with_name("inner"))
         folder.mkdir()
         folder.with_name("inner").rename(folder / "images")
-        assert (
-            f"one level deeper: set data.images to {folder / 'images'}"
-            in problems(settings, "images")[0]
-        )
+        assert f"one level deeper: set data.images to {folder / 'images'}" in problems(settings, "images")[0]
 
     def test_folder_above_is_found(self, settings: Settings) -> None:
         settings["data"]["images"] += "/00000"
         assert "one level higher" in problems(settings, "images")[0]
 
-    def test_no_single_file_is_asked_for(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_no_single_file_is_asked_for(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """558K stats over a network file system would take an hour."""
         monkeypatch.setattr(os, "stat", lambda *_a, **_k: pytest.fail("stat"))
         assert run(settings, "images")["images"].status == "ok"
@@ -209,9 +196,7 @@ class TestDecode:
         assert "2 of 20 images" in message
         assert f"{name} (ValueError: Decompressed data too large" in message
 
-    def test_f06_any_exception_of_pillow(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_f06_any_exception_of_pillow(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """F06: also those that no one has seen yet."""
         monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(RecursionError("deep")))
         assert "20 of 20 images" in problems(settings, "decode")[0]
@@ -233,9 +218,7 @@ class TestDecode:
         settings["preflight"]["decode"] = "none"
         assert run(settings, "decode")["decode"].status == "skipped"
 
-    def test_without_pillow_signatures_are_read(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_pillow_signatures_are_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(preflight, "pillow", lambda: None)
         self.put(settings, b"<html>403</html>")
         assert "not an image" in problems(settings, "decode")[0]
@@ -260,9 +243,7 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize("kind", ["folder", "tar"])
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_e02_layout_is_seen_from_inside(
-        self, settings: Settings, tmp_path: Path, layout: str, kind: str
-    ) -> None:
+    def test_e02_layout_is_seen_from_inside(self, settings: Settings, tmp_path: Path, layout: str, kind: str) -> None:
         """E02: from a tar and from a folder, whatever its name says."""
         files, said = LAYOUTS[layout]
         path = self.use(settings, tmp_path, files, kind)
@@ -356,9 +337,7 @@ class TestCheckpoint:
             path.write_bytes(content)
             assert said in problems(settings, "checkpoint")[0]
 
-    def test_a_compressed_nemo_is_refused_with_the_way_out(
-        self, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_a_compressed_nemo_is_refused_with_the_way_out(self, settings: Settings, tmp_path: Path) -> None:
         """Its members cannot be listed without unpacking all of it, in each rank."""
         path = self.use(settings, tmp_path, {"x": b""}, "tar")
         write_tar(path, legacy(1), mode="w:gz")
@@ -380,9 +359,7 @@ class TestCheckpoint:
         assert "mcore_gpt is False" in problems(settings, "checkpoint")[0]
 
     @pytest.mark.parametrize("files", [zarr(), torch_dist(), legacy(1)])
-    def test_d12_names_of_weights_are_read(
-        self, settings: Settings, tmp_path: Path, files: Files
-    ) -> None:
+    def test_d12_names_of_weights_are_read(self, settings: Settings, tmp_path: Path, files: Files) -> None:
         """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch 2.4 writes them."""
         for kind in ("folder", "tar"):
             path = self.use(settings, tmp_path, files, kind)
@@ -421,9 +398,7 @@ class TestCheckpoint:
         settings["model"]["checkpointPath"] = str(tmp_path)
         assert problems(settings, "unpack-space") == []
 
-    def test_without_yaml_the_config_is_not_compared(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_yaml_the_config_is_not_compared(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "yaml", None)
         assert problems(settings, "checkpoint") == []
         assert "PyYAML is not installed" in problems(settings, "checkpoint", "warning")[0]
@@ -495,9 +470,7 @@ class TestVocabulary:
         (message,) = problems(settings, "vocabulary")
         assert "has 68 tokens, padded to 128 at TP 1; the model has 1000, padded to 1024" in message
 
-    def test_legacy_embedding_padded_for_another_tp(
-        self, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_legacy_embedding_padded_for_another_tp(self, settings: Settings, tmp_path: Path) -> None:
         """128 rows in each of 2 ranks, while 68 tokens need 256 at TP 2 and 512 at TP 4."""
         for tensor, rows, needed in ((2, None, 256), (4, 512, 512)):
             path = write_folder(tmp_path / f"tp{tensor}", legacy(tensor))
@@ -505,9 +478,7 @@ class TestVocabulary:
             settings["training"]["tensorParallelSize"] = tensor
             assert problems(settings, "vocabulary") == [], (rows, needed)
         settings["training"]["tensorParallelSize"] = 2
-        assert (
-            "embedding has 512 rows; the tokenizer needs 256" in problems(settings, "vocabulary")[0]
-        )
+        assert "embedding has 512 rows; the tokenizer needs 256" in problems(settings, "vocabulary")[0]
 
     def test_distributed_is_padded_at_load(self, settings: Settings, tmp_path: Path) -> None:
         settings["model"]["checkpointPath"] = str(write_folder(tmp_path / "z", zarr()))
@@ -569,9 +540,7 @@ class TestVision:
         weights.write_bytes(b"")
         assert "is missing or empty" in problems(settings, "vision")[1]
         weights.unlink()
-        assert (
-            "has neither model.safetensors nor pytorch_model.bin" in problems(settings, "vision")[1]
-        )
+        assert "has neither model.safetensors nor pytorch_model.bin" in problems(settings, "vision")[1]
 
     def test_d14_shards_are_followed(self, settings: Settings, tmp_path: Path) -> None:
         """D14: an index without one of its shards."""
@@ -619,17 +588,10 @@ class TestResume:
         """D04: no *last, and the path that was looked at."""
         settings["resume"] = "require"
         (message,) = problems(settings, "resume")
-        assert (
-            f"no checkpoint that matches *last in {settings['results']['checkpointsDir']}"
-            in message
-        )
+        assert f"no checkpoint that matches *last in {settings['results']['checkpointsDir']}" in message
 
-    @pytest.mark.parametrize(
-        "other", ["results/r2/results/checkpoints", "results/r/results/x/checkpoints"]
-    )
-    def test_d04_checkpoints_of_other_runs_are_found(
-        self, settings: Settings, tmp_path: Path, other: str
-    ) -> None:
+    @pytest.mark.parametrize("other", ["results/r2/results/checkpoints", "results/r/results/x/checkpoints"])
+    def test_d04_checkpoints_of_other_runs_are_found(self, settings: Settings, tmp_path: Path, other: str) -> None:
         """D04: a level deeper, or in another run's folder."""
         settings["resume"] = "require"
         self.save(settings, LAST + "/", folder=str(tmp_path / other))
@@ -780,15 +742,11 @@ class TestNode:
         settings["preflight"]["minimumShmBytes"] = 2**20
         assert problems(settings, "shm") == []
 
-    def test_gpus_are_counted(
-        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_gpus_are_counted(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A05: by a named stand-in for nvidia-smi."""
         tool = tmp_path / "bin" / "nvidia-smi"
         tool.parent.mkdir()
-        tool.write_text(
-            '#!/bin/sh\nfor i in 0 1 2 3 4 5 6; do echo "GPU $i: H100 (UUID: $i)"; done\n'
-        )
+        tool.write_text('#!/bin/sh\nfor i in 0 1 2 3 4 5 6; do echo "GPU $i: H100 (UUID: $i)"; done\n')
         tool.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
         monkeypatch.setenv("NODE_NAME", "node-7")
@@ -808,6 +766,4 @@ class TestNode:
     def test_capabilities_are_read_from_the_kernel(self) -> None:
         status = Path("/proc/self/status").read_text()
         bits = int(status.split("CapEff:")[1].split()[0], 16)
-        assert [preflight.has_capability(n) for n in range(41)] == [
-            bool(bits >> n & 1) for n in range(41)
-        ]
+        assert [preflight.has_capability(n) for n in range(41)] == [bool(bits >> n & 1) for n in range(41)]

@@ -71,9 +71,7 @@ def test_exit_codes_and_table(tmp_path: Path, settings: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_wrong_usage_is_2(
-    tmp_path: Path, settings_text: str, arguments: tuple[str, ...], said: str
-) -> None:
+def test_wrong_usage_is_2(tmp_path: Path, settings_text: str, arguments: tuple[str, ...], said: str) -> None:
     done = script(tmp_path, settings_text, *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("ERROR: ")
@@ -85,9 +83,7 @@ def test_level_quick_reads_no_content(tmp_path: Path, settings: dict[str, Any]) 
     """Every pod runs it: the node and access to the inputs, not what is in them."""
     done = script(tmp_path, settings, "--level", "quick", "-o", "json")
     names = [c["name"] for c in json.loads(done.stdout)["checks"]]
-    assert names == [
-        c.name for c in preflight.CHECKS.values() if c.level == "quick" and c.name != "gpus"
-    ]
+    assert names == [c.name for c in preflight.CHECKS.values() if c.level == "quick" and c.name != "gpus"]
 
 
 def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -110,9 +106,7 @@ def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> No
     assert written["checks"][0]["findings"][0]["status"] == "ok"
 
 
-def test_a_fault_of_a_check_does_not_hide_the_others(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_a_check_does_not_hide_the_others(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "sample_problem", lambda _: 1 / 0)
     started = preflight.Run(inputs.Settings(settings))
     results = [preflight.run_check(preflight.CHECKS[n], started) for n in ("dataset", "images")]
@@ -283,9 +277,7 @@ class TestLocally:
         assert code == 1, "its JSON has another name"
         assert "blip_laion_cc_sbu_558k.json" in said
 
-    @pytest.mark.parametrize(
-        ("content", "said"), [("- a", "must be a YAML mapping"), ("a: [", "is not YAML")]
-    )
+    @pytest.mark.parametrize(("content", "said"), [("- a", "must be a YAML mapping"), ("a: [", "is not YAML")])
     def test_files_that_are_no_values(self, tmp_path: Path, content: str, said: str) -> None:
         (tmp_path / "v.yaml").write_text(content)
         done = CliRunner().invoke(preflight_command.preflight, ["-f", str(tmp_path / "v.yaml")])

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preflight_tools import inputs, legacy, write_tar
 
-NAMES = st.text(
-    st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150
-).filter(lambda n: n.strip(".") and len(n.encode()) <= 255)
+NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(
+    lambda n: n.strip(".") and len(n.encode()) <= 255
+)
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
 
@@ -27,9 +27,7 @@ def read(path: Path) -> dict[str, inputs.Member]:
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), max_size=6))
-def test_same_members_as_python(
-    tmp_path_factory: pytest.TempPathFactory, form: int, files: dict[str, bytes]
-) -> None:
+def test_same_members_as_python(tmp_path_factory: pytest.TempPathFactory, form: int, files: dict[str, bytes]) -> None:
     """Names of any length and script, in both formats: name, place and size."""
     path = write_tar(tmp_path_factory.mktemp("t") / "a.tar", files, form)
     found = read(path)
@@ -46,9 +44,7 @@ def test_same_members_as_gnu_tar(tmp_path: Path) -> None:
     long = tmp_path / "in" / ("a" * 90) / ("b" * 90)
     long.parent.mkdir(parents=True)
     long.write_bytes(b"123")
-    subprocess.run(
-        ["tar", "-cf", str(tmp_path / "x.tar"), "-C", str(tmp_path / "in"), "."], check=True
-    )
+    subprocess.run(["tar", "-cf", str(tmp_path / "x.tar"), "-C", str(tmp_path / "in"), "."], check=True)
     assert list(read(tmp_path / "x.tar")) == [f"{'a' * 90}/{'b' * 90}"]
 
 

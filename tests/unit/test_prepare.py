@@ -175,9 +175,7 @@ def command(tmp: Path, settings: Settings, *arguments: str) -> list[str]:
     return [sys.executable, str(FILES / "prepare.py"), "--settings", str(file), *arguments]
 
 
-def test_all_steps_then_nothing_to_do(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_steps_then_nothing_to_do(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From local sources only; a second run does nothing and says so; preflight is content."""
     done = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -199,9 +197,7 @@ def test_only_enabled_steps_run(settings: Settings, capsys: pytest.CaptureFixtur
     assert [p.name for p in out(settings).iterdir()] == ["clip"]
 
 
-def test_a_failed_step_does_not_hide_the_others(
-    settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_step_does_not_hide_the_others(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     settings["prepare"]["dataset"]["source"] = "/nowhere"
     settings["prepare"]["llm"]["source"] = "a b"
     settings["prepare"]["vision"]["source"] = ""
@@ -213,17 +209,13 @@ def test_a_failed_step_does_not_hide_the_others(
 @pytest.mark.parametrize("arguments", [("--only", "x"), ()])
 def test_wrong_usage_is_2(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     settings["prepare"]["vision"]["enabled"] = "yes"
-    done = subprocess.run(
-        command(tmp_path, settings, *arguments), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(tmp_path, settings, *arguments), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("ERROR: ")
 
 
 class TestTokenizer:
-    def test_e07_tokens_are_user_defined_and_last(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_e07_tokens_are_user_defined_and_last(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """E07: as NeMo's script does, through sentencepiece's own eyes."""
         assert run(settings, capsys, "tokenizer")[0] == 0
         final = Path(settings["model"]["tokenizerPath"])
@@ -239,9 +231,7 @@ class TestTokenizer:
         assert [loaded.piece_to_id(t) for t in tokens] == list(range(size - 8, size))
         assert "<extra_id_3>" in loaded.encode("the fox <extra_id_3> dog", out_type=str)
 
-    def test_e07_a_second_run_is_byte_identical(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_e07_a_second_run_is_byte_identical(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """E07: NeMo's script ends with 1 there; ours with 0. Also with source and result in one."""
         assert run(settings, capsys, "tokenizer")[0] == 0
         final = Path(settings["model"]["tokenizerPath"])
@@ -269,16 +259,12 @@ class TestTokenizer:
         self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         source = Path(settings["prepare"]["llm"]["source"])
-        settings["model"].update(
-            tokenizerLibrary="huggingface", tokenizerPath=str(tmp_path / "tok")
-        )
+        settings["model"].update(tokenizerLibrary="huggingface", tokenizerPath=str(tmp_path / "tok"))
         assert run(settings, capsys, "tokenizer")[0] == 1
         for name in prepare.HUGGINGFACE_TOKENIZER:
             (source / name).write_text('{"model": {"vocab": {"a": 0}}}')
         assert run(settings, capsys, "tokenizer")[0] == 0
-        assert sorted(p.name for p in (tmp_path / "tok").iterdir()) == sorted(
-            prepare.HUGGINGFACE_TOKENIZER
-        )
+        assert sorted(p.name for p in (tmp_path / "tok").iterdir()) == sorted(prepare.HUGGINGFACE_TOKENIZER)
 
 
 class TestVision:
@@ -292,9 +278,7 @@ class TestVision:
         assert "architectures[0] is ViTModel" in said
         assert not Path(settings["model"]["visionEncoderPath"]).exists()
 
-    def test_d15_the_result_is_a_path(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_d15_the_result_is_a_path(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """D15: a hub id cannot be made."""
         settings["model"]["visionEncoderPath"] = "openai/clip"
         assert "must be an absolute path" in run(settings, capsys, "vision")[1]
@@ -350,9 +334,7 @@ class TestModel:
         assert run(settings, capsys, "llm")[0] == 0
         assert calls(tmp_path)[0][0] == script
 
-    def test_a_model_without_converter(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_model_without_converter(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         settings["model"]["modelType"] = "nv_gpt"
         assert "has no converter for model type nv_gpt" in run(settings, capsys, "llm")[1]
 
@@ -364,9 +346,7 @@ class TestModel:
         assert failed == 0
         assert "not repartitioned" in said
         assert [c[0] for c in calls(tmp_path)] == ["convert_llama_hf_to_nemo.py"]
-        assert (Path(settings["model"]["checkpointPath"]) / "model_config.yaml").exists(), (
-            "unpacked"
-        )
+        assert (Path(settings["model"]["checkpointPath"]) / "model_config.yaml").exists(), "unpacked"
 
     def legacy(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, *at: int, **config: Any) -> None:
         file = write_tar(tmp / "legacy.nemo", legacy(*at, **config))
@@ -444,9 +424,7 @@ class TestModel:
         assert "num_hidden_layers is 2, must be 40; num_key_value_heads is 4, must be 8" in said
         assert calls(tmp_path) == []
 
-    @pytest.mark.parametrize(
-        "content", [b"version https://git-lfs.github.com/spec/v1\noid x", None]
-    )
+    @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid x", None])
     def test_f03_weights_that_are_not_there(
         self, settings: Settings, capsys: pytest.CaptureFixture[str], content: bytes | None
     ) -> None:
@@ -471,14 +449,10 @@ class TestModel:
     ) -> None:
         """No conversion; a file is unpacked unless a file is wanted (D11)."""
         write = write_tar if kind == "file" else write_folder
-        settings["prepare"]["llm"].update(
-            source=str(write(tmp_path / "given", legacy(4))), unpack=unpack
-        )
+        settings["prepare"]["llm"].update(source=str(write(tmp_path / "given", legacy(4))), unpack=unpack)
         assert run(settings, capsys, "llm")[0] == 0
         assert calls(tmp_path) == []
-        assert Path(settings["model"]["checkpointPath"]).is_file() is (
-            kind == "file" and not unpack
-        )
+        assert Path(settings["model"]["checkpointPath"]).is_file() is (kind == "file" and not unpack)
         assert inputs.read_checkpoint(settings["model"]["checkpointPath"]).tensor_parallel == 4
 
     def test_e04_a_killed_converter_leaves_nothing(
@@ -525,9 +499,7 @@ class TestModel:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """A killed conversion of another source must not become this model."""
-        monkeypatch.setattr(
-            prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed"))
-        )
+        monkeypatch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
         assert run(settings, capsys, "llm")[0] == 1
         monkeypatch.undo()
         monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
@@ -562,9 +534,7 @@ class TestDataset:
         left = [p.name for p in (out(settings) / "data").rglob("*") if p.is_file()]
         assert left == ["settings.json"], "nothing extracted"
 
-    def test_f03_a_damaged_member(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_f03_a_damaged_member(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """F03: a checksum that does not hold; the folder has no final name."""
         archive = Path(settings["prepare"]["dataset"]["source"]) / "images.zip"
         data = bytearray(archive.read_bytes())
@@ -575,9 +545,7 @@ class TestDataset:
         assert "Bad CRC-32" in said
         assert not Path(settings["data"]["images"]).exists()
 
-    def test_f01_images_are_counted_before_unzip(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_f01_images_are_counted_before_unzip(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """F01, F02: an archive of another dataset."""
         write_release(Path(settings["prepare"]["dataset"]["source"]), 30, prefix="other/x/")
         failed, said = run(settings, capsys, "dataset")
@@ -591,9 +559,7 @@ class TestDataset:
         assert run(settings, capsys, "dataset")[0] == 0
         assert (Path(settings["data"]["images"]) / "00000" / "000000000.jpg").exists()
 
-    def test_f04_samples_are_checked(
-        self, settings: Settings, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_f04_samples_are_checked(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         """F04: before the archive is touched."""
         file = Path(settings["prepare"]["dataset"]["source"]) / "blip_laion_cc_sbu_558k.json"
         samples = json.loads(file.read_text())
@@ -623,24 +589,18 @@ class TestDataset:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(
-            os, "statvfs", lambda _: type("V", (), {"f_bavail": 1, "f_frsize": 512})
-        )
+        monkeypatch.setattr(os, "statvfs", lambda _: type("V", (), {"f_bavail": 1, "f_frsize": 512}))
         assert "are needed" in run(settings, capsys, "dataset")[1]
 
 
 class TestKilled:
     """kill -9 at random points: no final name is ever half, a rerun ends with the same bytes."""
 
-    def kill_often(
-        self, tmp: Path, settings: Settings, step: str, finals: list[Path], rounds: int
-    ) -> None:
+    def kill_often(self, tmp: Path, settings: Settings, step: str, finals: list[Path], rounds: int) -> None:
         moments = random.Random(step)  # noqa: S311 (no secret)
         line = command(tmp, settings, "--only", step)
         for _ in range(rounds):
-            child = subprocess.Popen(
-                line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+            child = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             time.sleep(moments.uniform(0.05, 0.6))
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -653,39 +613,29 @@ class TestKilled:
     def test_dataset(self, settings: Settings, tmp_path: Path) -> None:
         """The first run is the measure; then the same under fire."""
         write_release(Path(settings["prepare"]["dataset"]["source"]), 3000, size=3000)
-        subprocess.run(
-            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
-        )
+        subprocess.run(command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True)
         wanted = digest(out(settings))
         finals = [Path(settings["data"]["annotations"]), Path(settings["data"]["images"])]
         self.whole = {f.name: whole_of(f) for f in finals}
         shutil.rmtree(out(settings))
         self.kill_often(tmp_path, settings, "dataset", finals, 10)
-        subprocess.run(
-            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
-        )
+        subprocess.run(command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True)
         assert digest(out(settings)) == wanted
 
-    def test_e04_model(
-        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_e04_model(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """E04: in the converter, in the split, in between."""
         big = {**legacy(1), "more": noise(1, 300_000)}
         monkeypatch.setenv("STAND_IN_CONVERTED", str(write_tar(tmp_path / "b.nemo", big)))
         split = {**legacy(4), "more": noise(2, 300_000)}
         monkeypatch.setenv("STAND_IN_REPARTITIONED", str(write_tar(tmp_path / "s.nemo", split)))
-        subprocess.run(
-            command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True
-        )
+        subprocess.run(command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True)
         wanted = digest(out(settings))
         final = Path(settings["model"]["checkpointPath"])
         self.whole = {final.name: whole_of(final)}
         shutil.rmtree(out(settings))
         monkeypatch.setenv("STAND_IN_PAUSE", "0.003")
         self.kill_often(tmp_path, settings, "llm", [final], 10)
-        subprocess.run(
-            command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True
-        )
+        subprocess.run(command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True)
         assert digest(out(settings)) == wanted
 
     def test_e07_tokenizer_and_vision(self, settings: Settings, tmp_path: Path) -> None:
@@ -751,10 +701,7 @@ class HubHandler(BaseHTTPRequestHandler):
         for name, files in self.server.repositories.items():
             for api in (f"/api/{name}", f"/api/models/{name}"):
                 if path.startswith(f"{api}/tree/"):
-                    entries = [
-                        {"type": "file", "path": f, "size": len(c), "oid": "0" * 40}
-                        for f, c in files.items()
-                    ]
+                    entries = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()]
                     self.reply(200, json.dumps(entries).encode(), {}, body)
                     return
                 if path.startswith((f"{api}/revision/", api)):
@@ -808,9 +755,7 @@ def hub(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "openai/clip": source / "clip",
         "meta-llama/Llama-2": Path(settings["prepare"]["llm"]["source"]),
     }
-    repositories = {
-        name: {f.name: f.read_bytes() for f in folder.iterdir()} for name, folder in folders.items()
-    }
+    repositories = {name: {f.name: f.read_bytes() for f in folder.iterdir()} for name, folder in folders.items()}
     repositories["meta-llama/Llama-2"]["pytorch_model.bin"] = b"not wanted beside safetensors"
     shutil.rmtree(source)
     for step, name in zip(("dataset", "vision", "llm"), folders, strict=True):
@@ -830,30 +775,22 @@ def hub(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class TestHub:
-    def test_all_steps_through_the_real_client(
-        self, hub: Hub, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_all_steps_through_the_real_client(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         """HF_ENDPOINT as a mirror; only the files of one kind of weights are asked for."""
-        done = subprocess.run(
-            command(tmp_path, settings), capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert len([f for f in digest(out(settings)) if f.startswith("data/images/")]) == 30
         assert not [a for a in hub.asked if a.endswith("pytorch_model.bin") and "Llama" in a]
         assert any("/resolve/main/images.zip" in a for a in hub.asked)
         assert not hidden(digest(out(settings)))
         asked = len(hub.asked)
-        again = subprocess.run(
-            command(tmp_path, settings), capture_output=True, text=True, check=True
-        )
+        again = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=True)
         assert again.stdout.count("already there") == 4
         assert len(hub.asked) == asked, "a second run asks the hub nothing"
 
     def test_revision_is_pinned(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         settings["prepare"]["dataset"]["revision"] = COMMIT
-        subprocess.run(
-            command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True
-        )
+        subprocess.run(command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True)
         assert any(f"/resolve/{COMMIT}/images.zip" in a for a in hub.asked)
 
     def test_token_comes_from_the_environment(
@@ -870,9 +807,7 @@ class TestHub:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "hf_secret" not in done.stdout + done.stderr
 
-    def test_missing_files_and_repositories(
-        self, hub: Hub, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_missing_files_and_repositories(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         del hub.repositories["datasets/liuhaotian/LLaVA-Pretrain"]["images.zip"]
         settings["prepare"]["vision"]["source"] = "no/where"
         line = command(tmp_path, settings, "--only", "dataset,vision")
@@ -881,9 +816,7 @@ class TestHub:
         assert "the repository has no images.zip" in done.stdout
         assert "ERROR: no/where at main: RepositoryNotFoundError" in done.stdout
 
-    def test_e01_a_repository_without_tokenizer(
-        self, hub: Hub, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_e01_a_repository_without_tokenizer(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         """E01: after the download, before the converter."""
         del hub.repositories["meta-llama/Llama-2"]["tokenizer.model"]
         line = command(tmp_path, settings, "--only", "llm")
@@ -891,9 +824,7 @@ class TestHub:
         assert done.returncode == 1
         assert "has no tokenizer.model" in done.stdout
 
-    def test_f03_a_killed_download_goes_on(
-        self, hub: Hub, settings: Settings, tmp_path: Path
-    ) -> None:
+    def test_f03_a_killed_download_goes_on(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         """F03, kill -9 during the download: the rest is fetched, the bytes are the same."""
         release = hub.repositories["datasets/liuhaotian/LLaVA-Pretrain"]
         write_release(tmp_path / "large", 200, size=20_000)
@@ -911,9 +842,7 @@ class TestHub:
         hub.pause, hub.sent = 0.0, 0
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        for name, wanted in (
-            (settings["data"]["annotations"], release["blip_laion_cc_sbu_558k.json"]),
-        ):
+        for name, wanted in ((settings["data"]["annotations"], release["blip_laion_cc_sbu_558k.json"]),):
             assert Path(name).read_bytes() == wanted
         with zipfile.ZipFile(tmp_path / "large" / "images.zip") as archive:
             for member in archive.namelist():

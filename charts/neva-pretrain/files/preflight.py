@@ -89,9 +89,7 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-NODE = frozenset(
-    ("filesystem", "read-only", "results", "unpack-space", "hf-home", "shm", "gpus", "memlock")
-)
+NODE = frozenset(("filesystem", "read-only", "results", "unpack-space", "hf-home", "shm", "gpus", "memlock"))
 """Checks of a pod's node and mounts: on another machine they say nothing about the run."""
 
 
@@ -140,9 +138,7 @@ class Run:
         self.checkpoint = Once(lambda: read_checkpoint(self.settings.text("model.checkpointPath")))
         self.shapes = Once(lambda: weight_shapes(self.checkpoint()))
         self.pieces = Once(lambda: read_pieces(self.settings.text("model.tokenizerPath")))
-        self.huggingface = Once(
-            lambda: huggingface_vocabulary(self.settings.text("model.tokenizerPath"))
-        )
+        self.huggingface = Once(lambda: huggingface_vocabulary(self.settings.text("model.tokenizerPath")))
 
     @property
     def sentencepiece(self) -> bool:
@@ -158,9 +154,7 @@ class Run:
 def _samples(path: str) -> list[dict[str, Any]]:
     data = read_json(path)
     if not isinstance(data, list) or not all(isinstance(s, dict) for s in data):
-        raise ProblemError(
-            f"{show(path)}: must be a JSON list of samples", "use blip_laion_cc_sbu_558k.json"
-        )
+        raise ProblemError(f"{show(path)}: must be a JSON list of samples", "use blip_laion_cc_sbu_558k.json")
     if not data:
         raise ProblemError(f"{show(path)}: has no samples", "use blip_laion_cc_sbu_558k.json")
     return data
@@ -174,16 +168,12 @@ def _samples(path: str) -> list[dict[str, Any]]:
     Level.QUICK,
     "preflight.filesystems",
     cost="one read of /proc/self/mountinfo",
-    prevents="the shared file system is not mounted on the node and an empty folder of its root "
-    "disk is used",
+    prevents="the shared file system is not mounted on the node and an empty folder of its root disk is used",
 )
 def check_filesystem(run: Run) -> Iterator[Finding]:
     """G02."""
     for path, wanted in run.settings.mapping("preflight.filesystems").items():
-        fix = (
-            "mount the file system on this node, or keep the job away from it "
-            "(scheduling.avoidNodes)"
-        )
+        fix = "mount the file system on this node, or keep the job away from it (scheduling.avoidNodes)"
         kind = filesystem_type(path)
         if wanted.get("type") and kind != wanted["type"]:
             yield failed(f"{show(path)}: file system is {kind}; must be {wanted['type']}", fix)
@@ -348,8 +338,7 @@ def check_hub_id(run: Run) -> Iterator[Finding]:
     path = run.settings.text("model.visionEncoderPath")
     if not path.startswith("/") and not run.settings.flag("hf.online"):
         yield failed(
-            f"model.visionEncoderPath: got the hub id {show(path)} while hf.online is false; "
-            "must be an absolute path",
+            f"model.visionEncoderPath: got the hub id {show(path)} while hf.online is false; must be an absolute path",
             "name a local folder (prepare.vision makes one), or set hf.online=true",
         )
 
@@ -372,8 +361,7 @@ def check_shm(run: Run) -> Iterator[Finding]:
     if size < needed:
         yield failed(
             f"{SHM} has {gib(size)}; must have at least {gib(needed)}",
-            "mount an emptyDir with medium Memory at /dev/shm (the chart does), raise "
-            "resources.shmSize",
+            "mount an emptyDir with medium Memory at /dev/shm (the chart does), raise resources.shmSize",
         )
     yield note(f"{SHM} has {gib(size)}, needed {gib(needed)}")
 
@@ -409,9 +397,7 @@ def check_gpus(run: Run) -> Iterator[Finding]:
 def count_gpus() -> int:
     """Return GPUs by nvidia-smi, else by device files."""
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False
-        )
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
         return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     except (OSError, subprocess.TimeoutExpired):
         return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
@@ -436,10 +422,8 @@ def check_memlock(run: Run) -> Iterator[Finding]:
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit != resource.RLIM_INFINITY and not has_capability(CAP_IPC_LOCK):
         yield failed(
-            f"memlock limit is {limit} bytes as uid {os.geteuid()} without CAP_IPC_LOCK; must be "
-            "unlimited for RDMA",
-            "run as root with the IPC_LOCK capability, or raise the container runtime's memlock "
-            "limit",
+            f"memlock limit is {limit} bytes as uid {os.geteuid()} without CAP_IPC_LOCK; must be unlimited for RDMA",
+            "run as root with the IPC_LOCK capability, or raise the container runtime's memlock limit",
         )
 
 
@@ -466,8 +450,7 @@ KNOWN = {
     Level.FULL,
     "data.annotations",
     cost="parses the JSON once: about 2 s and 0.8 GB of memory for 558K samples",
-    prevents="an AssertionError in a DataLoader worker when a bad sample is drawn, hours later; "
-    "the wrong dataset",
+    prevents="an AssertionError in a DataLoader worker when a bad sample is drawn, hours later; the wrong dataset",
 )
 def check_dataset(run: Run) -> Iterator[Finding]:
     """F02 by count, F04 for each sample."""
@@ -475,8 +458,7 @@ def check_dataset(run: Run) -> Iterator[Finding]:
     name = KNOWN.get(len(samples))
     if name is None:
         yield warning(
-            f"{show(path)}: {len(samples)} samples, of no known dataset (LLaVA-Pretrain-LCS-558K "
-            f"has {EXPECTED})",
+            f"{show(path)}: {len(samples)} samples, of no known dataset (LLaVA-Pretrain-LCS-558K has {EXPECTED})",
             "check that it is whole, and that training.maxSteps is meant for it",
         )
     elif len(samples) != EXPECTED:
@@ -498,9 +480,7 @@ def check_dataset(run: Run) -> Iterator[Finding]:
             "repair or remove them, or download the JSON again",
         )
     if without_image:
-        yield warning(
-            f"{without_image} samples have no image", "check that it is a dataset of image captions"
-        )
+        yield warning(f"{without_image} samples have no image", "check that it is a dataset of image captions")
     yield note(f"{len(samples)} samples: {name or 'own dataset'}")
 
 
@@ -539,10 +519,7 @@ def check_images(run: Run) -> Iterator[Finding]:
             _where_images_are(folder, missing[0]),
         )
     found = len(wanted) - len(missing)
-    yield note(
-        f"{found} images in {folders} folders, listed in {seconds:.1f} s "
-        f"({len(wanted) / seconds:.0f}/s)"
-    )
+    yield note(f"{found} images in {folders} folders, listed in {seconds:.1f} s ({len(wanted) / seconds:.0f}/s)")
 
 
 def missing_images(folder: str, wanted: Sequence[str], progress: Progress) -> tuple[list[str], int]:
@@ -591,14 +568,10 @@ def check_decode(run: Run) -> Iterator[Finding]:
         raise UsageError(f"settings: preflight.decode: got {mode!r}; must be none, sample or all")
     folder, names = run.settings.text("data.images"), list(dict.fromkeys(run.image_names))
     if mode == "none" or not names:
-        yield Finding(
-            Status.SKIPPED, "nothing to decode" if mode != "none" else "preflight.decode is none"
-        )
+        yield Finding(Status.SKIPPED, "nothing to decode" if mode != "none" else "preflight.decode is none")
         return
     if mode == "sample":
-        names = names[
-            :: max(1, len(names) // max(1, run.settings.integer("preflight.sample", 1000)))
-        ]
+        names = names[:: max(1, len(names) // max(1, run.settings.integer("preflight.sample", 1000)))]
     if not pillow():
         yield warning(
             "Pillow is not installed: only the first bytes of images are looked at",
@@ -616,8 +589,7 @@ def check_decode(run: Run) -> Iterator[Finding]:
     if renamed:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(renamed.values()).items())
         yield warning(
-            f"{len(renamed)} images are of another kind than their name says ({kinds}): "
-            f"{some(list(renamed))}",
+            f"{len(renamed)} images are of another kind than their name says ({kinds}): {some(list(renamed))}",
             "nothing needs to be done: Pillow goes by content",
         )
     yield note(f"{decoded} images decoded in {seconds:.1f} s ({len(names) / seconds:.0f}/s)")
@@ -632,9 +604,7 @@ def pillow() -> Any:
     return Image
 
 
-def decode(
-    folder: str, names: Sequence[str], progress: Progress
-) -> tuple[dict[str, str], dict[str, str], int]:
+def decode(folder: str, names: Sequence[str], progress: Progress) -> tuple[dict[str, str], dict[str, str], int]:
     """Return problems of images by name, true kinds of wrongly named ones, and the decoded.
 
     Missing images are left to the check that counts them.
@@ -702,8 +672,7 @@ def decode_one(path: str) -> tuple[str, str]:
     Level.FULL,
     "model.checkpointPath",
     cost="reads the tar's headers or lists the folder, and model_config.yaml; never the weights",
-    prevents="a checkpoint of another model, another TP or PP, another code path, or not written "
-    "to its end",
+    prevents="a checkpoint of another model, another TP or PP, another code path, or not written to its end",
 )
 def check_checkpoint(run: Run) -> Iterator[Finding]:
     """D12, E02, E03, E05: by what is inside, never by name."""
@@ -752,9 +721,7 @@ MEGATRON_NAMES = {
 }
 
 
-def config_problems(
-    config: Mapping[str, Any], architecture: Mapping[str, Any]
-) -> Iterator[Finding]:
+def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) -> Iterator[Finding]:
     """Compare model_config.yaml with the architecture (E05), and demand Megatron Core (D12)."""
     if config.get("mcore_gpt") is not True:
         yield failed(
@@ -792,9 +759,7 @@ def check_weights(run: Run) -> Iterator[Finding]:
     run.checkpoint()
     shapes = run.shapes()
     names = {n.removeprefix("model.") for n in shapes}
-    if any(n.startswith("language_model.") for n in names) or not any(
-        n.startswith("decoder.layers.") for n in names
-    ):
+    if any(n.startswith("language_model.") for n in names) or not any(n.startswith("decoder.layers.") for n in names):
         yield failed(
             "names of the weights are not Megatron Core's (model.decoder.layers. ...): "
             f"{some(sorted(shapes))}; NeVa "
@@ -839,9 +804,7 @@ def check_tokenizer(run: Run) -> Iterator[Finding]:
     size, added = run.huggingface()
     missing = [t for t in LLAMA_3_TOKENS if t not in added]
     if missing and run.settings.text("model.modelType", "") == "llama_3":
-        yield failed(
-            f"{show(path)}: has no {some(missing)}", "copy the tokenizer of Llama 3 unchanged"
-        )
+        yield failed(f"{show(path)}: has no {some(missing)}", "copy the tokenizer of Llama 3 unchanged")
     yield note(f"vocabulary of {size}")
 
 
@@ -901,8 +864,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
     "model.visionEncoderPath",
     "vision",
     cost="reads config.json and the folder's names",
-    prevents="a ValueError on all ranks after the language model was loaded; a wrong number of "
-    "image tokens",
+    prevents="a ValueError on all ranks after the language model was loaded; a wrong number of image tokens",
 )
 def check_vision(run: Run) -> Iterator[Finding]:
     """D14, D15."""
@@ -921,8 +883,7 @@ def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     architecture = (config.get("architectures") or [None])[0]
     if known and architecture not in known:
         yield failed(
-            f"{show(path)}/config.json: architectures[0] is {architecture}; must be one of "
-            f"{', '.join(known)}",
+            f"{show(path)}/config.json: architectures[0] is {architecture}; must be one of {', '.join(known)}",
             fix,
         )
     tower = config.get("vision_config") or config
@@ -931,8 +892,7 @@ def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     for (name, key), default in zip(names.items(), VISION_DEFAULTS[family], strict=True):
         if key in wanted and tower.get(name, default) != wanted[key]:
             yield failed(
-                f"{show(path)}/config.json: {name} is {tower.get(name, default)}; must be "
-                f"{wanted[key]}",
+                f"{show(path)}/config.json: {name} is {tower.get(name, default)}; must be {wanted[key]}",
                 fix,
             )
     if not os.path.exists(os.path.join(path, "preprocessor_config.json")):
@@ -956,9 +916,7 @@ def _vision_weights(path: str) -> Iterator[Finding]:
         if not os.path.exists(file) or os.path.getsize(file) == 0:
             yield failed(f"{show(file)}: is missing or empty", fix)
         elif is_lfs_pointer(file):
-            yield failed(
-                f"{show(file)} is a git LFS pointer, not the file", "run git lfs pull, or " + fix
-            )
+            yield failed(f"{show(file)} is a git LFS pointer, not the file", "run git lfs pull, or " + fix)
     yield note(f"weights: {some(present)}")
 
 
@@ -970,8 +928,7 @@ def _vision_weights(path: str) -> Iterator[Finding]:
     Level.FULL,
     "results.checkpointsDir",
     cost="lists the run's checkpoints folder, reads run.json",
-    prevents="training silently starts from 0, resumes another run, or ends at once because the "
-    "run is finished",
+    prevents="training silently starts from 0, resumes another run, or ends at once because the run is finished",
 )
 def check_resume(run: Run) -> Iterator[Finding]:
     """D04, D05: as NeMo's exp_manager.check_resume looks, with the path that was looked at."""
@@ -988,15 +945,12 @@ def check_resume(run: Run) -> Iterator[Finding]:
         return
     if mode == "never":
         yield warning(
-            f"{where}: has {some(state.last)} while checkpoint.resume is never: the new run "
-            "mixes its files with them",
+            f"{where}: has {some(state.last)} while checkpoint.resume is never: the new run mixes its files with them",
             "choose another run.id",
         )
         return
     if state.end:
-        yield failed(
-            f"{where}: {some(state.end)} says that the run has ended", "choose another run.id"
-        )
+        yield failed(f"{where}: {some(state.end)} says that the run has ended", "choose another run.id")
     if len(state.last) > 1:
         yield failed(
             f"{where}: several checkpoints match *last: {some(state.last)}; NeMo stops at that",
@@ -1057,9 +1011,7 @@ def resume_state(folder: str) -> ResumeState:
     unfinished = {n.removesuffix("-unfinished") for n in names if n.endswith("-unfinished")}
 
     def matching(word: str) -> list[str]:
-        found = {d for d in folders if d.endswith(word)} or {
-            f for f in names if f.endswith(f"{word}.ckpt")
-        }
+        found = {d for d in folders if d.endswith(word)} or {f for f in names if f.endswith(f"{word}.ckpt")}
         return sorted(n for n in found if n.removesuffix(".ckpt") not in unfinished)
 
     return ResumeState(matching("last"), matching("end"), sorted(unfinished))
@@ -1126,13 +1078,10 @@ def other_run(settings: Settings) -> Iterator[Finding]:
         (FIXED, failed, "choose another run.id, or go back to those settings"),
         (WATCHED, warning, "nothing if it is meant; else go back to those settings"),
     ):
-        changed = [
-            k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)
-        ]
+        changed = [k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)]
         if changed:
             said = "; ".join(
-                f"{k} was {json.dumps(before.find(k))}, is {json.dumps(settings.find(k))}"
-                for k in changed
+                f"{k} was {json.dumps(before.find(k))}, is {json.dumps(settings.find(k))}" for k in changed
             )
             yield make(f"{show(path)}: the run to resume had other settings: {said}", fix)
 
@@ -1175,11 +1124,7 @@ def run_check(wanted: Check, run: Run) -> Result:
         except OSError as error:
             findings.append(denied(str(error.filename or ""), error))
         except Exception as error:  # a fault of one check must not hide what the others find
-            findings.append(
-                failed(
-                    f"the check itself stopped: {type(error).__name__}: {error}", "please report it"
-                )
-            )
+            findings.append(failed(f"the check itself stopped: {type(error).__name__}: {error}", "please report it"))
     run.progress.clear()
     return Result(wanted.name, time.perf_counter() - started, tuple(findings))
 
@@ -1191,11 +1136,7 @@ def select(level: Level, only: Iterable[str], skip: Iterable[str]) -> list[Check
     if unknown:
         raise UsageError(f"check: got {some(unknown)}; must be one of {', '.join(CHECKS)}")
     chosen = [c for c in CHECKS.values() if c.name in only] if only else list(CHECKS.values())
-    return [
-        c
-        for c in chosen
-        if c.name not in skip and (only or level is Level.FULL or c.level is level)
-    ]
+    return [c for c in chosen if c.name not in skip and (only or level is Level.FULL or c.level is level)]
 
 
 def as_text(results: Sequence[Result]) -> str:
@@ -1203,11 +1144,7 @@ def as_text(results: Sequence[Result]) -> str:
     width = max((len(r.name) for r in results), default=0)
     lines = []
     for result in results:
-        shown = (
-            [f for f in result.findings if f.status is not Status.OK]
-            or list(result.findings)
-            or [note("")]
-        )
+        shown = [f for f in result.findings if f.status is not Status.OK] or list(result.findings) or [note("")]
         for finding in shown:
             mark = (
                 finding.status.value.upper()
@@ -1235,10 +1172,7 @@ def as_json(level: Level, results: Sequence[Result]) -> str:
                     "name": r.name,
                     "status": r.status.value,
                     "seconds": round(r.seconds, 3),
-                    "findings": [
-                        {"status": f.status.value, "message": f.message, "fix": f.fix}
-                        for f in r.findings
-                    ],
+                    "findings": [{"status": f.status.value, "message": f.message, "fix": f.fix} for f in r.findings],
                 }
                 for r in results
             ],
@@ -1251,9 +1185,7 @@ def table() -> str:
     """Return the registry as the Markdown table of the documentation."""
     lines = ["| check | where | costs | prevents |", "| --- | --- | --- | --- |"]
     where = {Level.QUICK: "every pod", Level.FULL: "master"}
-    lines += [
-        f"| `{c.name}` | {where[c.level]} | {c.cost} | {c.prevents} |" for c in CHECKS.values()
-    ]
+    lines += [f"| `{c.name}` | {where[c.level]} | {c.cost} | {c.prevents} |" for c in CHECKS.values()]
     return "\n".join(lines)
 
 
@@ -1263,9 +1195,7 @@ def _names(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(
-        prog="preflight.py", description="Checks a NeVa run before a GPU is used."
-    )
+    made = argparse.ArgumentParser(prog="preflight.py", description="Checks a NeVa run before a GPU is used.")
     made.add_argument("--settings", help="settings.json as the chart renders it")
     made.add_argument(
         "--level",
@@ -1280,9 +1210,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="run these checks, whatever the level",
     )
-    made.add_argument(
-        "--skip", type=_names, default=[], metavar="A,B", help="leave these checks out"
-    )
+    made.add_argument("--skip", type=_names, default=[], metavar="A,B", help="leave these checks out")
     made.add_argument("-o", "--output", choices=["text", "json"], default="text")
     made.add_argument("--json-file", help="write the JSON report here, too")
     made.add_argument("--list", action="store_true", help="list the checks and stop")

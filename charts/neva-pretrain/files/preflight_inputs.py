@@ -196,8 +196,7 @@ def denied(path: str, error: OSError) -> Finding:
         mode = f"{show(place)}: {inner.strerror}"
     return failed(
         f"{show(path)}: permission denied as uid {os.geteuid()}, gid {os.getegid()}; {mode}",
-        "give that uid access, set podSecurityContext.runAsUser, or with SELinux "
-        "podSecurityContext.seLinuxOptions",
+        "give that uid access, set podSecurityContext.runAsUser, or with SELinux podSecurityContext.seLinuxOptions",
     )
 
 
@@ -274,14 +273,8 @@ def tar_members(fd: int) -> dict[str, Member]:
                 "copy or convert it again",
             )
         if not _checksum_holds(header):
-            what = (
-                f"is damaged at byte {position}"
-                if position
-                else "is not a tar (a .nemo file is one)"
-            )
-            raise ProblemError(
-                f"the file {what}", "name a .nemo file, or the folder it was unpacked into"
-            )
+            what = f"is damaged at byte {position}" if position else "is not a tar (a .nemo file is one)"
+            raise ProblemError(f"the file {what}", "name a .nemo file, or the folder it was unpacked into")
         kind, size, data = header[156:157], _tar_number(header[124:136]), position + BLOCK
         if kind not in b"xgLK":
             size = int(longer.get("size", size))
@@ -291,9 +284,7 @@ def tar_members(fd: int) -> dict[str, Member]:
                 "copy or convert it again",
             )
         if kind == b"L":
-            longer["path"] = (
-                os.pread(fd, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
-            )
+            longer["path"] = os.pread(fd, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif kind == b"x":
             longer.update(_pax(os.pread(fd, size, data)))
         elif kind not in b"gK":
@@ -377,8 +368,7 @@ class TarStore:
                 raise ProblemError(
                     f"{show(path)} is compressed with gzip: its content cannot be listed without "
                     "unpacking all of it, and each rank would unpack it again",
-                    "unpack it once (mkdir DIR; tar -xzf FILE -C DIR) and set model.checkpoint to "
-                    "that folder",
+                    "unpack it once (mkdir DIR; tar -xzf FILE -C DIR) and set model.checkpoint to that folder",
                 )
             self._members = tar_members(file.fileno())
         self.sizes = {name: m.size for name, m in self._members.items()}
@@ -479,9 +469,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     backend, problems = _backend(store)
     tensor, pipeline, first = (0, 0, "") if backend else _ranks(store)
     if not backend and not first:
-        problems.append(
-            "no weights: neither model_weights/ with metadata.json nor mp_rank_*/model_weights.ckpt"
-        )
+        problems.append("no weights: neither model_weights/ with metadata.json nor mp_rank_*/model_weights.ckpt")
     if CONFIG not in store.sizes:
         problems.insert(0, f"no {CONFIG}")
     if problems:
@@ -493,22 +481,16 @@ def _backend(store: Store) -> tuple[str, list[str]]:
     """Return the format of a distributed checkpoint ("" for none) and what is wrong with it."""
     if "model_weights/metadata.json" not in store.sizes:
         inside = any(n.startswith("model_weights/") for n in store.sizes)
-        return "", [
-            "model_weights/ has no metadata.json: it was not written to its end"
-        ] if inside else []
+        return "", ["model_weights/ has no metadata.json: it was not written to its end"] if inside else []
     with store.open("model_weights/metadata.json") as file:
         backend = str(json.load(file).get("sharded_backend", ""))
     names = [n for n in store.sizes if n.startswith("model_weights/")]
     complete = {
         "zarr": any(n.endswith("/.zarray") for n in names),
-        "torch_dist": "model_weights/.metadata" in names
-        and any(n.endswith(".distcp") for n in names),
+        "torch_dist": "model_weights/.metadata" in names and any(n.endswith(".distcp") for n in names),
     }
     if backend not in complete:
-        return "", [
-            f"model_weights/metadata.json names the format {backend!r}; NeMo 24.07 reads zarr "
-            "and torch_dist"
-        ]
+        return "", [f"model_weights/metadata.json names the format {backend!r}; NeMo 24.07 reads zarr and torch_dist"]
     if not complete[backend]:
         return backend, [f"model_weights/ has no tensors of its format {backend}"]
     return backend, []
@@ -520,24 +502,15 @@ def _ranks(store: Store) -> tuple[int, int, str]:
         return 1, 1, "model_weights.ckpt"
     ranks: dict[tuple[int, int], str] = {}
     for name in store.sizes:
-        match = re.fullmatch(
-            r"(?:mp_rank_(\d+)|tp_rank_(\d+)_pp_rank_(\d+))/model_weights\.ckpt", name
-        )
+        match = re.fullmatch(r"(?:mp_rank_(\d+)|tp_rank_(\d+)_pp_rank_(\d+))/model_weights\.ckpt", name)
         if match:
             ranks[int(match[1] or match[2] or 0), int(match[3] or 0)] = name
     if not ranks:
         return 0, 0, ""
     tensor, pipeline = (1 + max(r[i] for r in ranks) for i in (0, 1))
-    missing = [
-        f"TP rank {t} PP rank {p}"
-        for t in range(tensor)
-        for p in range(pipeline)
-        if (t, p) not in ranks
-    ]
+    missing = [f"TP rank {t} PP rank {p}" for t in range(tensor) for p in range(pipeline) if (t, p) not in ranks]
     if missing:
-        raise ProblemError(
-            f"weights of {some(missing)} are missing", "copy or convert the checkpoint again"
-        )
+        raise ProblemError(f"weights of {some(missing)} are missing", "copy or convert the checkpoint again")
     return tensor, pipeline, ranks[0, 0]
 
 
@@ -614,16 +587,12 @@ def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
         for name in store.sizes:
             if name.startswith("model_weights/") and name.endswith("/.zarray"):
                 with store.open(name) as file:
-                    shapes[name[len("model_weights/") : -len("/.zarray")]] = Shape(
-                        json.load(file)["shape"]
-                    )
+                    shapes[name[len("model_weights/") : -len("/.zarray")]] = Shape(json.load(file)["shape"])
         return shapes
     if checkpoint.backend:
         with store.open("model_weights/.metadata") as file:
             tensors = ShapeUnpickler(io.BytesIO(file.read(SMALL))).load().state_dict_metadata
-        return {
-            n: t.size for n, t in tensors.items() if isinstance(getattr(t, "size", None), Shape)
-        }
+        return {n: t.size for n, t in tensors.items() if isinstance(getattr(t, "size", None), Shape)}
     with store.open(checkpoint.first_rank) as file, zipfile.ZipFile(file) as archive:
         name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
         with archive.open(name) as pickled:
@@ -710,9 +679,7 @@ def read_pieces(path: str) -> list[tuple[str, int]]:
         found = denied(path, error)
         raise ProblemError(found.message, found.fix) from None
     if data.startswith(b"version https://git-lfs"):
-        raise ProblemError(
-            f"{show(path)} is a git LFS pointer, not the file", "run git lfs pull, or copy it again"
-        )
+        raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", "run git lfs pull, or copy it again")
     try:
         return pieces(data)
     except ValueError as error:
@@ -731,19 +698,15 @@ def piece_problems(path: str, found: Sequence[tuple[str, int]], count: int) -> I
     missing = [t for t in wanted if t not in by_text]
     control = [t for t in wanted if t in by_text and by_text[t] != USER_DEFINED]
     if missing:
-        yield failed(
-            f"{show(path)}: has no pieces {some(missing)} of the {count} that NeVa needs", fix
-        )
+        yield failed(f"{show(path)}: has no pieces {some(missing)} of the {count} that NeVa needs", fix)
     if control:
         yield failed(
-            f"{show(path)}: {some(control)} are not of type USER_DEFINED: text would never be "
-            "cut into them",
+            f"{show(path)}: {some(control)} are not of type USER_DEFINED: text would never be cut into them",
             "start from the model's own tokenizer.model and " + fix,
         )
     if not missing and not control and [t for t, _ in last] != wanted:
         yield failed(
-            f"{show(path)}: <extra_id_N> are not the last {count} pieces, so other tokens have "
-            "moved to other ids",
+            f"{show(path)}: <extra_id_N> are not the last {count} pieces, so other tokens have moved to other ids",
             "start from the model's own tokenizer.model and " + fix,
         )
 

@@ -156,9 +156,7 @@ def need_space(folder: str, needed: int) -> None:
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
     if free < needed:
-        raise ProblemError(
-            f"{show(folder)} has {gib(free)} free, {gib(needed)} are needed", "make room first"
-        )
+        raise ProblemError(f"{show(folder)} has {gib(free)} free, {gib(needed)} are needed", "make room first")
 
 
 # Sources
@@ -168,9 +166,7 @@ def source_of(settings: Settings, name: str) -> str:
     """Return where a step's input comes from."""
     source = settings.text(f"prepare.{name}.source", "")
     if not source:
-        raise ProblemError(
-            f"prepare.{name}.source: is empty; must be an absolute path or a hub id", "name one"
-        )
+        raise ProblemError(f"prepare.{name}.source: is empty; must be an absolute path or a hub id", "name one")
     if not source.startswith("/") and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise ProblemError(
             f"prepare.{name}.source: got {show(source)}; must be an absolute path or a hub id",
@@ -179,9 +175,7 @@ def source_of(settings: Settings, name: str) -> str:
     return source
 
 
-def download(
-    settings: Settings, name: str, folder: str, wanted: Callable[[Sequence[str]], Sequence[str]]
-) -> str:
+def download(settings: Settings, name: str, folder: str, wanted: Callable[[Sequence[str]], Sequence[str]]) -> str:
     """Download files of a hub repository into a folder; return the folder.
 
     A second call continues a file where the first one was killed, and asks for nothing twice.
@@ -189,9 +183,7 @@ def download(
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError:
-        raise ProblemError(
-            "huggingface_hub is not installed", "use the NeMo image, or name a local source"
-        ) from None
+        raise ProblemError("huggingface_hub is not installed", "use the NeMo image, or name a local source") from None
     repository = source_of(settings, name)
     kind = "dataset" if name == "dataset" else "model"
     revision = settings.text(f"prepare.{name}.revision", "") or "main"
@@ -556,9 +548,7 @@ def unpack(path: str, folder: str) -> None:
     need_space(folder, sum(store.sizes.values()) - there)
     for name, size in store.sizes.items():
         if not inside(name):
-            raise ProblemError(
-                f"{show(path)}: member {show(name)} lies outside of it", "do not use this file"
-            )
+            raise ProblemError(f"{show(path)}: member {show(name)} lies outside of it", "do not use this file")
         target = os.path.join(folder, name)
         if os.path.exists(target) and os.path.getsize(target) == size:
             continue
@@ -571,9 +561,7 @@ def call(command: Sequence[str]) -> None:
     """Run one of NeMo's scripts; its words go to the log."""
     say("runs " + " ".join(map(show, command[1:])))
     if not os.path.exists(command[1]):
-        raise ProblemError(
-            f"{show(command[1])}: not there", "use the NeMo 24.07 image, or set prepare.nemoPath"
-        )
+        raise ProblemError(f"{show(command[1])}: not there", "use the NeMo 24.07 image, or set prepare.nemoPath")
     code = subprocess.run(command, check=False).returncode
     if code:
         killed = " (killed: out of memory?)" if code == -9 else ""
@@ -621,8 +609,7 @@ def wanted_images(path: str) -> list[str]:
     bad = [str(s.get("id")) for s in samples if sample_problem(s)]
     if bad:  # F04
         raise ProblemError(
-            f"{show(path)}: {len(bad)} samples {sample_problem(_by_id(samples, bad[0]))}: "
-            f"id {some(bad)}",
+            f"{show(path)}: {len(bad)} samples {sample_problem(_by_id(samples, bad[0]))}: id {some(bad)}",
             "download the JSON again",
         )
     return list(dict.fromkeys(s["image"] for s in samples if "image" in s))
@@ -670,9 +657,7 @@ def open_zip(path: str) -> zipfile.ZipFile:
     return archive
 
 
-def _zip_members(
-    path: str, archive: zipfile.ZipFile, wanted: Sequence[str]
-) -> dict[str, zipfile.ZipInfo]:
+def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
     """Find each image in the zip, at its top or below one folder; nothing else is unpacked."""
     there = {m.filename: m for m in archive.infolist()}
     outside = [n for n in wanted if not inside(n)]
@@ -684,8 +669,7 @@ def _zip_members(
     missing = [n for n in wanted if prefix + n not in there]
     if missing:  # F01, F02
         raise ProblemError(
-            f"{show(path)}: {len(missing)} of {len(wanted)} images of the JSON are not in it: "
-            f"{some(missing)}",
+            f"{show(path)}: {len(missing)} of {len(wanted)} images of the JSON are not in it: {some(missing)}",
             "use JSON and images.zip of one release (liuhaotian/LLaVA-Pretrain)",
         )
     return {n: there[prefix + n] for n in wanted}

@@ -77,9 +77,7 @@ class _Input:
 @click.option("--global-batch-size", type=click.IntRange(1), metavar="N", help="Samples a step.")
 @click.option("--gpus", type=click.IntRange(1), metavar="N", help="GPUs of the job.")
 @click.option("--model", metavar="NAME", help="Model of the catalog, for MFU and tokens/s.")
-@click.option(
-    "--step-time", type=click.FloatRange(0, min_open=True), metavar="S", help="Planned step time."
-)
+@click.option("--step-time", type=click.FloatRange(0, min_open=True), metavar="S", help="Planned step time.")
 @click.option(
     "--gpu-type",
     type=click.Choice(list(GPUS)),
@@ -101,9 +99,7 @@ class _Input:
     metavar="FILE",
     help="Write loss and step time as .png, .svg, .pdf.",
 )
-@click.option(
-    "--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page."
-)
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page.")
 @click.option(
     "--stall-after",
     type=click.FloatRange(0, min_open=True),
@@ -182,9 +178,7 @@ def _open(
     if source is None and not sys.stdin.isatty():
         source = "-"
     if source is None:
-        raise click.UsageError(
-            "give a release name, a log file, a folder of logs, or - for standard input"
-        )
+        raise click.UsageError("give a release name, a log file, a folder of logs, or - for standard input")
     if source == "-":
         chosen = _settings(Settings(), given, gpu)
         chunks = sources.pipe(sys.stdin.fileno(), once)

@@ -302,13 +302,9 @@ def _chart(
     parts.append(f'<text x="{_LEFT - 8}" y="{_HEIGHT - 6}" text-anchor="end">step</text>')
     if planned is not None:
         parts.append(
-            f'<line class="planned" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(planned):.1f}" '
-            f'y2="{py(planned):.1f}"/>'
+            f'<line class="planned" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(planned):.1f}" y2="{py(planned):.1f}"/>'
         )
-    parts += [
-        '<polyline points="' + " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in curve) + '"/>'
-        for curve in curves
-    ]
+    parts += ['<polyline points="' + " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in curve) + '"/>' for curve in curves]
     key = ['<span class="key line">measured</span>']
     if planned is not None:
         key.append(f'<span class="key dash">planned {number(planned)}</span>')
@@ -352,9 +348,7 @@ def _history(run: Run) -> list[tuple[str, str]]:
         ("Last checkpoint at step", saved),
         ("Steps with NaN or infinite loss", str(run.nan_total)),
     ]
-    return rows + [
-        (f"Before step {(i.step or 0) + 1:,}: {i.kind.value}", i.line) for i in run.past[-10:]
-    ]
+    return rows + [(f"Before step {(i.step or 0) + 1:,}: {i.kind.value}", i.line) for i in run.past[-10:]]
 
 
 def _configuration(run: Run) -> list[tuple[str, str]]:

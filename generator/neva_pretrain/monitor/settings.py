@@ -52,9 +52,7 @@ def from_values(values: Values, gpu: Gpu) -> Settings:
 
 def from_annotations(annotations: Mapping[str, str], gpu: Gpu) -> Settings:
     """Return the settings that the chart's annotations of a job tell."""
-    said = {
-        k.removeprefix(ANNOTATION): v for k, v in annotations.items() if k.startswith(ANNOTATION)
-    }
+    said = {k.removeprefix(ANNOTATION): v for k, v in annotations.items() if k.startswith(ANNOTATION)}
     training = dict(_json(said.get("training")))
     for annotation, key in (
         ("max-steps", "maxSteps"),
@@ -81,9 +79,7 @@ def from_file(path: Path, gpu: Gpu) -> Settings:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
-        raise InputError(
-            f"{path}: must be a values file: {' '.join(str(error).split())}"
-        ) from error
+        raise InputError(f"{path}: must be a values file: {' '.join(str(error).split())}") from error
     if not isinstance(given, Mapping):
         raise InputError(f"{path}: must be a values file (a mapping)")
     defaults = chartdata.defaults()

@@ -146,9 +146,7 @@ class Kubectl:
         for pod in reversed(pods):
             for status in pod.get("status", {}).get("containerStatuses") or []:
                 state = status.get("state", {})
-                if status.get("name") == facts.container and (
-                    "running" in state or "terminated" in state
-                ):
+                if status.get("name") == facts.container and ("running" in state or "terminated" in state):
                     restarts = status.get("restartCount", 0)
                     return pod["metadata"]["name"], f"{pod['metadata'].get('uid')}/{restarts}"
         return None
@@ -176,9 +174,7 @@ class Kubectl:
         try:
             done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
         except FileNotFoundError:
-            raise ClusterError(
-                "kubectl: not found; install it, or pipe a log into neva-monitor"
-            ) from None
+            raise ClusterError("kubectl: not found; install it, or pipe a log into neva-monitor") from None
         except subprocess.TimeoutExpired:
             raise ClusterError("kubectl: no answer from the API server for 60 s") from None
         if done.returncode == 0:
@@ -263,9 +259,7 @@ class JobLog:
     ``job`` is its newest state.
     """
 
-    def __init__(
-        self, kubectl: Kubectl, name: str, wait: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, kubectl: Kubectl, name: str, wait: Callable[[float], None] = time.sleep) -> None:
         self._kubectl = kubectl
         self._name = name
         self._wait = wait
@@ -310,9 +304,7 @@ class JobLog:
         if not self.job.outcome:
             found = self._kubectl.find(self._name)
             if found is None or found.name != self.job.name:
-                found = replace(
-                    self.job, outcome=f"the {self.job.kind} {self.job.name} was deleted"
-                )
+                found = replace(self.job, outcome=f"the {self.job.kind} {self.job.name} was deleted")
             self.job = found
         return bool(self.job.outcome)
 

@@ -70,9 +70,7 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
     if shown:
         parts += [Text(), *map(_judgement, shown)]
     style = _STATUS_STYLE[status]
-    title = Text.assemble(
-        (run.settings.name or "neva-monitor", "bold"), "  ", (status.value, f"bold {style}")
-    )
+    title = Text.assemble((run.settings.name or "neva-monitor", "bold"), "  ", (status.value, f"bold {style}"))
     about = "  ".join(
         filter(
             None,
@@ -98,9 +96,7 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
 def _progress(run: Run, width: int) -> RenderableType:
     step, limit = run.completed or 0, run.max_steps
     left = run.seconds_left()
-    text = Text.assemble(
-        (f"step {step:,}", "bold"), f" of {limit:,}" if limit else " of an unknown number"
-    )
+    text = Text.assemble((f"step {step:,}", "bold"), f" of {limit:,}" if limit else " of an unknown number")
     if limit:
         text.append(f"   {step / limit:.1%}")
     if left:

@@ -94,8 +94,7 @@ def bar(
 def ranks(world: int, of: int | None = None) -> str:
     """Write how the ranks of a process group start."""
     lines = [
-        f"[rank{r}]: Initializing distributed: GLOBAL_RANK: {r}, MEMBER: {r + 1}/{of or world}\n"
-        for r in range(world)
+        f"[rank{r}]: Initializing distributed: GLOBAL_RANK: {r}, MEMBER: {r + 1}/{of or world}\n" for r in range(world)
     ]
     return "".join(lines)
 

@@ -172,14 +172,10 @@ def test_errors(invoke: Invoke, log: Path, argv: list[str], message: str) -> Non
 def test_pipe(tmp_path: Path) -> None:
     """Lines for a pipe, the summary at its end, and a judgement on the end itself."""
     command = [sys.executable, "-c", "from neva_pretrain.monitor.cli import main; main()"]
-    done = subprocess.run(
-        command, input=FINISHED.encode(), capture_output=True, check=False, timeout=120
-    )
+    done = subprocess.run(command, input=FINISHED.encode(), capture_output=True, check=False, timeout=120)
     assert done.returncode == 0
     assert "finished  step 2,170/2,170  100.0%" in done.stdout.decode()
-    done = subprocess.run(
-        [*command, "-"], input=HEALTHY.encode(), capture_output=True, check=False, timeout=120
-    )
+    done = subprocess.run([*command, "-"], input=HEALTHY.encode(), capture_output=True, check=False, timeout=120)
     assert done.returncode == 3
     assert b"WARNING: the log ends at step 120 of 2170" in done.stdout
     assert done.stderr == b""

@@ -47,8 +47,7 @@ SETTINGS = Settings(
 def samples(text: str) -> dict[str, float]:
     """Return the samples by name and labels, as Prometheus' own parser reads them."""
     return {
-        sample.name
-        + "".join(f" {v}" for k, v in sample.labels.items() if k == "code"): sample.value
+        sample.name + "".join(f" {v}" for k, v in sample.labels.items() if k == "code"): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -82,9 +81,7 @@ def test_text_is_what_prometheus_reads() -> None:
 def test_labels_are_escaped() -> None:
     """A name with quotes and backslashes comes back as it was."""
     (info,) = [
-        family
-        for family in text_string_to_metric_families(metrics(Run(SETTINGS), 0.0))
-        if family.name == "neva_info"
+        family for family in text_string_to_metric_families(metrics(Run(SETTINGS), 0.0)) if family.name == "neva_info"
     ]
     assert info.samples[0].labels["name"] == SETTINGS.name
 
@@ -242,9 +239,7 @@ def test_dashboard_uses_what_is_served() -> None:
             assert used <= names_served()
         grid = panel["gridPos"]
         area = {
-            (x, y)
-            for x in range(grid["x"], grid["x"] + grid["w"])
-            for y in range(grid["y"], grid["y"] + grid["h"])
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
         }
         assert not area & cells
         cells |= area

@@ -46,9 +46,7 @@ def test_starting() -> None:
     assert judge(run, 1.0) == []
 
 
-@pytest.mark.parametrize(
-    "text", [bar(2169), TRAINING + "\n`Trainer.fit` stopped: `max_steps=60` reached.\n"]
-)
+@pytest.mark.parametrize("text", [bar(2169), TRAINING + "\n`Trainer.fit` stopped: `max_steps=60` reached.\n"])
 def test_finished(text: str) -> None:
     """By the last step, or because the trainer says so; noise at the end is no failure."""
     found = only(judgements(text + "\n[rank1]: ValueError: at exit\n"))
@@ -70,11 +68,7 @@ def test_l09_nan_in_a_row() -> None:
 
 def test_l09_nan_crash_line() -> None:
     """L09: the line of one rank is enough."""
-    found = only(
-        judgements(
-            TRAINING + "\n7: Unexpected result nan (message='found NaN in local grad norm')\n"
-        )
-    )
+    found = only(judgements(TRAINING + "\n7: Unexpected result nan (message='found NaN in local grad norm')\n"))
     assert (found.code, found.level, found.rank) == ("nan", Level.FAILED, 7)
 
 

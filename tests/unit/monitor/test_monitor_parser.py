@@ -161,8 +161,7 @@ NOTICES = [
     (Kind.FAILED_RANK, "  rank      : 5 (local_rank: 5)", 5, None),
     (
         Kind.SAVED,
-        "Epoch 0, global step 217: 'step' reached 217.00000 (best 217.00000), "
-        "saving model to '/r/c.ckpt' as top 2",
+        "Epoch 0, global step 217: 'step' reached 217.00000 (best 217.00000), saving model to '/r/c.ckpt' as top 2",
         None,
         217,
     ),
@@ -216,8 +215,7 @@ NOTICES = [
     ),
     (
         Kind.MISSING_RANKS,
-        "torch.distributed.DistStoreError: Timed out after 1801 seconds waiting for clients. "
-        "14/16 clients joined.",
+        "torch.distributed.DistStoreError: Timed out after 1801 seconds waiting for clients. 14/16 clients joined.",
         None,
         16,
     ),
@@ -317,14 +315,10 @@ def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Rando
         at += size
     events += parser.feed(data[at:]) + parser.close()
     assert [e for e in events if isinstance(e, Step)] == steps(data)
-    assert [e.kind for e in events if isinstance(e, Notice)] == [
-        e.kind for e in parse(data) if isinstance(e, Notice)
-    ]
+    assert [e.kind for e in events if isinstance(e, Notice)] == [e.kind for e in parse(data) if isinstance(e, Notice)]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(2000.0, "2e+3"), (2169.0, "2169.0"), (56.0, "56.00"), (0.54, "0.540")]
-)
+@pytest.mark.parametrize(("value", "text"), [(2000.0, "2e+3"), (2169.0, "2169.0"), (56.0, "56.00"), (0.54, "0.540")])
 def test_the_writer_of_these_tests_rounds_as_lightning_does(value: float, text: str) -> None:
     """What the tests generate is what the samples show."""
     assert padded(value) == text

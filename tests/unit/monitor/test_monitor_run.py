@@ -196,8 +196,7 @@ def test_speed() -> None:
 def test_time_left_counts_what_lies_between_steps() -> None:
     """The bar's clock includes saving and loading; step time alone would promise too much."""
     slow = [
-        bar(n, seconds=2.0).replace("train_step_timing in s=2.000", "train_step_timing in s=1.0")
-        for n in range(100)
+        bar(n, seconds=2.0).replace("train_step_timing in s=2.000", "train_step_timing in s=1.0") for n in range(100)
     ]
     run = run_of("".join(slow), max_steps=200)
     assert run.seconds_left() == pytest.approx(200, rel=0.02)

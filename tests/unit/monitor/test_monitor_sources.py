@@ -222,8 +222,7 @@ def test_job_is_followed_to_its_end(cluster: Path) -> None:
     assert f"--follow=true --since-time={STAMP.format(2)} --container=pytorch" in logs[1]
     assert f"--follow=false --since-time={STAMP.format(3)}" in logs[2]
     assert any(
-        "pods --selector=training.kubeflow.org/job-name=neva-1,"
-        "training.kubeflow.org/replica-type=master" in c
+        "pods --selector=training.kubeflow.org/job-name=neva-1,training.kubeflow.org/replica-type=master" in c
         for c in calls
     )
 
@@ -271,9 +270,7 @@ def test_deleted_job_ends(cluster: Path) -> None:
     assert log.job.outcome == "the pytorchjob neva-1 was deleted"
 
 
-def test_lost_api_server_is_tolerated_for_a_while(
-    cluster: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_api_server_is_tolerated_for_a_while(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few failed calls are retried; then the error is the user's."""
     monkeypatch.setattr(sources, "LOST_AFTER", 3)
     write(cluster / "pytorchjobs.json", job("Running"))

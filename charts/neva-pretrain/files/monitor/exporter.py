@@ -52,30 +52,20 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
             speed.p95,
         )
         yield _gauge("samples_per_second", "Samples a second, whole job.", speed.samples)
-        yield _gauge(
-            "samples_per_second_per_gpu", "Samples a second and GPU.", speed.samples_per_gpu
-        )
+        yield _gauge("samples_per_second_per_gpu", "Samples a second and GPU.", speed.samples_per_gpu)
         yield _gauge("tokens_per_second", "Tokens a second, whole job.", speed.tokens)
         yield _gauge("mfu_ratio", "Model FLOP/s over the GPUs' peak, 0 to 1.", speed.mfu)
-        yield _gauge(
-            "of_plan_ratio", "Planned over measured step time; 1 is as planned.", speed.of_plan
-        )
+        yield _gauge("of_plan_ratio", "Planned over measured step time; 1 is as planned.", speed.of_plan)
     yield _gauge("left_seconds", "Time to the last step at the present pace.", run.seconds_left())
-    yield _gauge(
-        "last_step_age_seconds", "Time since the last new step.", _age(run.last_step_at, now)
-    )
+    yield _gauge("last_step_age_seconds", "Time since the last new step.", _age(run.last_step_at, now))
     yield _gauge("last_checkpoint_step", "Step of the last checkpoint.", run.checkpoint_step)
     yield _gauge(
         "last_checkpoint_age_seconds",
         "Time since the last checkpoint.",
         _age(run.checkpoint_at, now),
     )
-    yield _family(
-        "checkpoints_total", "counter", "Checkpoints saved, as logged.", [({}, run.checkpoints)]
-    )
-    yield _family(
-        "restarts_total", "counter", "Restarts of the training process.", [({}, run.restarts)]
-    )
+    yield _family("checkpoints_total", "counter", "Checkpoints saved, as logged.", [({}, run.checkpoints)])
+    yield _family("restarts_total", "counter", "Restarts of the training process.", [({}, run.restarts)])
     yield _family(
         "nonfinite_losses_total",
         "counter",
@@ -173,9 +163,7 @@ def _server(listen: tuple[str, int], exporter: Exporter) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.split("?")[0] == "/metrics":
-                self._answer(
-                    HTTPStatus.OK, exporter.text(), "text/plain; version=0.0.4; charset=utf-8"
-                )
+                self._answer(HTTPStatus.OK, exporter.text(), "text/plain; version=0.0.4; charset=utf-8")
             elif self.path == "/healthz":
                 self._answer(HTTPStatus.OK, "ok\n", "text/plain")
             else:
@@ -203,19 +191,13 @@ def address(text: str) -> tuple[str, int]:
     """Parse ``HOST:PORT``, ``:PORT`` (all addresses) or ``[V6]:PORT``."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(
-            f"got {text}; must be HOST:PORT, such as :9400 or 127.0.0.1:9400"
-        )
+        raise argparse.ArgumentTypeError(f"got {text}; must be HOST:PORT, such as :9400 or 127.0.0.1:9400")
     return host.strip("[]"), int(port)
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="exporter", description="Serve a NeMo log's progress to Prometheus."
-    )
-    parser.add_argument(
-        "--log", type=Path, required=True, metavar="PATH", help="log file, or directory of logs"
-    )
+    parser = argparse.ArgumentParser(prog="exporter", description="Serve a NeMo log's progress to Prometheus.")
+    parser.add_argument("--log", type=Path, required=True, metavar="PATH", help="log file, or directory of logs")
     parser.add_argument("--listen", type=address, default=("127.0.0.1", 9400), metavar="HOST:PORT")
     parser.add_argument("--name", default="", help="name of the run")
     parser.add_argument("--model", default="", help="name of the model")
@@ -230,15 +212,9 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="S",
         help="step time that the planner predicts",
     )
-    parser.add_argument(
-        "--flops-per-sample", type=float, metavar="F", help="model FLOPs to train on one sample"
-    )
-    parser.add_argument(
-        "--peak-flops", type=float, default=Settings.peak_flops, metavar="F", help="of one GPU"
-    )
-    parser.add_argument(
-        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints, 0 = off"
-    )
+    parser.add_argument("--flops-per-sample", type=float, metavar="F", help="model FLOPs to train on one sample")
+    parser.add_argument("--peak-flops", type=float, default=Settings.peak_flops, metavar="F", help="of one GPU")
+    parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints, 0 = off")
     return parser
 
 

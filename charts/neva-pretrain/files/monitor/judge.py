@@ -120,25 +120,20 @@ _ADVICE: dict[Kind, _Advice] = {
     Kind.HOST_OOM: _Advice(
         "host-oom",
         "a process was killed (SIGKILL)",
-        "most often the container's memory limit, while weights are loaded or by DataLoader"
-        " workers",
-        "look for OOMKilled in `kubectl describe pod`; raise resources.memory or lower the number"
-        " of workers",
+        "most often the container's memory limit, while weights are loaded or by DataLoader workers",
+        "look for OOMKilled in `kubectl describe pod`; raise resources.memory or lower the number of workers",
     ),
     Kind.SHARED_MEMORY: _Advice(
         "shared-memory",
         "/dev/shm is too small",  # noqa: S108 (a message)
         "the pod has the 64 MiB default, or its memory-backed volume is full",
-        "mount an emptyDir with medium: Memory at /dev/shm (the chart does) and raise its size"
-        " limit",
+        "mount an emptyDir with medium: Memory at /dev/shm (the chart does) and raise its size limit",
     ),
     Kind.DISK_FULL: _Advice(
         "disk-full",
         "no space left on a disk",
-        "results volume or its quota is full of checkpoints, or /tmp is full of an unpacked .nemo"
-        " file",
-        "free space or raise the quota; keep fewer checkpoints (checkpoint.saveTopK); unpack the"
-        " .nemo once beforehand",
+        "results volume or its quota is full of checkpoints, or /tmp is full of an unpacked .nemo file",
+        "free space or raise the quota; keep fewer checkpoints (checkpoint.saveTopK); unpack the .nemo once beforehand",
     ),
     Kind.DUPLICATE_GPU: _Advice(
         "ranks",
@@ -156,30 +151,25 @@ _ADVICE: dict[Kind, _Advice] = {
         "nccl-timeout",
         "NCCL timeout: a collective did not end",
         "one rank died, hangs or is far behind; the rank that times out is rarely the one to blame",
-        "look for the first error in the other pods' logs and for a sick GPU or link on their nodes"
-        " (dmesg: Xid)",
+        "look for the first error in the other pods' logs and for a sick GPU or link on their nodes (dmesg: Xid)",
     ),
     Kind.NCCL_ERROR: _Advice(
         "nccl-error",
         "NCCL error",
         "network device or memory lock limit not usable in the pod, or a peer that died",
-        "set NCCL_DEBUG=INFO and look at the first NCCL WARN line; check rdma, IPC_LOCK and"
-        " NCCL_SOCKET_IFNAME",
+        "set NCCL_DEBUG=INFO and look at the first NCCL WARN line; check rdma, IPC_LOCK and NCCL_SOCKET_IFNAME",
     ),
     Kind.RENDEZVOUS: _Advice(
         "rendezvous",
         "ranks cannot reach the master",
-        "its name does not resolve or its port is closed: master pod not running, network policy,"
-        " wrong MASTER_ADDR",
-        "check that the master pod runs and that its Service has an endpoint: `kubectl get"
-        " endpoints`",
+        "its name does not resolve or its port is closed: master pod not running, network policy, wrong MASTER_ADDR",
+        "check that the master pod runs and that its Service has an endpoint: `kubectl get endpoints`",
     ),
     Kind.RENDEZVOUS_RETRY: _Advice(
         "rendezvous",
         "still trying to reach the master",
         "the master pod is slower to start (image pull), or its name does not resolve",
-        "wait a few minutes; then check that the master pod runs and that its Service has an"
-        " endpoint",
+        "wait a few minutes; then check that the master pod runs and that its Service has an endpoint",
         fatal=False,
     ),
     Kind.CRASH: _Advice(
@@ -267,10 +257,7 @@ def _finished(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
             Level.OK,
             f"finished: {run.completed or 0} steps",
             run.finished,
-            action=(
-                "the checkpoint holds the projector only; keep the paths of its LLM and vision"
-                " tower with it"
-            ),
+            action=("the checkpoint holds the projector only; keep the paths of its LLM and vision tower with it"),
         )
 
 
@@ -288,11 +275,7 @@ def _incidents(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     for kind, advice in _ADVICE.items():
         incident = run.incidents.get(kind)
         if incident is not None:
-            level = (
-                Level.FAILED
-                if advice.fatal or (crashed and kind is not Kind.TERMINATED)
-                else Level.WARNING
-            )
+            level = Level.FAILED if advice.fatal or (crashed and kind is not Kind.TERMINATED) else Level.WARNING
             yield _from_incident(incident, advice, level)
 
 
@@ -315,9 +298,7 @@ def _ranks(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     if twice is not None:
         duplicate = _ADVICE[Kind.DUPLICATE_GPU]
         title = f"rank {twice.rank} started twice"
-        yield Judgement(
-            "ranks", Level.FAILED, title, twice.line, duplicate.cause, duplicate.action, twice.rank
-        )
+        yield Judgement("ranks", Level.FAILED, title, twice.line, duplicate.cause, duplicate.action, twice.rank)
     gpus, world = run.settings.gpus, run.world_size
     if gpus is not None and world is not None and world != gpus:
         title = f"the job runs with {world} ranks, not with one for each of its {gpus} GPUs"
@@ -363,40 +344,27 @@ def _stalled(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
             f"no new step for {quiet:.0f} s",
             f"last step {run.completed or 0}; limit {limit:.0f} s{usual}",
             "a rank hangs (NCCL, storage) or died without a word; or a checkpoint takes very long",
-            "compare the logs of all pods; `py-spy dump` a rank; NCCL ends a hang after its own"
-            " timeout",
+            "compare the logs of all pods; `py-spy dump` a rank; NCCL ends a hang after its own timeout",
         )
 
 
 def _random_loss(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     loss, step = run.loss, run.step
     guess = limits.random_share * math.log(run.settings.vocab_size)
-    if (
-        loss is not None
-        and step is not None
-        and step >= limits.random_step
-        and guess < loss < math.inf
-    ):
+    if loss is not None and step is not None and step >= limits.random_step and guess < loss < math.inf:
         yield Judgement(
             "random-loss",
             Level.WARNING,
             f"loss {loss:.4g} at step {step}: no better than guessing",
             f"{limits.random_share:g} x ln({run.settings.vocab_size}) = {guess:.2f}",
-            "LLM weights probably not loaded: their names do not match the model (load_llm_weights"
-            " is not strict)",
-            "stop the job; check that model_config.yaml of the .nemo has mcore_gpt: true and the"
-            " preset's shape",
+            "LLM weights probably not loaded: their names do not match the model (load_llm_weights is not strict)",
+            "stop the job; check that model_config.yaml of the .nemo has mcore_gpt: true and the preset's shape",
         )
 
 
 def _slow(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     speed = run.speed()
-    if (
-        speed is None
-        or speed.of_plan is None
-        or run.timed_steps < limits.slow_steps
-        or run.is_finished
-    ):
+    if speed is None or speed.of_plan is None or run.timed_steps < limits.slow_steps or run.is_finished:
         return
     if speed.of_plan < limits.slow_share:
         yield Judgement(
@@ -404,10 +372,8 @@ def _slow(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
             Level.WARNING,
             f"{speed.of_plan:.0%} of plan",
             f"median step {speed.median:.3g} s, planned {run.settings.planned_step_seconds:.3g} s",
-            "NCCL over TCP instead of RDMA, slow data loading, a throttled GPU, or longer captions"
-            " than planned",
-            "look for `NET/Socket` with NCCL_DEBUG=INFO, at GPU clocks, and at the DataLoader's"
-            " workers",
+            "NCCL over TCP instead of RDMA, slow data loading, a throttled GPU, or longer captions than planned",
+            "look for `NET/Socket` with NCCL_DEBUG=INFO, at GPU clocks, and at the DataLoader's workers",
         )
 
 
@@ -415,13 +381,9 @@ def _checkpoint(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     every = run.settings.checkpoint_every
     if every == 0:
         return
-    cause = (
-        "the monitored value is not logged (val_loss without validation), or the interval was never"
-        " reached"
-    )
+    cause = "the monitored value is not logged (val_loss without validation), or the interval was never reached"
     action = (
-        "monitor reduced_train_loss or step, set every_n_train_steps, and check that the results"
-        " volume is writable"
+        "monitor reduced_train_loss or step, set every_n_train_steps, and check that the results volume is writable"
     )
     if run.not_saved is not None and run.checkpoints == 0:
         yield Judgement(
@@ -435,11 +397,7 @@ def _checkpoint(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     elif every and run.attempt_first_step is not None and run.step is not None:
         since = max(run.checkpoint_step or 0, run.attempt_first_step)
         if run.step - since > limits.checkpoint_share * every:
-            seen = (
-                "none so far"
-                if run.checkpoint_step is None
-                else f"last at step {run.checkpoint_step}"
-            )
+            seen = "none so far" if run.checkpoint_step is None else f"last at step {run.checkpoint_step}"
             title = f"no checkpoint for {run.step - since} steps"
             yield Judgement(
                 "checkpoint",
@@ -459,8 +417,7 @@ def _lost_progress(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
             f"a restart went back by {run.lost_steps} steps",
             f"step {run.best_step} was reached before, now {run.step}; {run.restarts} restarts",
             "no checkpoint of the later steps, or it was not found",
-            "checkpoint.everyNSteps sets what a restart may cost; check that runs share run.id and"
-            " its results path",
+            "checkpoint.everyNSteps sets what a restart may cost; check that runs share run.id and its results path",
         )
 
 

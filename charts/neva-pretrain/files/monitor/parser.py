@@ -125,9 +125,7 @@ _BAR = re.compile(
     rb"(?:, consumed_samples=([.\de+]{1,40}))?(?:, train_step_timing in s=([.\de+-]{1,40}))?(?:,"
     rb" [^\[\]|]{0,999})?\]"
 )
-_PRINTER = re.compile(
-    rb"Training epoch (\d{1,9}), iteration (\d{1,12})/(\d{1,12}) \| ([^\[\]\r\n]{1,2000})"
-)
+_PRINTER = re.compile(rb"Training epoch (\d{1,9}), iteration (\d{1,12})/(\d{1,12}) \| ([^\[\]\r\n]{1,2000})")
 _NUMBER = re.compile(rb"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|inf)")
 _ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 
@@ -229,9 +227,7 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
     )
 )
 
-_RANK = re.compile(
-    r"^\s*(\d{1,6}): |\[(?:rank|default)[: ]{0,2}(\d{1,6})\]|\b[Rr]ank:? (\d{1,6})\b"
-)
+_RANK = re.compile(r"^\s*(\d{1,6}): |\[(?:rank|default)[: ]{0,2}(\d{1,6})\]|\b[Rr]ank:? (\d{1,6})\b")
 _PREFIX = re.compile(r"^(?:\s*(?:\d{1,6}: |\[[^\]]{1,80}\]:? ?))+")
 
 
@@ -279,11 +275,7 @@ class LogParser:
 
 def _is_whole_bar(text: bytes) -> bool:
     r"""Tell whether a redrawn bar is there in full: its ``\r`` only comes with the next one."""
-    return (
-        b"global_step=" in text
-        and text.rstrip().endswith(b"]")
-        and text.rfind(b"[") < text.rfind(b"global_step=")
-    )
+    return b"global_step=" in text and text.rstrip().endswith(b"]") and text.rfind(b"[") < text.rfind(b"global_step=")
 
 
 def _read_steps(line: bytes, events: list[Event]) -> None:

@@ -351,9 +351,7 @@ class Run:
         else:
             seen = self.incidents.get(kind)
             self.incidents[kind] = (
-                replace(
-                    seen, count=seen.count + 1, rank=notice.rank if seen.rank is None else seen.rank
-                )
+                replace(seen, count=seen.count + 1, rank=notice.rank if seen.rank is None else seen.rank)
                 if seen
                 else Incident(kind, notice.line, notice.rank, 1, self.step)
             )
@@ -409,9 +407,7 @@ class Run:
     def is_finished(self) -> bool:
         """All steps are done, or the trainer says so."""
         limit = self.max_steps
-        return bool(self.finished) or (
-            limit is not None and self.step is not None and self.step >= limit
-        )
+        return bool(self.finished) or (limit is not None and self.step is not None and self.step >= limit)
 
     @property
     def consumed_samples(self) -> tuple[int, bool] | None:
@@ -436,16 +432,8 @@ class Run:
             p95=times[min(len(times) - 1, math.ceil(0.95 * len(times)) - 1)],
             samples=samples,
             samples_per_gpu=per_gpu,
-            tokens=(
-                samples * s.tokens_per_sample
-                if samples is not None and s.tokens_per_sample
-                else None
-            ),
-            mfu=(
-                per_gpu * s.flops_per_sample / s.peak_flops
-                if per_gpu is not None and s.flops_per_sample
-                else None
-            ),
+            tokens=(samples * s.tokens_per_sample if samples is not None and s.tokens_per_sample else None),
+            mfu=(per_gpu * s.flops_per_sample / s.peak_flops if per_gpu is not None and s.flops_per_sample else None),
             of_plan=s.planned_step_seconds / middle if s.planned_step_seconds else None,
         )
 
