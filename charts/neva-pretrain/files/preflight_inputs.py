@@ -319,7 +319,7 @@ def _pax(records: bytes) -> dict[str, str]:
     found = {}
     while records:
         length = int(records.split(b" ", 1)[0])
-        key, _, value = records[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
+        key, _, value = records[:length].split(b" ", 1)[1].removesuffix(b"\n").partition(b"=")
         found[key.decode()] = value.decode("utf-8", "surrogateescape")
         records = records[length:]
     return found
