@@ -33,8 +33,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, dict | list):
+                raise InputError(f"line {line}: a key must be a name, got a {type(key).__name__}")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise InputError(f"line {line}: the key {key} is there twice; Helm would use the last one; keep one")
             seen.add(key)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -56,8 +58,13 @@ def read(path: Path) -> dict[str, Any]:
         parsed = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        words = " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            words = f"line {error.problem_mark.line + 1}: {error.problem}"
+        raise InputError(f"{path}: cannot be read as YAML: {words}") from None
     if not isinstance(parsed, dict | None):
         raise InputError(f"{path}: must be a mapping of values, got a {type(parsed).__name__}")
     return parsed or {}
@@ -153,11 +160,17 @@ def with_site(values: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, A
     """
     merged = _overlay(values, site)
     for name in VOLUMES:
-        volume = (site.get("storage") or {}).get(name) or {}
+        volume = _mapping(_mapping(site.get("storage")).get(name))
+        if not isinstance(volume.get("gpfs", {}), Mapping):
+            continue  # null removes the default already; all else is the schema's to refuse
         default = chartdata.defaults()["storage"][name]
         if storage_sources(volume) and "gpfs.nodePath" in storage_sources(default):
             merged["storage"][name].setdefault("gpfs", {}).setdefault("nodePath", None)
     return merged
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
