@@ -1,12 +1,11 @@
 """Accuracy of the cost model against the calibration, and what a search costs at any size.
 
-Run with ``python -m tests.bench.bench_planner``. Times are printed as ratios, never judged.
+Run with ``python -m tests.bench.bench_planner``. Times are printed as ratios, never judged; what the command costs
+as a process is in ``bench_generator``.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import median
@@ -52,17 +51,6 @@ def search_cost() -> None:
     print(f"search at 16,384 GPUs over 8 GPUs: {large / small:.2f} ({large * 1000:.1f} ms)")
 
 
-def command_cost() -> None:
-    """Print the time of the command at 16,384 GPUs over that of its help, both as processes."""
-    command = [sys.executable, "-c", "from neva_pretrain.plan_command import plan; plan()"]
-
-    def run(*options: str) -> float:
-        return _seconds(lambda: subprocess.run([*command, *options], check=True, capture_output=True))
-
-    help_, plan = run("--help"), run("--gpus", "16384")
-    print(f"plan --gpus 16384 over plan --help: {plan / help_:.2f} ({plan * 1000:.0f} ms)")
-
-
 def _seconds(work: Callable[[], object], times: int = 9) -> float:
     """Return the median time of a few tries."""
 
@@ -77,4 +65,3 @@ def _seconds(work: Callable[[], object], times: int = 9) -> float:
 if __name__ == "__main__":
     accuracy()
     search_cost()
-    command_cost()

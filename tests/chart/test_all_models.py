@@ -15,6 +15,7 @@ from neva_pretrain.cli import main
 from tests.chart import helm
 from tests.chart.test_schema import kubeconform
 
+DOCUMENTATION = helm.ROOT / "docs" / "planner.md"
 MODELS = catalog.names()
 NODES = (1, 2, 4, 16, 128)
 TOO_FEW = [("nemotron4_340b_chat", 1)]  # TP 8 x PP 2 needs two nodes, and its weights more than one node's memory
@@ -120,3 +121,22 @@ def test_70b_without_tensor_parallelism_is_refused_with_one_that_fits(model: str
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     checked = neva_values("check", file)
     assert checked.exit_code == 0, checked.output
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_table_of_the_documentation_is_the_planners(model: str) -> None:
+    (row,) = [line for line in DOCUMENTATION.read_text("utf-8").splitlines() if line.startswith(f"| {model} |")]
+    args = "plan", "--gpus", 128, "--model", model, "--output", "json"
+    plan = json.loads(neva_values(*args).stdout)
+    fused = json.loads(neva_values(*args, "--kernels", "fused").stdout)
+    cells = [model]
+    for setup in (plan["preset"], plan["best"]):
+        sizes = setup["tensorParallelSize"], setup["pipelineParallelSize"], setup["microBatchSize"]
+        cells += [", ".join(map(str, sizes)), digits(setup["samplesPerSecondPerGpu"])]
+    cells += [f"{plan['gain']:.2f}", digits(fused["best"]["samplesPerSecondPerGpu"]), plan["best"]["step"]["basis"]]
+    assert row == f"| {' | '.join(cells)} |"
+
+
+def digits(rate: float) -> str:
+    """Return a rate with three digits, or two decimals when it is small."""
+    return f"{rate:.2f}" if rate < 1 else f"{rate:#.3g}"
