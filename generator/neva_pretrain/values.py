@@ -1,6 +1,6 @@
 """Values files: read without surprises, merged as Helm merges, checked against the schema, written byte for byte.
 
-Reading refuses duplicate keys (Helm lets the last one win in silence) and takes ``1e-3`` as a number, as Helm does.
+Reading refuses duplicate keys (Helm lets the last one win in silence); a plain word is what Helm takes it for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonschema import Draft7Validator
@@ -26,26 +26,46 @@ from neva_pretrain.rules import VOLUMES, storage_sources, text
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
 
 
+# What Helm's YAML reader (go-yaml 2) takes a plain word for; the first match wins, and all else is a string. PyYAML
+# alone would read 1:30 as 90 and 2024-01-01 as a date, and 1e-3, y and 0o10 as strings.
+_HELM = (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", list("yYnNtTfFoO")),
+    ("int", "[-+]?(0b[01][01_]*|0o?[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0|[1-9][0-9_]*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+)
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
-    """Safe YAML loader that refuses duplicate keys and reads YAML 1.2 floats."""
+    """Safe YAML loader that reads scalars and keys as Helm does and refuses duplicate keys."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if isinstance(key, dict | list):
                 raise InputError(f"line {line}: a key must be a name, got a {type(key).__name__}")
-            if key in seen:
+            if text(key) in seen:
                 raise InputError(f"line {line}: the key {key} is there twice; Helm would use the last one; keep one")
-            seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+            seen.add(text(key))
+        self.flatten_mapping(node)
+        return {text(self.construct_object(k, deep=True)): self.construct_object(v, deep=deep) for k, v in node.value}
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML dumper that quotes every string that Helm or PyYAML would not read as one."""
+
+
+for _tag, _pattern, _first in _HELM:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -60,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:  # PyYAML's, on !!int x
         words = " ".join(str(error).split())
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             words = f"line {error.problem_mark.line + 1}: {error.problem}"
@@ -92,7 +112,9 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
 def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
     """Return every way in which complete values break values.schema.json."""
     errors = sorted(Draft7Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
-    return [violation for error in errors for violation in _explain(error)]
+    listed = {e.json_path for e in errors if e.validator == "enum"}  # says more than the type
+    wanted = [e for e in errors if e.validator != "type" or e.json_path not in listed]
+    return [violation for error in wanted for violation in _explain(error)]
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
@@ -200,7 +222,9 @@ def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path
         f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.epochs:.2f} epochs",
         *(f"# {note}" for note in notes),
     ]
-    body = yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    body = yaml.dump(
+        dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000
+    )
     return "\n".join(lines) + "\n" + body
 
 
