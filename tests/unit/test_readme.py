@@ -1,0 +1,182 @@
+"""What the README says is what there is: commands, options, outputs, files, values and versions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from neva_pretrain import catalog, chartdata, values
+from neva_pretrain.cli import main
+from neva_pretrain.monitor.cli import command as monitor
+from tests.chart import helm
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {"monitor": (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")}
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+INDENTED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+
+
+def block(first: str) -> str:
+    """The text of the fenced block that begins with a line."""
+    (found,) = [text for _, text in BLOCKS if text.startswith(first)]
+    return str(found)
+
+
+def run(*arguments: str) -> str:
+    with mock.patch.object(sys, "argv", ["neva-values", *arguments]):
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def options(command: click.Command) -> list[str]:
+    """All spellings of a command's options."""
+    context = click.Context(command)
+    parameters = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    return [name for parameter in parameters for name in parameter.opts]
+
+
+def commands() -> list[tuple[str, click.Command, str]]:
+    """Every command with the text that documents it."""
+    assert isinstance(main, click.Group)
+    context = click.Context(main)
+    below = [(name, main.get_command(context, name)) for name in main.list_commands(context)]
+    found = [(f"neva-values {name}", command, README) for name, command in below if command is not None]
+    return [("neva-values", main, README), *found, ("neva-monitor", monitor, README + DOCS["monitor"])]
+
+
+@pytest.mark.parametrize(("name", "command", "text"), commands(), ids=[name for name, _, _ in commands()])
+def test_every_command_and_option_is_documented(name: str, command: click.Command, text: str) -> None:
+    assert f"`{name}" in text
+    missing = [o for o in options(command) if not re.search(rf"`{re.escape(o)}[`\s]", text) and o != "-h"]
+    assert missing == []
+
+
+def test_commands_that_are_shown_know_their_options() -> None:
+    known = {name: set(options(command)) for name, command, _ in commands()}
+    shown = [line for line in INDENTED if line.startswith(("neva-values", "neva-monitor"))]
+    assert len(shown) >= 6
+    for line in shown:
+        words = shlex.split(line, comments=True)
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert {word for word in words if word.startswith("-")} <= known[name], line
+
+
+def test_values_of_128_gpus_are_shown_as_they_are_written() -> None:
+    assert block("# neva-values --gpus 128\n") == run("--gpus", "128").partition("\n")[2]
+
+
+def test_the_plan_is_shown_as_it_is_printed() -> None:
+    printed = run("plan", "--gpus", "128")
+    shown = block("llama2_7b_chat on 128").splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    lines = iter(printed.splitlines())
+    for line in shown:  # shortened: all lines are there, in order
+        assert any(line == other for other in lines), line
+
+
+def test_the_site_file_works(tmp_path: Path) -> None:
+    site, output = tmp_path / "site.yaml", tmp_path / "values.yaml"
+    site.write_text(block("# site.yaml\n"))
+    run("--gpus", "128", "--site", str(site), "--output", str(output))
+    manifests = helm.render(output)
+    assert helm.container(manifests)["image"] == "nvcr.io/nvidia/nemo:24.07"
+    assert helm.pod(manifests)["imagePullSecrets"] == [{"name": "ngc"}]
+    assert "NVIDIA-H100-80GB-HBM3" in str(helm.pod(manifests)["affinity"])
+    run("check", str(output))
+
+
+def test_every_value_that_is_named_exists() -> None:
+    schema = chartdata.schema()
+    sections = "|".join(schema["properties"])
+    for path in re.findall(rf"`((?:{sections})(?:\.\w+)+)`", README):
+        if path == "run.json":
+            continue
+        node = schema
+        for key in path.split("."):
+            assert key in node.get("properties", {}), path
+            node = node["properties"][key]
+
+
+def test_every_model_is_named() -> None:
+    assert all(f"`{name}`" in README for name in catalog.names())
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = ROOT / file if file else ROOT / "README.md"
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles], target
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:`|    )make ([a-z0-9-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_no_comma_is_ever_shown_with_set() -> None:
+    """Helm cuts there (H10)."""
+    for found in re.findall(r"--set(?:-string)? ([^\s`]+)", README):
+        assert "," not in found
+
+
+def test_versions_are_those_that_are_built() -> None:
+    def pinned(tool: str, module: str) -> str:
+        text = (ROOT / "tests" / "tools" / tool / "go.mod").read_text()
+        found = re.search(rf"{re.escape(module)} v([\d.]+)", text)
+        assert found is not None
+        return found[1]
+
+    assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in README
+    assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in README
+    assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in README
+    schemas = sorted(folder.name[1:-2] for folder in (ROOT / "schemas" / "kubernetes").iterdir())
+    assert f"| Kubernetes | {schemas[0]} to {schemas[-1]} |" in README
+    assert (ROOT / "charts/neva-pretrain/Chart.yaml").read_text().count(f'kubeVersion: ">={schemas[0]}.0-0"') == 1
+
+
+def test_the_words_of_a_refusal_are_those_of_both() -> None:
+    """The promise of the first lines: generator and helm refuse in the same words."""
+    partial = {"training": {"globalBatchSize": 300}}
+    (theirs,) = helm.render_fails(partial)
+    from neva_pretrain import rules
+
+    assert [str(violation) for violation in rules.violations(values.complete(partial))] == [theirs]
+    key, got, must, fix = re.split(r": got |; ", theirs)
+    assert (key, got) == ("training.globalBatchSize", "300")
+    assert must.startswith("must ")
+    assert fix.startswith("use ")
+
+
+def test_completion_is_as_documented() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("neva-monitor"))],
+        env={"_NEVA_MONITOR_COMPLETE": "fish_source", "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "neva-monitor" in done.stdout
+
+
+def test_the_ascii_picture_and_yaml_blocks_are_sound() -> None:
+    for language, text in BLOCKS:
+        if language == "yaml":
+            yaml.safe_load(text)
+        assert all(len(line) <= 120 for line in text.splitlines())
