@@ -6,6 +6,7 @@ Reading refuses duplicate keys (Helm lets the last one win in silence); a plain 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tempfile
@@ -76,6 +77,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         parsed = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
+        json.dumps(parsed, default=str)  # finds an anchor inside itself
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
@@ -216,8 +218,8 @@ def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path
     schema = os.path.relpath(SCHEMA_IN_CHECKOUT, output.parent if output and not output.is_absolute() else ".")
     lines = [
         f"# yaml-language-server: $schema={schema}",
-        f"# {command}",
-        f"#   {plan.gpus} GPUs on {plan.nodes} nodes: 1 master, {plan.workers} workers",
+        f"# {' '.join(command.splitlines())}",
+        f"#   {plan.gpus} GPUs on {_counted(plan.nodes, 'node')}: 1 master, {_counted(plan.workers, 'worker')}",
         f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
         f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.epochs:.2f} epochs",
         *(f"# {note}" for note in notes),
@@ -226,6 +228,10 @@ def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path
         dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000
     )
     return "\n".join(lines) + "\n" + body
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def write(path: Path, content: str) -> None:

@@ -112,6 +112,7 @@ class TestReading:
             ("a: !!python/object:os.system x\n", "cannot be read as YAML: line 1: could not determine a constructor"),
             ("a: !!int x\n", "cannot be read as YAML: "),
             ("a: !!bool x\n", "cannot be read as YAML: "),
+            ("a: &a {b: *a}\n", "cannot be read as YAML: Circular reference detected"),
             ("a: 1\n---\nb: 2\n", "cannot be read as YAML: "),
             (b"a: \xff\xfe\n", "cannot be read as YAML: 'utf-8' codec can't decode byte 0xff in position 3"),
             (b"a: \x00\n", "cannot be read as YAML: "),
@@ -191,6 +192,10 @@ class TestWriting:
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=8))
     def test_what_is_written_is_read_by_helm(self, seen_by_helm: Seen, env: dict[str, str]) -> None:
         assert seen_by_helm(values.emit({"env": env}, "neva-values", [], None), {}).get("env", {}) == env
+
+    def test_a_command_of_several_lines_stays_a_comment(self) -> None:
+        text = values.emit({}, "neva-values --site 'a\nrun: {id: evil}\n'", [], None)
+        assert yaml.safe_load(text) == {}
 
     def test_the_schemas_path_is_seen_from_the_file(self) -> None:
         def schema(output: Path | None) -> str:
