@@ -1,0 +1,85 @@
+"""A Helm release on the local control plane, for tests and the demo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.sandbox import Sandbox
+from tests.tools import path
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "neva-pretrain"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of the chart in a namespace."""
+
+    sandbox: Sandbox
+    namespace: str
+    name: str = "neva"
+
+    def helm(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run helm in the release's namespace; never raises."""
+        command = [str(path("helm")), *args, "--namespace", self.namespace]
+        return subprocess.run(command, env=self.sandbox.env, capture_output=True, text=True, check=False)
+
+    def apply(self, verb: str, *args: str) -> str:
+        """Install or upgrade; return helm's output, notes included."""
+        done = self.helm(verb, self.name, str(CHART), *args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def uninstall(self) -> None:
+        """Remove the release."""
+        done = self.helm("uninstall", self.name, "--wait")
+        assert done.returncode == 0, done.stderr
+
+    def job(self) -> dict[str, Any]:
+        """Return the release's one PyTorchJob."""
+        selector = f"app.kubernetes.io/instance={self.name}"
+        (job,) = self.sandbox.get("pytorchjobs", "-l", selector, namespace=self.namespace)["items"]
+        return dict(job)
+
+    def has_condition(self, kind: str) -> bool:
+        """Return whether the job's condition of that kind holds."""
+        conditions = self.job().get("status", {}).get("conditions", [])
+        return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+
+    def wait_for(self, kind: str, timeout: float = 120) -> None:
+        """Wait until the job's condition of that kind holds."""
+        self.sandbox.wait(lambda: self.has_condition(kind), f"job {kind}", timeout=timeout)
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Return the job's pods by name."""
+        selector = f"training.kubeflow.org/job-name={self.job()['metadata']['name']}"
+        return {p["metadata"]["name"]: p for p in self.sandbox.pods(selector, self.namespace)}
+
+
+def process_environment(pod: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of the pod's training process, as the kubelet would make it.
+
+    The last of a name wins; ``$$`` is a literal ``$``. The chart never refers to another variable.
+    """
+    fields = {"spec.nodeName": pod["spec"].get("nodeName", ""), "metadata.name": pod["metadata"]["name"]}
+    (container,) = (c for c in pod["spec"]["containers"] if c["name"] == "pytorch")
+    environment = {}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        environment[variable["name"]] = fields[source] if source else variable.get("value", "").replace("$$", "$")
+    return environment
+
+
+def names(items: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of objects, sorted."""
+    return sorted(item["metadata"]["name"] for item in items)
+
+
+def dump(value: object) -> str:
+    """Return compact JSON, for messages."""
+    return json.dumps(value, sort_keys=True)
