@@ -47,13 +47,14 @@ e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run 
 	$(BIN)/python -m pytest tests/e2e -m e2e
 
 sandbox-up: install  ## Start the local control plane with NODES simulated 8-GPU nodes
+	@$(BIN)/python -m tests.tools build helm kubernetes kwok etcd training-operator
 	@$(BIN)/python -m tests.sandbox up --name $(NAME) --nodes $(NODES)
 
 sandbox-down: install  ## Stop it; no process stays
 	@$(BIN)/python -m tests.sandbox down --name $(NAME)
 
 demo: install  ## 16 nodes, neva-values --gpus 128, helm install, Running; leaves a kubeconfig to play with
-	@$(BIN)/python -m tests.demo --name $(NAME)
+	@$(BIN)/python -m tests.demo --name $(NAME) --nodes $(NODES)
 
 bench: tools  ## Cost of a render and of the generator, as ratios
 	@$(BIN)/python -m tests.bench.bench_generator
