@@ -53,7 +53,7 @@ class Bench:
     say: Say
 
     def run(self, nodes: int) -> Cost:
-        """Install a job of so many nodes, wait until it runs, and remove it."""
+        """Install a job of so many nodes and wait until it runs."""
         values = self.box.folder / f"values-{nodes}.yaml"
         neva_values = [str(Path(sys.executable).parent / "neva-values"), "--gpus", str(nodes * GPUS_PER_NODE)]
         _checked(subprocess.run([*neva_values, "--output", str(values)], capture_output=True, text=True, check=False))
@@ -67,10 +67,14 @@ class Bench:
         installed = monotonic() - begun
         job_running, pods_running = self._await_running(release, nodes, begun)
         memory = {name: _peak(pid) for name, pid in pids.items()}
-        self.say(f"{nodes:,} nodes: all Running after {pods_running:.1f} s; removing the job")
-        _checked(release.helm("uninstall", release.name, "--wait"))
-        self.box.wait(lambda: self._count() == 0, "pods gone", timeout=120 + nodes)
+        self.say(f"{nodes:,} nodes: all Running after {pods_running:.1f} s")
         return Cost(installed, job_running, pods_running, memory)
+
+    def remove(self) -> None:
+        """Remove the job and wait until its pods are gone."""
+        release = Release(self.box, "default")
+        _checked(release.helm("uninstall", release.name, "--wait"))
+        self.box.wait(lambda: self._count() == 0, "pods gone", timeout=180)
 
     def _await_running(self, release: Release, nodes: int, begun: float) -> tuple[float, float]:
         """Return when the job's condition held and when all of its pods ran."""
@@ -87,7 +91,7 @@ class Bench:
                     pods = monotonic() - begun
                 if now - told > 10:
                     told = now
-                    replicas = release.job()["status"].get("replicaStatuses", {}).values()
+                    replicas = release.job().get("status", {}).get("replicaStatuses", {}).values()
                     active = sum(replica.get("active", 0) for replica in replicas)
                     self.say(f"{nodes:,} nodes: {self._count():,} pods, {active:,} of them known to run")
             sleep(0.1)
@@ -125,7 +129,10 @@ def main(nodes: int) -> None:
         up = monotonic() - started
         bench = Bench(box, say)
         bench.run(REFERENCE)  # binds the volumes
-        small, large = bench.run(REFERENCE), bench.run(nodes)
+        bench.remove()
+        small = bench.run(REFERENCE)
+        bench.remove()
+        large = bench.run(nodes)
         box.down()
     except KeyboardInterrupt:
         click.echo("Interrupted: the control plane is stopped.", err=True)
