@@ -21,6 +21,8 @@ Values = Mapping[str, Any]
 VOLUMES = ("datasets", "models", "results", "scratch")
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
+PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
+CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
 
 
@@ -56,6 +58,14 @@ def section(values: Values, *path: str) -> Any:
     return {} if node is None else node
 
 
+def mapping(values: Values, *path: str) -> Mapping[str, Any]:
+    """Return a nested mapping, empty where it is missing or something else."""
+    node: Any = values
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
 def quantity(amount: str) -> Decimal:
     """Return the bytes (or units) of a Kubernetes quantity."""
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", amount)
@@ -75,7 +85,14 @@ def architecture(values: Values) -> catalog.Architecture:
 
 def read_only(values: Values, volume: str) -> bool:
     """Return whether pods only read a volume."""
-    return volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
+    return (
+        not preparing(values) and volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
+    )
+
+
+def preparing(values: Values) -> bool:
+    """Return whether the release prepares data and models in place of training."""
+    return bool(section(values, "prepare").get("enabled"))
 
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
@@ -256,6 +273,16 @@ def check_storage(values: Values) -> Iterator[Violation]:
                 f"use a path such as /{name}",
             )
         seen[path] = name
+    for path in CHART_MOUNTS:
+        seen[path] = "the chart"
+    for index, mount in enumerate(values.get("extraVolumeMounts") or []):
+        if mount["mountPath"] in seen:
+            yield Violation(
+                f"extraVolumeMounts[{index}].mountPath",
+                mount["mountPath"],
+                "must not be a mount of the chart",
+                "use another path",
+            )
 
 
 def check_paths(values: Values) -> Iterator[Violation]:
@@ -277,6 +304,11 @@ def check_paths(values: Values) -> Iterator[Violation]:
             "use the folder's path",
         )
     paths["data.path"] = values["data"]["path"]
+    if preparing(values):
+        for step in PREPARE_STEPS:
+            source = values["prepare"][step]["source"]
+            if values["prepare"][step]["enabled"] and source.startswith("/"):
+                paths[f"prepare.{step}.source"] = source
     for key, path in paths.items():
         if not any(below(path, mount) for mount in mounts):
             yield Violation(
@@ -295,8 +327,52 @@ def check_paths(values: Values) -> Iterator[Violation]:
             )
 
 
+def check_prepare(values: Values) -> Iterator[Violation]:
+    """Each step of prepare has a source; the tokenizer's is the language model's unless it has its own."""
+    if not preparing(values):
+        return
+    steps = values["prepare"]
+    needs_llm = steps["llm"]["enabled"] or (steps["tokenizer"]["enabled"] and not steps["tokenizer"]["source"])
+    if needs_llm and not steps["llm"]["source"]:
+        yield Violation(
+            "prepare.llm.source",
+            "nothing",
+            "must name the language model to prepare",
+            "use its folder on a mounted path, or its hub id, or switch the steps llm and tokenizer off",
+        )
+    if steps["dataset"]["enabled"] and not steps["dataset"]["source"]:
+        yield Violation(
+            "prepare.dataset.source",
+            "nothing",
+            "must name the dataset to prepare",
+            "use its folder on a mounted path, or its hub id, or switch the step dataset off",
+        )
+
+
 def check_pods(values: Values) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
+    fabric, rdma = chartdata.fabrics()[values["fabric"]], section(values, "rdma")
+    enabled = rdma.get("enabled")
+    if fabric["rdma"]["enabled"] if enabled is None else enabled:
+        if not (rdma.get("resourceName") or fabric["rdma"]["resourceName"]):
+            yield Violation(
+                "rdma.resourceName",
+                "nothing",
+                f"must name the RDMA devices, since fabric {values['fabric']} has none",
+                "use the resource that the nodes offer, or set rdma.enabled to false",
+            )
+        if not (rdma.get("count") or fabric["rdma"]["count"]):
+            yield Violation(
+                "rdma.count",
+                "nothing",
+                f"must be at least 1, since fabric {values['fabric']} has no devices",
+                "use the devices of a pod, or set rdma.enabled to false",
+            )
+    for key in ("commonLabels", "podLabels", "workerLabels"):
+        for name, value in sorted((values.get(key) or {}).items()):
+            owner = reserved(name, "reservedLabels")
+            if owner and value is not None:
+                yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
     nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
     memory, shm = values["resources"]["memory"], values["resources"].get("shmSize")
     if shm and quantity(shm) > quantity(memory):
@@ -340,22 +416,41 @@ def check_pods(values: Values) -> Iterator[Violation]:
         )
 
 
+def reserved(name: str, kind: str) -> str | None:
+    """Return who sets a name, or what to say in its place; None where it is free."""
+    rules = chartdata.rules()
+    owner: str | None = rules[kind].get(name)
+    for prefix, reason in rules[f"{kind.removesuffix('s')}Prefixes"].items():
+        if name.startswith(prefix):
+            owner = reason
+    return owner
+
+
 def check_environment(values: Values) -> Iterator[Violation]:
     """The environment that the operator and the chart own is not set a second time."""
-    rules = chartdata.rules()
     for name, value in sorted((values.get("env") or {}).items()):
-        reason = rules["reservedEnv"].get(name)
-        for prefix, owner in rules["reservedEnvPrefixes"].items():
-            if name.startswith(prefix):
-                reason = owner
-        if reason and value is not None:
-            yield Violation(f"env.{name}", text(value), "must not be set here", reason)
+        owner = reserved(name, "reservedEnv")
+        if owner and value is not None:
+            yield Violation(f"env.{name}", text(value), "must not be set here", owner)
 
 
 def check_config(values: Values) -> Iterator[Violation]:
     """``config`` says only what no value says."""
     config = values.get("config") or {}
-    for path, owner in sorted(chartdata.rules()["ownedConfig"].items()):
+    owned = chartdata.rules()["ownedConfig"]
+    sections = {path.rpartition(".")[0] for path in owned}
+    sections |= {path.partition(".")[0] for path in sections}
+    for path in sorted(sections):
+        *parents, last = path.split(".")
+        parent = mapping(config, *parents)
+        if last in parent and not isinstance(parent[last], Mapping):
+            yield Violation(
+                f"config.{path}",
+                text(parent[last]),
+                "must be a map, or it would replace the whole section",
+                "name its keys",
+            )
+    for path, owner in sorted(owned.items()):
         node: Any = config
         for key in path.split("."):
             if not isinstance(node, Mapping) or key not in node:
@@ -363,8 +458,8 @@ def check_config(values: Values) -> Iterator[Violation]:
             node = node[key]
         else:
             yield Violation(f"config.{path}", text(node), "must not be set here, since a value owns it", f"use {owner}")
-    monitor = str(section(config, "exp_manager", "checkpoint_callback_params").get("monitor") or "")
-    validation = section(config, "trainer").get("limit_val_batches") or 0
+    monitor = str(mapping(config, "exp_manager", "checkpoint_callback_params").get("monitor") or "")
+    validation = mapping(config, "trainer").get("limit_val_batches") or 0
     if monitor.startswith("val") and float(validation) == 0:
         yield Violation(
             "config.exp_manager.checkpoint_callback_params.monitor",
@@ -380,6 +475,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_checkpoint,
     check_storage,
     check_paths,
+    check_prepare,
     check_pods,
     check_environment,
     check_config,

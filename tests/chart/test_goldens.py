@@ -17,6 +17,7 @@ CASES: dict[str, dict[str, Any] | None] = {
         "training": {"nodes": 16, "globalBatchSize": 4096, "maxSteps": 136, "warmupSteps": 4},
         "checkpoint": {"everyNSteps": 13},
     },
+    "prepare": {"prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}},
 }
 
 
@@ -31,8 +32,13 @@ Dumper.add_representer(
 
 
 def golden(values: dict[str, Any] | None) -> str:
-    """The manifests, sorted, as YAML."""
+    """The manifests, sorted, as YAML; a file that is delivered as it is stands there by its name."""
     manifests = sorted(helm.render(values), key=lambda manifest: (manifest["kind"], manifest["metadata"]["name"]))
+    for manifest in helm.of_kind(manifests, "ConfigMap"):
+        for name, text in manifest["data"].items():
+            file = helm.CHART / "files" / name
+            if file.exists() and file.read_text(encoding="utf-8").strip() == text.strip():
+                manifest["data"][name] = f"(files/{name})"
     return "---\n".join(yaml.dump(manifest, Dumper=Dumper, sort_keys=True, width=120) for manifest in manifests)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,21 @@ def test_notes_tell_what_was_rendered_and_what_comes_next(chart: Path) -> None:
     assert "e+0" not in text
 
 
-def test_a09_a10_notes_name_the_init_container_and_its_limit(chart: Path) -> None:
-    text = notes(chart, FOUR_NODES)
+def test_a09_a10_notes_name_the_init_container_and_the_wait(chart: Path) -> None:
+    text = notes(chart, {**FOUR_NODES, "rendezvous": {"waitSeconds": 1200}})
     assert "--pytorch-init-container-image" in text
-    assert "100 tries of 2 s" in text
-    assert "restartPolicy Never" in text
-    assert "restartPolicy Never" not in notes(chart, {**FOUR_NODES, "restartPolicy": "OnFailure"})
-    assert "init container" not in notes(chart)
+    assert "up to 1200 s for the master" in text
+    assert "of the operator" not in notes(chart)
+
+
+def test_notes_of_prepare_name_what_is_made_and_how_to_train(chart: Path) -> None:
+    values = {"prepare": {"enabled": True, "llm": {"source": "/models/preset/in"}, "dataset": {"enabled": False}}}
+    text = notes(chart, values)
+    assert "kubectl logs -f job/neva-prepare-" in text
+    assert "/Llama-2-7b-chat/tokenizer_neva.model" in text
+    assert re.search(r"dataset +off", text)
+    assert "--set prepare.enabled=false" in text
+    assert "pytorchjob" not in text
 
 
 def test_a08_notes_tell_both_timeouts(chart: Path) -> None:

@@ -48,7 +48,10 @@ def test_defaults_render_a_job_of_one_node() -> None:
 
 def test_master_and_worker_have_the_same_pod() -> None:
     manifests = helm.render(nodes(4))
-    assert helm.pod(manifests, "Master") == helm.pod(manifests, "Worker")
+    master, worker = helm.pod(manifests, "Master"), helm.pod(manifests, "Worker")
+    assert [c["name"] for c in master.pop("initContainers")] == ["preflight"]
+    assert [c["name"] for c in worker.pop("initContainers")] == ["preflight", "wait-for-master"]
+    assert master == worker
     assert helm.replicas(manifests)["Worker"]["replicas"] == 3
 
 

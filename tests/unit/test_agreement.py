@@ -62,6 +62,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {},
                     {"model": {"micro_batch_size": 3}},
                     {"exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}}},
+                    {"trainer": 3, "exp_manager": None, "model": {"optim": "adam", "mm_cfg": {"llm": []}}},
+                    {"exp_manager": {"checkpoint_callback_params": "none"}},
                 ]
             )
         ),
@@ -73,6 +75,24 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
                     {"scratch": {"mountPath": "/etc/x"}},
+                ]
+            )
+        ),
+        "rdma": draw(
+            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "count": 2}, {"resourceName": "rdma/a"}])
+        ),
+        "podLabels": draw(st.sampled_from([{}, {"app.kubernetes.io/name": "x"}, {"a": 1}])),
+        "workerLabels": draw(st.sampled_from([None, {"training.kubeflow.org/x": "one", "helm.sh/chart": None}])),
+        "extraVolumeMounts": draw(
+            st.sampled_from([[], [{"name": "a", "mountPath": "/elsewhere"}], [{"name": "a", "mountPath": "/dev/shm"}]])
+        ),
+        "prepare": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"enabled": True},
+                    {"enabled": True, "llm": {"source": "/elsewhere/x"}, "dataset": {"enabled": False}},
+                    {"enabled": True, "llm": {"enabled": False}, "tokenizer": {"source": "a/b"}},
                 ]
             )
         ),

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,12 @@ class World:
         env |= more
         return {name: value for name, value in env.items() if value is not None}
 
-    def run(self, env: dict[str, str], *prefix: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, env: dict[str, str], *prefix: str, arguments: Sequence[str] = (), **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run the script to its end."""
         options = {"cwd": self.cwd, "timeout": 60, **options}
-        command = [*prefix, "/bin/bash", str(LAUNCH)]
+        command = [*prefix, "/bin/bash", str(LAUNCH), *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False, **options)
 
     def start(self, env: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
@@ -202,6 +204,22 @@ def test_b01_the_port_may_open_later_than_the_worker_starts(world: World, tmp_pa
         late.listen()
         assert process.wait(20) == 0
     assert "the master answers" in (tmp_path / "output").read_text()
+
+
+def test_a10_a_worker_waits_for_its_masters_name_with_a_bound(world: World) -> None:
+    """The init container's mode: the name comes from the pod's own, and nothing else is looked at."""
+    env = world.env(POD_NAME="neva-lr-2-1a2b3c4d-worker-12", NEVA_WAIT_SECONDS="2")
+    done = world.run(env, arguments=["wait-for-master"])
+    assert done.returncode == 69
+    assert "neva-lr-2-1a2b3c4d-master-0: not reachable after" in done.stderr
+    getent = world.bin / "getent"
+    getent.write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >{world.out}/asked; [[ -e {world.out}/up ]]\n')
+    getent.chmod(0o755)
+    (world.out / "up").touch()
+    done = world.run(env, arguments=["wait-for-master"])
+    assert (done.returncode, done.stderr.count("the master answers")) == (0, 1)
+    assert (world.out / "asked").read_text() == "hosts neva-lr-2-1a2b3c4d-master-0\n"
+    assert not world.results.exists()
 
 
 def test_b01_the_operators_address_wins(world: World, master: dict[str, str | None]) -> None:

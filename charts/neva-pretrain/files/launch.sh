@@ -12,6 +12,27 @@ stop() { local code=$1; shift; say "ERROR: $*"; exit "$code"; }
 # bash is PID 1 here, and the kernel drops signals that PID 1 has no handler for.
 trap 'exit 143' TERM INT
 
+# Runs a command until it succeeds; what it stands for and how long are its first arguments.
+wait_for() {
+  local what=$1 limit=$2 start=$SECONDS next=10
+  shift 2
+  until timeout 5 "$@" >/dev/null 2>&1; do
+    local waited=$((SECONDS - start))
+    (( waited < limit )) || stop 69 "$what: not reachable after $waited s (limit rendezvous.waitSeconds $limit); see the master's pod: kubectl describe pod, kubectl logs"
+    if (( waited >= next )); then say "waiting for the master at $what, $waited of $limit s"; next=$((waited + 30)); fi
+    sleep 1
+  done
+  say "the master answers at $what after $((SECONDS - start)) s"
+}
+
+# An init container of workers: the master's name resolves once the master has passed its own preflight.
+if [[ ${1:-} == wait-for-master ]]; then
+  master=${POD_NAME:?}
+  master=${master%-worker-*}-master-0
+  wait_for "$master" "${NEVA_WAIT_SECONDS:-900}" getent hosts "$master"
+  exit 0
+fi
+
 nodes=${NEVA_NODES:?}
 processes=${NEVA_GPUS_PER_NODE:?}
 results=${NEVA_RESULTS_DIR:?}
@@ -45,20 +66,11 @@ fi
 mkdir -p "$work" "${TMPDIR:-/tmp}" "${HF_HOME:-$work/huggingface}"
 mkdir -p "$results" 2>/dev/null || [[ -d $results ]] || stop 64 "$results: cannot be made as uid $(id -u); check the owner and mode of storage.results"
 
-# The operator's service resolves, and its port opens, only once the master runs (B01).
-wait_for_master() {
-  local host=$1 port=$2 limit=$3 start=$SECONDS next=10
-  # shellcheck disable=SC2016  # the inner shell expands its own arguments
-  until timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port" 2>/dev/null; do
-    local waited=$((SECONDS - start))
-    (( waited < limit )) || stop 69 "$host:$port: not reachable after $waited s (limit rendezvous.waitSeconds $limit); see the master's pod: kubectl describe pod, kubectl logs"
-    if (( waited >= next )); then say "waiting for the master at $host:$port, $waited of $limit s"; next=$((waited + 30)); fi
-    sleep 1
-  done
-  say "the master answers at $host:$port after $((SECONDS - start)) s"
-}
 if (( rank > 0 )); then
-  wait_for_master "${PET_MASTER_ADDR:-${MASTER_ADDR:?}}" "${PET_MASTER_PORT:-${MASTER_PORT:?}}" "${NEVA_WAIT_SECONDS:-900}"
+  # The port opens only when the master's torchrun is up (B01).
+  host=${PET_MASTER_ADDR:-${MASTER_ADDR:?}} port=${PET_MASTER_PORT:-${MASTER_PORT:?}}
+  # shellcheck disable=SC2016  # the inner shell expands its own arguments
+  wait_for "$host:$port" "${NEVA_WAIT_SECONDS:-900}" bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port"
 else
   # One writer: what this run is, beside its results. The checkpoint holds the projector only (D13).
   record=$results/run.json

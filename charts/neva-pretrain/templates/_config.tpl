@@ -80,23 +80,51 @@ Takes (list root facts). */}}
   "derived" (dict
     "worldSize" $f.worldSize "dataParallelSize" $f.dataParallelSize "accumulationSteps" $f.accumulationSteps
     "paddedVocabSize" $f.paddedVocabSize)
-  "data" (dict "annotations" $f.annotationsPath "images" $f.imagesPath)
+  "data" (dict "annotations" $f.annotationsPath "images" $f.imagesPath "workers" $v.data.workers)
   "results" (dict "path" $f.resultsPath "logDir" $f.logDir "checkpointsDir" (printf "%s/checkpoints" $f.logDir))
+  "readOnly" $f.readOnlyMounts
+  "rdma" $f.rdma.enabled
+  "hf" (dict "online" $f.hfOnline "home" $f.hfHome)
   "resume" $v.checkpoint.resume
+  "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
+  "preflight" (include "neva.known" (omit $v.preflight "enabled" "resources") | fromJson)
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" ($root.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds)
 -}}
+{{- if $v.prepare.enabled -}}
+  {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
+  {{- range $step := list "tokenizer" "vision" "llm" "dataset" -}}
+    {{- $_ := set $prepare $step (deepCopy (get $v.prepare $step)) -}}
+  {{- end -}}
+  {{- $_ := set $prepare.vision "source" ($v.prepare.vision.source | default $f.vision.path) -}}
+  {{- $_ := set $settings "prepare" $prepare -}}
+{{- end -}}
 {{- $settings = deepCopy $settings -}}
 {{- include "neva.integers" $settings -}}
 {{- toPrettyJson $settings -}}
 {{- end -}}
 
-{{/* Data of the ConfigMap. Takes (list root facts). */}}
+{{/* A map without its unset keys, as JSON. */}}
+{{- define "neva.known" -}}
+{{- $known := dict -}}
+{{- range $k, $v := . -}}{{- if not (kindIs "invalid" $v) -}}{{- $_ := set $known $k $v -}}{{- end -}}{{- end -}}
+{{- $known | toJson -}}
+{{- end -}}
+
+{{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
 {{- define "neva.configData" -}}
-{{- $root := index . 0 -}}
-launch.sh: |
-  {{- $root.Files.Get "files/launch.sh" | replace "\r" "" | nindent 2 }}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $scripts := list "preflight.py" "preflight_inputs.py" -}}
+{{- if eq $f.mode "prepare" -}}
+  {{- $scripts = append $scripts "prepare.py" -}}
+{{- else -}}
+  {{- $scripts = append $scripts "launch.sh" -}}
 neva_pretrain.yaml: |
   {{- include "neva.hydra" . | nindent 2 }}
+{{ end -}}
+{{- range $scripts -}}
+{{ . }}: |
+  {{- $root.Files.Get (printf "files/%s" .) | replace "\r" "" | nindent 2 }}
+{{ end -}}
 settings.json: |
   {{- include "neva.settings" . | nindent 2 }}
 {{- end -}}

@@ -31,7 +31,12 @@ property test holds the two equal. "neva.facts" has checked them; only _validate
 {{- $rdmaOn := ternary $fabric.rdma.enabled $rdma.enabled (kindIs "invalid" $rdma.enabled) -}}
 {{- $scratch := $v.storage.scratch.mountPath -}}
 {{- $vocab := mul 128 $t.tensorParallelSize -}}
+{{- $readOnlyMounts := list -}}
+{{- range $name := list "datasets" "models" -}}
+  {{- if include "neva.readOnly" (list $ $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
+{{- end -}}
 {{- dict
+  "mode" (ternary "prepare" "train" ($v.prepare.enabled | default false))
   "known" $known
   "modelName" ($v.model.name | replace "-" "_")
   "model" (omit $model "hydra" "architecture")
@@ -55,6 +60,7 @@ property test holds the two equal. "neva.facts" has checked them; only _validate
   "fabric" $fabric
   "rdma" (dict "enabled" $rdmaOn "resourceName" ($rdma.resourceName | default $fabric.rdma.resourceName) "count" ($rdma.count | default $fabric.rdma.count))
   "hfHome" (($v.hf | default dict).home | default (printf "%s/huggingface" $scratch))
+  "readOnlyMounts" $readOnlyMounts
   "hfOnline" (($v.hf | default dict).online | default false)
 | toJson -}}
 {{- end -}}
@@ -62,14 +68,20 @@ property test holds the two equal. "neva.facts" has checked them; only _validate
 {{/* The parts of the release that a running pod reads; their hash names the job, so that a change is a new job and
 never a silent edit of a running one. Takes (list root facts). */}}
 {{- define "neva.hash" -}}
-{{- $root := index . 0 -}}{{- $facts := index . 1 -}}
-{{- $pod := include "neva.pod" (list $root $facts "config") -}}
-{{- list $pod (include "neva.configData" (list $root $facts)) $facts.workers (include "neva.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy | toJson | sha256sum | trunc 8 -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $parts := list (include "neva.configData" .) -}}
+{{- if eq $f.mode "prepare" -}}
+  {{- $parts = append $parts (include "neva.preparePod" (list $root $f "config")) -}}
+{{- else -}}
+  {{- $parts = concat $parts (list (include "neva.pod" (list $root $f "config" "Master")) $f.workers (include "neva.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
+{{- end -}}
+{{- $parts | toJson | sha256sum | trunc 8 -}}
 {{- end -}}
 
-{{/* Name of the job: full name, run id when it says more, hash. Takes (list root facts). */}}
+{{/* Name of the job: full name, run id when it says more (or prepare), hash. Takes (list root facts). */}}
 {{- define "neva.jobName" -}}
-{{- $root := index . 0 -}}{{- $facts := index . 1 -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $full := include "neva.fullname" $root -}}
-{{- if ne $facts.runId $full }}{{ $full }}-{{ $facts.runId }}{{ else }}{{ $full }}{{ end }}-{{ include "neva.hash" . -}}
+{{- $middle := ternary "prepare" $f.runId (eq $f.mode "prepare") -}}
+{{- if ne $middle $full }}{{ $full }}-{{ $middle }}{{ else }}{{ $full }}{{ end }}-{{ include "neva.hash" . -}}
 {{- end -}}

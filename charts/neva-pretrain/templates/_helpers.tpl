@@ -17,6 +17,15 @@ app.kubernetes.io/name: {{ include "neva.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{/* Labels of a pod of the job. Takes (list root more). */}}
+{{- define "neva.podLabels" -}}
+{{- $root := index . 0 -}}
+{{- $labels := include "neva.selectorLabels" $root | fromYaml -}}
+{{- include "neva.merge" (list $labels ($root.Values.podLabels | default dict)) -}}
+{{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
+{{- include "neva.stringMap" $labels -}}
+{{- end -}}
+
 {{- define "neva.labels" -}}
 helm.sh/chart: {{ include "neva.chart" . }}
 {{ include "neva.selectorLabels" . }}
@@ -86,5 +95,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva.merge" (list (get $into $k) $v) -}}
   {{- else -}}{{- $_ := set $into $k $v -}}
   {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it. lookup is empty in
+helm template, so the output never depends on it. Takes (list root name). */}}
+{{- define "neva.refuseRunningJob" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- range $kind := list (list "kubeflow.org/v1" "PyTorchJob") (list "batch/v1" "Job") -}}
+{{- range (lookup (index $kind 0) (index $kind 1) $root.Release.Namespace "").items -}}
+  {{- if and (eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name) (ne .metadata.name $name) -}}
+    {{- $ended := false -}}
+    {{- range dig "status" "conditions" list . -}}
+      {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}{{- $ended = true -}}{{- end -}}
+    {{- end -}}
+    {{- if not $ended -}}
+      {{- printf "\n\nERROR: release %s: got values that make the job %s; must not replace the job %s, which has not ended; use kubectl delete %s %s -n %s first (the same values then go on where it stopped)" $root.Release.Name $name .metadata.name (index $kind 1 | lower) .metadata.name $root.Release.Namespace | fail -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

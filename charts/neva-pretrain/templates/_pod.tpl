@@ -1,8 +1,50 @@
-{{/* The one pod body, the same for Master and Worker. Takes (list root facts configMapName). */}}
+{{/* The one pod body of the job. Takes (list root facts configMapName role); role is Master, Worker or Node (a pod that
+learns its rank only when it runs). */}}
 {{- define "neva.pod" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
 {{- $v := $root.Values -}}
-serviceAccountName: {{ include "neva.serviceAccountName" $root | quote }}
+{{- $body := include "neva.trainingContainer" (list $root $f) -}}
+{{ include "neva.podFrame" $root }}
+{{- $init := include "neva.initContainers" (list $root $role $body) | trim -}}
+{{- with $init }}
+initContainers:
+  {{- . | nindent 2 }}
+{{- end }}
+containers:
+  # The operator looks for a container of this name (A16).
+  - name: pytorch
+    command: ["/bin/bash", "/etc/neva/launch.sh"]
+    {{- $body | trim | nindent 4 }}
+    ports:
+      - name: pytorchjob-port
+        containerPort: {{ $v.rendezvous.port }}
+volumes:
+  {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- with $v.extraVolumes }}
+  {{- include "neva.yaml" . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What runs before training, on the same devices and mounts. The worker's wait for the master comes here, since the
+operator's own gives up after 200 s, and the master's preflight or a slow pull may take longer (A10). */}}
+{{- define "neva.initContainers" -}}
+{{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
+{{- if $root.Values.preflight.enabled }}
+- name: preflight
+  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ ternary "full" "quick" (eq $role "Master") | quote }}]
+  {{- $body | trim | nindent 2 }}
+{{- end }}
+{{- if eq $role "Worker" }}
+- name: wait-for-master
+  command: ["/bin/bash", "/etc/neva/launch.sh", "wait-for-master"]
+  {{- $body | trim | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Fields of every pod of the chart. Takes the root. */}}
+{{- define "neva.podFrame" -}}
+{{- $v := .Values -}}
+serviceAccountName: {{ include "neva.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with $v.image.pullSecrets }}
@@ -19,75 +61,86 @@ securityContext:
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
-{{- include "neva.scheduling" $root }}
-containers:
-  # The operator looks for a container of this name (A16).
-  - name: pytorch
-    image: {{ include "neva.image" $root | quote }}
-    imagePullPolicy: {{ $v.image.pullPolicy | default "IfNotPresent" }}
-    command: ["/bin/bash", "/etc/neva/launch.sh"]
-    env:
-      {{- include "neva.environment" (list $root $f) | trim | nindent 6 }}
-    ports:
-      - name: pytorchjob-port
-        containerPort: {{ $v.rendezvous.port }}
-    resources:
-      {{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva.text" $v.training.gpusPerNode) }}
-      {{- if $f.rdma.enabled }}{{ $_ := set $resources $f.rdma.resourceName (include "neva.text" $f.rdma.count) }}{{ end }}
-      limits:
-        {{- toYaml $resources | nindent 8 }}
-      requests:
-        {{- toYaml $resources | nindent 8 }}
-    securityContext:
-      {{- include "neva.securityContext" (list $root $f) | nindent 6 }}
-    volumeMounts:
-      - name: config
-        mountPath: /etc/neva
-        readOnly: true
-      - name: shm
-        mountPath: /dev/shm
-      {{- range $name := list "datasets" "models" "results" "scratch" }}
-      {{- $volume := get $v.storage $name }}
-      - name: {{ $name }}
-        mountPath: {{ $volume.mountPath | quote }}
-        {{- with $volume.subPath }}
-        subPath: {{ . | toJson }}
-        {{- end }}
-        {{- if include "neva.readOnly" (list $root $name) }}
-        readOnly: true
-        {{- end }}
-      {{- end }}
-      {{- with $v.extraVolumeMounts }}
-      {{- include "neva.yaml" . | nindent 6 }}
-      {{- end }}
-volumes:
-  - name: config
-    configMap:
-      name: {{ $configMap }}
-      defaultMode: 0555
-  # NCCL and the DataLoader need more than the container runtime's 64 MiB (C01).
-  - name: shm
-    emptyDir:
-      medium: Memory
-      {{- with $v.resources.shmSize }}
-      sizeLimit: {{ . | quote }}
-      {{- end }}
-  {{- range $name := list "datasets" "models" "results" "scratch" }}
-  {{- $volume := get $v.storage $name }}
-  - name: {{ $name }}
-    {{- if include "neva.storageSources" $volume | fromJsonArray }}
-    persistentVolumeClaim:
-      claimName: {{ include "neva.claimName" (list $root $name) | quote }}
-      {{- if include "neva.readOnly" (list $root $name) }}
-      readOnly: true
-      {{- end }}
-    {{- else }}
-    emptyDir: {}
+{{- include "neva.scheduling" . }}
+{{- end -}}
+
+{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. */}}
+{{- define "neva.trainingContainer" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $v := $root.Values -}}
+{{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva.text" $v.training.gpusPerNode) -}}
+{{- if $f.rdma.enabled }}{{ $_ := set $resources $f.rdma.resourceName (include "neva.text" $f.rdma.count) }}{{ end -}}
+{{ include "neva.container" (list $root $f.rdma.enabled $resources) }}
+env:
+  {{- include "neva.environment" (list $root $f) | trim | nindent 2 }}
+volumeMounts:
+  {{- include "neva.mounts" $root | trim | nindent 2 }}
+{{- end -}}
+
+{{/* Image, resources and privileges of a container of the NeMo image. Takes (list root rdma resources). */}}
+{{- define "neva.container" -}}
+{{- $root := index . 0 -}}{{- $rdma := index . 1 -}}{{- $resources := index . 2 -}}
+image: {{ include "neva.image" $root | quote }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy | default "IfNotPresent" }}
+resources:
+  limits:
+    {{- toYaml $resources | nindent 4 }}
+  requests:
+    {{- toYaml $resources | nindent 4 }}
+securityContext:
+  {{- include "neva.securityContext" (list $root $rdma) | nindent 2 }}
+{{- end -}}
+
+{{/* Mounts of the training container, and of whatever must see what it sees. Takes the root. */}}
+{{- define "neva.mounts" -}}
+{{- $root := . -}}
+- name: config
+  mountPath: /etc/neva
+  readOnly: true
+- name: shm
+  mountPath: /dev/shm
+{{- range $name := list "datasets" "models" "results" "scratch" }}
+{{- $volume := get $root.Values.storage $name }}
+- name: {{ $name }}
+  mountPath: {{ $volume.mountPath | quote }}
+  {{- with $volume.subPath }}
+  subPath: {{ . | toJson }}
+  {{- end }}
+  {{- if include "neva.readOnly" (list $root $name) }}
+  readOnly: true
+  {{- end }}
+{{- end }}
+{{- with $root.Values.extraVolumeMounts }}
+{{ include "neva.yaml" . }}
+{{- end }}
+{{- end -}}
+
+{{/* Volumes of the mounts above. Takes (list root configMapName). */}}
+{{- define "neva.volumes" -}}
+{{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
+- name: config
+  configMap:
+    name: {{ $configMap }}
+    defaultMode: 0555
+# NCCL and the DataLoader need more than the container runtime's 64 MiB (C01).
+- name: shm
+  emptyDir:
+    medium: Memory
+    {{- with $root.Values.resources.shmSize }}
+    sizeLimit: {{ . | quote }}
     {{- end }}
+{{- range $name := list "datasets" "models" "results" "scratch" }}
+- name: {{ $name }}
+  {{- if include "neva.storageSources" (get $root.Values.storage $name) | fromJsonArray }}
+  persistentVolumeClaim:
+    claimName: {{ include "neva.claimName" (list $root $name) | quote }}
+    {{- if include "neva.readOnly" (list $root $name) }}
+    readOnly: true
+    {{- end }}
+  {{- else }}
+  emptyDir: {}
   {{- end }}
-  {{- with $v.extraVolumes }}
-  {{- include "neva.yaml" . | nindent 2 }}
-  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Free-form YAML of the user. */}}
@@ -101,9 +154,8 @@ volumes:
 {{- define "neva.environment" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
-{{- $scratch := $v.storage.scratch.mountPath -}}
-{{- $env := dict
-  "HF_HOME" $f.hfHome
+{{- $env := include "neva.ownEnvironment" (list $root $f $f.hfOnline) | fromJson -}}
+{{- include "neva.merge" (list $env (dict
   "NEVA_CONFIG_DIR" "/etc/neva"
   "NEVA_ENTRYPOINT" $v.image.entrypoint
   "NEVA_GPUS_PER_NODE" $v.training.gpusPerNode
@@ -111,18 +163,12 @@ volumes:
   "NEVA_RDMA" (ternary "1" "0" $f.rdma.enabled)
   "NEVA_RESULTS_DIR" $f.resultsPath
   "NEVA_WAIT_SECONDS" $v.rendezvous.waitSeconds
-  "NEVA_WORK_DIR" (printf "%s/work" $scratch)
+  "NEVA_WORK_DIR" (printf "%s/work" $v.storage.scratch.mountPath)
   "NVTE_FUSED_ATTN" (ternary "1" "0" (eq $v.training.kernels "fused"))
-  "PET_RDZV_CONF" (printf "timeout=%s" (include "neva.text" $v.rendezvous.timeoutSeconds))
-  "TMPDIR" (printf "%s/tmp" $scratch)
-  "TRANSFORMERS_OFFLINE" (ternary "0" "1" $f.hfOnline)
--}}
-{{- if not $f.hfOnline }}{{ $_ := set $env "HF_HUB_OFFLINE" "1" }}{{ end -}}
+  "PET_RDZV_CONF" (printf "timeout=%s" (include "neva.text" $v.rendezvous.timeoutSeconds)))) -}}
 {{- include "neva.merge" (list $env $f.fabric.env) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
-{{- range $name, $value := $env }}{{ if not (kindIs "invalid" $value) }}
-{{ include "neva.env" (list $name $value) }}
-{{- end }}{{ end }}
+{{- include "neva.envList" (list $root $env $f.hfOnline) }}
 - name: NODE_NAME
   valueFrom:
     fieldRef:
@@ -133,14 +179,42 @@ volumes:
       fieldPath: metadata.name
 {{- end -}}
 
-{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. */}}
+{{/* Where Hugging Face libraries and temporary files may write, as JSON. Takes (list root facts online). */}}
+{{- define "neva.ownEnvironment" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $online := index . 2 -}}
+{{- $env := dict
+  "HF_HOME" $f.hfHome
+  "TMPDIR" (printf "%s/tmp" $root.Values.storage.scratch.mountPath)
+  "TRANSFORMERS_OFFLINE" (ternary "0" "1" $online) -}}
+{{- if not $online }}{{ $_ := set $env "HF_HUB_OFFLINE" "1" }}{{ end -}}
+{{- if and $online $root.Values.hf.endpoint }}{{ $_ := set $env "HF_ENDPOINT" $root.Values.hf.endpoint }}{{ end -}}
+{{- $env | toJson -}}
+{{- end -}}
+
+{{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is used.
+Takes (list root map online). */}}
+{{- define "neva.envList" -}}
+{{- $root := index . 0 -}}
+{{- range $name, $value := index . 1 }}{{ if not (kindIs "invalid" $value) }}
+{{ include "neva.env" (list $name $value) }}
+{{- end }}{{ end }}
+{{- if index . 2 }}{{ with $root.Values.secrets.huggingface }}{{ if .name }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
+{{- end }}{{ end }}{{ end }}
+{{- end -}}
+
+{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes (list root rdma). */}}
 {{- define "neva.securityContext" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := index . 0 -}}
 {{- $context := dict
   "allowPrivilegeEscalation" false
   "capabilities" (dict "drop" (list "ALL"))
   "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- if $f.rdma.enabled }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
+{{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
 {{- include "neva.merge" (list $context (deepCopy ($root.Values.securityContext | default dict))) -}}
 {{- include "neva.yaml" $context -}}
 {{- end -}}

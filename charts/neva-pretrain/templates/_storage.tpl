@@ -17,8 +17,8 @@
 {{- printf "%s-%s-%s" $root.Release.Namespace (include "neva.fullname" $root) $volume -}}
 {{- end -}}
 
-{{/* Whether a volume is only read: datasets and models, unless readOnly is false. */}}
+{{/* Whether a volume is only read: datasets and models, unless readOnly is false or they are being prepared. */}}
 {{- define "neva.readOnly" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
-{{- if and (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
+{{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
 {{- end -}}

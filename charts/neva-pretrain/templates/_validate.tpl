@@ -19,6 +19,7 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkCheckpoint" . | fromJsonArray)
   (include "neva.checkStorage" . | fromJsonArray)
   (include "neva.checkPaths" . | fromJsonArray)
+  (include "neva.checkPrepare" . | fromJsonArray)
   (include "neva.checkPods" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
@@ -166,6 +167,12 @@ use {{ compact (list $below $above) | join " or " }}
   {{- end -}}
   {{- $_ := set $seen $path $name -}}
 {{- end -}}
+{{- range list "/etc/neva" "/dev/shm" -}}{{- $_ := set $seen . "the chart" -}}{{- end -}}
+{{- range $index, $mount := .Values.extraVolumeMounts -}}
+  {{- if hasKey $seen $mount.mountPath -}}
+    {{- $errors = append $errors (printf "extraVolumeMounts[%d].mountPath: got %s; must not be a mount of the chart; use another path" $index $mount.mountPath) -}}
+  {{- end -}}
+{{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
 
@@ -190,6 +197,13 @@ use {{ compact (list $below $above) | join " or " }}
   {{- $errors = append $errors (printf "model.visionEncoderPath: got %s; must be an absolute path unless hf.online is true; use the folder's path" $v.model.visionEncoderPath) -}}
 {{- end -}}
 {{- $paths = append $paths (list "data.path" $v.data.path) -}}
+{{- if $v.prepare.enabled -}}
+  {{- range $step := list "tokenizer" "vision" "llm" "dataset" -}}
+    {{- with get $v.prepare $step -}}
+      {{- if and .enabled (hasPrefix "/" .source) -}}{{- $paths = append $paths (list (printf "prepare.%s.source" $step) .source) -}}{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- range $paths -}}
   {{- $key := index . 0 -}}{{- $path := index . 1 -}}{{- $found := false -}}
   {{- range $mounts -}}{{- if or (eq $path .) (hasPrefix (printf "%s/" .) $path) -}}{{- $found = true -}}{{- end -}}{{- end -}}
@@ -205,9 +219,38 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors | toJson -}}
 {{- end -}}
 
+{{- define "neva.checkPrepare" -}}
+{{- $errors := list -}}
+{{- $p := .Values.prepare -}}
+{{- if $p.enabled -}}
+  {{- if and (or $p.llm.enabled (and $p.tokenizer.enabled (not $p.tokenizer.source))) (not $p.llm.source) -}}
+    {{- $errors = append $errors "prepare.llm.source: got nothing; must name the language model to prepare; use its folder on a mounted path, or its hub id, or switch the steps llm and tokenizer off" -}}
+  {{- end -}}
+  {{- if and $p.dataset.enabled (not $p.dataset.source) -}}
+    {{- $errors = append $errors "prepare.dataset.source: got nothing; must name the dataset to prepare; use its folder on a mounted path, or its hub id, or switch the step dataset off" -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
 {{- define "neva.checkPods" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
+{{- $rdma := (include "neva.uncheckedFacts" . | fromJson).rdma -}}
+{{- if and $rdma.enabled (not $rdma.resourceName) -}}
+  {{- $errors = append $errors (printf "rdma.resourceName: got nothing; must name the RDMA devices, since fabric %s has none; use the resource that the nodes offer, or set rdma.enabled to false" $v.fabric) -}}
+{{- end -}}
+{{- if and $rdma.enabled (not $rdma.count) -}}
+  {{- $errors = append $errors (printf "rdma.count: got nothing; must be at least 1, since fabric %s has no devices; use the devices of a pod, or set rdma.enabled to false" $v.fabric) -}}
+{{- end -}}
+{{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
+  {{- range $name, $value := get $v $key | default dict -}}
+    {{- $owner := include "neva.reserved" (list $ $name "reservedLabels" "reservedLabelPrefixes") -}}
+    {{- if and $owner (not (kindIs "invalid" $value)) -}}
+      {{- $errors = append $errors (printf "%s.%s: got %s; must not be set here; %s" $key $name (include "neva.text" $value) $owner) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- $nodes := int64 $v.training.nodes -}}
 {{- with $v.resources.shmSize -}}
   {{- if gt (float64 (include "neva.bytes" .)) (float64 (include "neva.bytes" $v.resources.memory)) -}}
@@ -235,14 +278,21 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors | toJson -}}
 {{- end -}}
 
+{{/* Who sets a name, or what to say in its place; empty where it is free. Takes (list root name names prefixes). */}}
+{{- define "neva.reserved" -}}
+{{- $name := index . 1 -}}
+{{- $rules := (index . 0).Files.Get "files/rules.yaml" | fromYaml -}}
+{{- $owner := get (get $rules (index . 2)) $name -}}
+{{- range $prefix, $reason := get $rules (index . 3) -}}{{- if hasPrefix $prefix $name -}}{{- $owner = $reason -}}{{- end -}}{{- end -}}
+{{- $owner -}}
+{{- end -}}
+
 {{- define "neva.checkEnvironment" -}}
 {{- $errors := list -}}
-{{- $rules := .Files.Get "files/rules.yaml" | fromYaml -}}
 {{- range $name, $value := .Values.env -}}
-  {{- $fix := get $rules.reservedEnv $name -}}
-  {{- range $prefix, $reason := $rules.reservedEnvPrefixes -}}{{- if hasPrefix $prefix $name -}}{{- $fix = $reason -}}{{- end -}}{{- end -}}
-  {{- if and $fix (not (kindIs "invalid" $value)) -}}
-    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $fix) -}}
+  {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- if and $owner (not (kindIs "invalid" $value)) -}}
+    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $owner) -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
@@ -252,7 +302,25 @@ use {{ compact (list $below $above) | join " or " }}
 {{- define "neva.checkConfig" -}}
 {{- $errors := list -}}
 {{- $config := .Values.config | default dict -}}
-{{- range $path, $owner := (.Files.Get "files/rules.yaml" | fromYaml).ownedConfig -}}
+{{- $owned := (.Files.Get "files/rules.yaml" | fromYaml).ownedConfig -}}
+{{- $sections := dict -}}
+{{- range $path, $_ := $owned -}}
+  {{- $keys := splitList "." $path -}}
+  {{- $_ := set $sections (initial $keys | join ".") true -}}{{- $_ := set $sections (first $keys) true -}}
+{{- end -}}
+{{- range $path, $_ := $sections -}}
+  {{- $node := $config -}}{{- $keys := splitList "." $path -}}
+  {{- range initial $keys -}}{{- if kindIs "map" $node -}}{{- $node = get $node . -}}{{- end -}}{{- end -}}
+  {{- if kindIs "map" $node -}}
+    {{- if hasKey $node (last $keys) -}}
+      {{- $value := get $node (last $keys) -}}
+      {{- if not (kindIs "map" $value) -}}
+        {{- $errors = append $errors (printf "config.%s: got %s; must be a map, or it would replace the whole section; name its keys" $path (ternary "" (include "neva.text" $value) (kindIs "invalid" $value))) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $path, $owner := $owned -}}
   {{- $node := $config -}}{{- $set := true -}}
   {{- range splitList "." $path -}}
     {{- if and $set (kindIs "map" $node) (hasKey $node .) -}}{{- $node = get $node . -}}{{- else -}}{{- $set = false -}}{{- end -}}
@@ -261,8 +329,10 @@ use {{ compact (list $below $above) | join " or " }}
     {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva.text" $node) $owner) -}}
   {{- end -}}
 {{- end -}}
-{{- $callback := (($config.exp_manager | default dict).checkpoint_callback_params | default dict) -}}
-{{- $validation := ($config.trainer | default dict).limit_val_batches -}}
+{{- $manager := ternary $config.exp_manager dict (kindIs "map" $config.exp_manager) -}}
+{{- $callback := ternary $manager.checkpoint_callback_params dict (kindIs "map" $manager.checkpoint_callback_params) -}}
+{{- $trainer := ternary $config.trainer dict (kindIs "map" $config.trainer) -}}
+{{- $validation := $trainer.limit_val_batches -}}
 {{- if and (hasPrefix "val" (toString $callback.monitor)) (or (kindIs "invalid" $validation) (eq (float64 $validation) 0.0)) -}}
   {{- $errors = append $errors (printf "config.exp_manager.checkpoint_callback_params.monitor: got %s; must not be a validation metric while no validation runs, or nothing is saved; use step or reduced_train_loss" $callback.monitor) -}}
 {{- end -}}

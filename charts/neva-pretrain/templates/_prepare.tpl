@@ -1,0 +1,50 @@
+{{/* Parameters of the language model, as catalog.py counts them, in billions and rounded up with 2% to spare. */}}
+{{- define "neva.billions" -}}
+{{- $a := . -}}
+{{- $h := int64 $a.hiddenSize -}}
+{{- $kv := mul $a.numQueryGroups (div $h $a.numAttentionHeads) -}}
+{{- $attention := mul 2 $h (add $h $kv) -}}
+{{- $mlp := mul (ternary 3 2 $a.gatedMlp) $h $a.ffnHiddenSize $a.numExperts -}}
+{{- $parameters := add (mul $a.numLayers (add $attention $mlp)) (mul 2 $a.vocabSize $h) -}}
+{{- div (add (mul $parameters 102) 99999999999) 100000000000 -}}
+{{- end -}}
+
+{{/* The NeMo image asks the container runtime for all GPUs; a pod that requested none must not see those of others. */}}
+{{- define "neva.noGpu" -}}
+{"NVIDIA_VISIBLE_DEVICES": "void"}
+{{- end -}}
+
+{{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes (list root facts configMapName). */}}
+{{- define "neva.preparePod" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
+{{- $v := $root.Values -}}{{- $p := $v.prepare -}}
+{{- $billions := include "neva.billions" $f.architecture -}}
+{{- /* The converter holds the model twice in fp32 (E04); scratch holds it once. */ -}}
+{{- $memory := $p.resources.memory | default (printf "%dGi" (mul 8 $billions)) -}}
+{{- $resources := dict "cpu" $p.resources.cpu "memory" $memory -}}
+{{- if not (include "neva.storageSources" $v.storage.scratch | fromJsonArray) -}}
+  {{- $_ := set $resources "ephemeral-storage" (printf "%dG" (mul 4 $billions)) -}}
+{{- end -}}
+{{- $online := and $p.vision.enabled (not (hasPrefix "/" $p.vision.source)) -}}
+{{- range $step := list "tokenizer" "llm" "dataset" -}}
+  {{- with get $p $step -}}{{- if and .enabled .source (not (hasPrefix "/" .source)) -}}{{- $online = true -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- $env := include "neva.ownEnvironment" (list $root $f $online) | fromJson -}}
+{{- include "neva.merge" (list $env (include "neva.noGpu" . | fromJson)) -}}
+{{- include "neva.merge" (list $env ($v.env | default dict)) -}}
+{{ include "neva.podFrame" $root }}
+restartPolicy: Never
+containers:
+  - name: prepare
+    command: ["python3", "/etc/neva/prepare.py", "--settings", "/etc/neva/settings.json"]
+    {{- include "neva.container" (list $root false $resources) | nindent 4 }}
+    env:
+      {{- include "neva.envList" (list $root $env $online) | trim | nindent 6 }}
+    volumeMounts:
+      {{- include "neva.mounts" $root | trim | nindent 6 }}
+volumes:
+  {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- with $v.extraVolumes }}
+  {{- include "neva.yaml" . | nindent 2 }}
+  {{- end }}
+{{- end -}}

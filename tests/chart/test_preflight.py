@@ -1,0 +1,222 @@
+"""Preflight, helm test and prepare as the chart renders them; the scripts themselves are tested in tests/unit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neva_pretrain import catalog, preflight_command
+from tests.chart import helm
+
+LLM = "meta-llama/Llama-2-7b-chat-hf"
+
+
+def prepare(**more: Any) -> helm.Manifest:
+    """Values of a prepare release."""
+    return {"prepare": {"enabled": True, "llm": {"source": LLM}, **more}}
+
+
+def init(manifests: list[helm.Manifest], role: str) -> dict[str, helm.Manifest]:
+    """Init containers of a role by name."""
+    return {c["name"]: c for c in helm.pod(manifests, role).get("initContainers", [])}
+
+
+def settings(manifests: list[helm.Manifest]) -> Any:
+    """What the scripts read."""
+    (found,) = helm.of_kind(manifests, "ConfigMap")
+    return json.loads(found["data"]["settings.json"])
+
+
+def test_every_pod_checks_before_it_trains_and_the_master_checks_all() -> None:
+    manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}})
+    command = ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level"]
+    assert init(manifests, "Master")["preflight"]["command"] == [*command, "full"]
+    assert init(manifests, "Worker")["preflight"]["command"] == [*command, "quick"]
+    assert {"preflight.py", "preflight_inputs.py", "settings.json"} < set(helm.config_data(manifests))
+
+
+@pytest.mark.parametrize("name", ["preflight", "wait-for-master"])
+def test_an_init_container_sees_what_training_sees(name: str) -> None:
+    """The same devices, mounts, user and environment; the pod asks for no more than training does."""
+    manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}, "securityContext": {"runAsUser": 7}})
+    checked, training = init(manifests, "Worker")[name], helm.container(manifests, "Worker")
+    for field in ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts"):
+        assert checked[field] == training[field], field
+
+
+def test_a10_workers_wait_for_a_slow_master_before_the_operators_200_s_begin() -> None:
+    """The operator appends its own init container; this one comes first and has the long limit."""
+    manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}, "rendezvous": {"waitSeconds": 1200}})
+    assert list(init(manifests, "Worker")) == ["preflight", "wait-for-master"]
+    assert init(manifests, "Worker")["wait-for-master"]["command"][1:] == ["/etc/neva/launch.sh", "wait-for-master"]
+    assert helm.env(manifests, "Worker")["NEVA_WAIT_SECONDS"] == "1200"
+    assert "wait-for-master" not in init(manifests, "Master")
+
+
+def test_preflight_can_be_switched_off() -> None:
+    manifests = helm.render({"preflight": {"enabled": False}, "training": {"nodes": 2, "globalBatchSize": 512}})
+    assert not init(manifests, "Master")
+    assert list(init(manifests, "Worker")) == ["wait-for-master"]
+    assert not helm.of_kind(manifests, "Pod")
+
+
+@pytest.mark.parametrize("model", catalog.names())
+def test_preflight_runs_on_the_rendered_settings(model: str, tmp_path: Path) -> None:
+    """Every check that the chart gives settings to runs and finds nothing here: a refusal, never a usage error."""
+    nodes = 2 if model == "nemotron4_340b_chat" else 1
+    preset = catalog.get(model).preset
+    training = {
+        "nodes": nodes,
+        "tensorParallelSize": preset.tensor_parallel_size,
+        "pipelineParallelSize": preset.pipeline_parallel_size,
+        "microBatchSize": preset.micro_batch_size,
+    }
+    data = helm.config_data(helm.render({"model": {"name": model}, "training": training}))
+    for name, text in data.items():
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "preflight.py", "--settings", "settings.json", "--output", "json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    assert not [c["name"] for c in checks for f in c["findings"] if f["message"].endswith("not given")]
+    failed = {c["name"] for c in checks if c["status"] == "failed"}
+    assert {"access", "dataset", "checkpoint", "tokenizer", "vision", "gpus"} <= failed
+
+
+def test_preflight_values_reach_the_script() -> None:
+    values = {
+        "preflight": {
+            "skip": ["memlock"],
+            "sample": 5,
+            "decode": "all",
+            "filesystems": {"/models/preset": {"type": "gpfs", "marker": ".real"}},
+            "minimumShmBytes": 2**33,
+        }
+    }
+    assert settings(helm.render(values))["preflight"] == values["preflight"]
+    assert "minimumShmBytes" not in settings(helm.render())["preflight"]
+    assert settings(helm.render())["readOnly"] == ["/datasets/preset", "/models/preset"]
+
+
+def test_an_unknown_check_is_refused() -> None:
+    (line,) = helm.render_fails({"preflight": {"skip": ["gpu"]}})
+    assert "/preflight/skip/0" in line
+
+
+def test_the_schema_names_the_checks_that_there_are() -> None:
+    schema = json.loads((helm.CHART / "values.schema.json").read_text())
+    names = schema["properties"]["preflight"]["properties"]["skip"]["items"]["enum"]
+    assert names == sorted(preflight_command.script().CHECKS)
+
+
+def test_helm_test_checks_the_mounts_of_training_without_a_gpu() -> None:
+    manifests = helm.render()
+    tester = helm.one(manifests, "Pod")
+    assert tester["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = tester["spec"]["containers"]
+    assert container["volumeMounts"] == helm.container(manifests)["volumeMounts"]
+    mounts = {m["mountPath"]: m.get("readOnly") for m in container["volumeMounts"]}
+    assert mounts["/datasets/preset"] is mounts["/models/preset"] is True
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+    assert "--skip" in container["command"]
+    assert "gpus" in container["command"][-1]
+    assert tester["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("values", [None, prepare()])
+def test_pods_without_gpus_see_none(values: helm.Manifest | None) -> None:
+    """The NeMo image sets NVIDIA_VISIBLE_DEVICES=all, which the NVIDIA runtime obeys in pods that asked for none."""
+    manifests = helm.render(values)
+    specs = [m["spec"] for m in helm.of_kind(manifests, "Pod")]
+    specs += [m["spec"]["template"]["spec"] for m in helm.of_kind(manifests, "Job")]
+    assert specs
+    for spec in specs:
+        (container,) = spec["containers"]
+        assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
+
+
+# prepare
+
+
+def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
+    manifests = helm.render(prepare())
+    assert not helm.of_kind(manifests, "PyTorchJob")
+    job = helm.one(manifests, "Job")
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["command"] == ["python3", "/etc/neva/prepare.py", "--settings", "/etc/neva/settings.json"]
+    assert not any(m.get("readOnly") for m in container["volumeMounts"] if m["name"] != "config")
+    assert not any("gpu" in name or "rdma" in name for name in container["resources"]["limits"])
+    assert job["spec"]["podReplacementPolicy"] == "Failed"
+    (config,) = helm.of_kind(manifests, "ConfigMap")
+    assert spec["volumes"][0]["configMap"]["name"] == config["metadata"]["name"] == job["metadata"]["name"]
+    assert {"prepare.py", "preflight.py", "preflight_inputs.py", "settings.json"} == set(config["data"])
+
+
+def test_prepare_and_training_use_the_same_claims_paths_and_volumes() -> None:
+    kinds = ("PersistentVolume", "PersistentVolumeClaim")
+    before, after = helm.render(prepare()), helm.render()
+    for kind in kinds:
+        assert helm.of_kind(before, kind) == helm.of_kind(after, kind)
+    for key in ("model", "data", "training"):
+        assert settings(before)[key] == settings(after)[key]
+
+
+@pytest.mark.parametrize(
+    ("model", "least"), [("llama2_7b_chat", 56), ("llama2_13b_chat", 104), ("llama2_70b_chat", 560)]
+)
+def test_e04_memory_follows_from_the_model(model: str, least: int) -> None:
+    """E04: at least two fp32 copies of the weights."""
+    preset = catalog.get(model).preset
+    training = {"tensorParallelSize": preset.tensor_parallel_size, "microBatchSize": preset.micro_batch_size}
+    job = helm.one(helm.render({"model": {"name": model}, "training": training, **prepare()}), "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    memory = container["resources"]["limits"]["memory"]
+    assert memory.endswith("Gi")
+    assert least <= int(memory[:-2]) <= 1.2 * least
+    assert int(memory[:-2]) * 2**30 >= 8 * catalog.get(model).architecture.parameters
+    disk = container["resources"]["limits"]["ephemeral-storage"]
+    assert int(disk[:-1]) * 10**9 >= 4 * catalog.get(model).architecture.parameters
+
+
+def test_prepare_is_online_only_for_a_hub_id() -> None:
+    def env(values: helm.Manifest) -> dict[str, Any]:
+        (container,) = helm.one(helm.render(values), "Job")["spec"]["template"]["spec"]["containers"]
+        return {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
+
+    more = {"hf": {"endpoint": "https://mirror.example"}, "secrets": {"huggingface": {"name": "hf", "key": "token"}}}
+    online = env({**prepare(), **more})
+    assert online["TRANSFORMERS_OFFLINE"] == "0"
+    assert "HF_HUB_OFFLINE" not in online
+    assert online["HF_ENDPOINT"] == "https://mirror.example"
+    assert online["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
+    local = {name: {"source": f"/models/preset/in/{name}"} for name in ("vision", "llm", "dataset")}
+    offline = env({**prepare(**local), **more})
+    assert (offline["TRANSFORMERS_OFFLINE"], offline["HF_HUB_OFFLINE"]) == ("1", "1")
+    assert not {"HF_TOKEN", "HF_ENDPOINT"} & set(offline)
+
+
+def test_prepare_sources_are_known_before_the_job_is() -> None:
+    assert helm.render_fails({"prepare": {"enabled": True, "dataset": {"source": ""}}}) == [
+        "prepare.llm.source: got nothing; must name the language model to prepare; use its folder on a mounted path, "
+        "or its hub id, or switch the steps llm and tokenizer off",
+        "prepare.dataset.source: got nothing; must name the dataset to prepare; use its folder on a mounted path, "
+        "or its hub id, or switch the step dataset off",
+    ]
+    (line,) = helm.render_fails(prepare(llm={"source": "/not/mounted"}))
+    assert line.startswith("prepare.llm.source: got /not/mounted; must lie below a mounted path")
+    off = {"tokenizer": {"enabled": False}, "llm": {"enabled": False}}
+    assert helm.render({"prepare": {"enabled": True, **off}})
+
+
+def test_the_hubs_token_is_only_where_the_hub_is_used() -> None:
+    secret = {"secrets": {"huggingface": {"name": "hf"}}}
+    names = [e["name"] for e in helm.container(helm.render(secret))["env"]]
+    assert "HF_TOKEN" not in names
+    names = [e["name"] for e in helm.container(helm.render({**secret, "hf": {"online": True}}))["env"]]
+    assert "HF_TOKEN" in names
