@@ -108,8 +108,8 @@ def main(name: str, nodes: int) -> None:
         except KeyboardInterrupt:
             click.echo()
             if ours:
-                stopped = _down(name)
-                click.echo(f"Interrupted: stopped the control plane of this run ({stopped} processes), none is left.")
+                _down(name)
+                click.echo("Interrupted: the control plane of this run is stopped, no process is left.")
             else:
                 click.echo("Interrupted: this run has started no process that stays.")
             sys.exit(130)
@@ -214,12 +214,12 @@ def _show(shell: Shell, name: str, nodes: int) -> None:
     click.echo(_make("sandbox-down", name))
 
 
-def _down(name: str) -> int:
-    """Stop a sandbox, whatever is left of it, and return how many processes that were."""
+def _down(name: str) -> None:
+    """Stop a sandbox, whatever is left of it."""
     try:
-        return len(Sandbox.open(name=name).down())
+        Sandbox.open(name=name).down()
     except (SandboxError, ValueError):  # state gone, processes perhaps not
-        return len(process.stop(default_folder(name)))
+        process.stop(default_folder(name))
 
 
 def _link(link: Path, target: Path) -> None:

@@ -135,6 +135,8 @@ def main(nodes: int) -> None:
         large = bench.run(nodes)
         box.down()
     except KeyboardInterrupt:
+        with suppress(SandboxError):
+            Sandbox.open(name=NAME).down()
         click.echo("Interrupted: the control plane is stopped.", err=True)
         sys.exit(130)
     except (SandboxError, tools.ToolError, OSError, subprocess.SubprocessError) as error:

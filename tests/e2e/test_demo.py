@@ -76,7 +76,7 @@ def test_interrupted_demo_leaves_no_process(name: str, sent: signal.Signals) -> 
                 assert process.find(default_folder(name))
                 running.send_signal(sent)
     assert running.returncode == 130, said
-    assert "Interrupted: stopped the control plane of this run" in said
+    assert "Interrupted: the control plane of this run is stopped, no process is left." in said
     assert process.find(default_folder(name)) == []
     assert not default_folder(name).exists()
 
