@@ -205,14 +205,22 @@ def test_a07_backoff_limit_is_always_rendered_with_on_failure(given: int | None,
     assert helm.job(manifests)["spec"]["runPolicy"]["backoffLimit"] == rendered
 
 
+def test_b02_nodes_may_come_late() -> None:
+    """B02: torchrun's own 60 s are not enough for a node that pulls its image."""
+    assert helm.env(helm.render(nodes(4)))["PET_RDZV_CONF"] == "timeout=1800"
+    (line,) = helm.render_fails(nodes(4, rendezvous={"timeoutSeconds": 60}))
+    assert "/rendezvous/timeoutSeconds" in line
+    assert "900" in line
+
+
 def test_a08_restarted_nodes_wait_until_nccl_gives_up() -> None:
     manifests = helm.render(nodes(16, restartPolicy="OnFailure"))
     rendezvous = settings(manifests)["rendezvous"]
     assert rendezvous["timeoutSeconds"] >= rendezvous["ncclTimeoutSeconds"]
     assert helm.env(manifests)["PET_RDZV_CONF"] == f"timeout={rendezvous['timeoutSeconds']}"
     assert {spec["restartPolicy"] for spec in helm.replicas(manifests).values()} == {"OnFailure"}
-    (error,) = helm.render_fails(nodes(16, restartPolicy="OnFailure", rendezvous={"timeoutSeconds": 600}))
-    assert "600" in error
+    (error,) = helm.render_fails(nodes(16, restartPolicy="OnFailure", rendezvous={"timeoutSeconds": 900}))
+    assert "900" in error
     assert "1800" in error
 
 
