@@ -14,7 +14,7 @@ import click
 
 from neva_pretrain import __version__, catalog, values
 from neva_pretrain.errors import NevaError, RefusedError
-from neva_pretrain.plan import Plan, Request, make_plan, warmup_for
+from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
 
 GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 POSITIVE = click.IntRange(min=1)
@@ -213,6 +213,7 @@ def _optimize(
             tensor_parallel_size=request.tensor_parallel,
             pipeline_parallel_size=request.pipeline_parallel,
             micro_batch_size=request.micro_batch,
+            checkpoint_interval=options["save_every"] or save_interval(plan.max_steps),
         )
     )
     setup = found.best.setup

@@ -40,7 +40,8 @@ class Basis(StrEnum):
 class Setup:
     """One complete way to run a model: everything that memory and time depend on.
 
-    ``accumulation`` counts the micro batches of one optimizer step on one replica.
+    ``accumulation`` counts the micro batches of one optimizer step on one replica;
+    ``checkpoint_interval`` the steps between two saves, None for a run that saves nothing.
     ``tokens_per_sample`` is the padded length: NeMo's collator
     (``neva_dataset.DataCollatorForSupervisedDataset``) pads to the longest sample of the micro
     batch in steps of 64, never to ``encoder_seq_length``; that is 640 for one image of 576 tokens
@@ -59,6 +60,7 @@ class Setup:
     sequence_parallel: bool = False
     recompute: Recompute = "none"
     gpus_per_node: int = 8
+    checkpoint_interval: int | None = None
 
     @property
     def world_size(self) -> int:
@@ -310,12 +312,14 @@ class TimeParts(NamedTuple):
     idle: float
     pp_bubble: float
     dp_allreduce: float
+    checkpoint: float
 
 
 @dataclass(frozen=True)
 class StepTime:
     """One optimizer step; the parts are the whole.
 
+    Rate and ``mfu`` are of a step without its share of a checkpoint, as a trainer logs them.
     ``mfu`` is the useful FLOPs over what the GPU's data sheet allows in that time; at most 1.
     """
 
@@ -328,6 +332,11 @@ class StepTime:
     def total(self) -> float:
         """Milliseconds of one optimizer step."""
         return sum(self.parts)
+
+    @property
+    def working(self) -> float:
+        """Milliseconds of a step that saves nothing."""
+        return self.total - self.parts.checkpoint
 
 
 # Calibration on H100 80GB SXM, 2026-11. The first four were fitted together on points that keep the
@@ -352,6 +361,7 @@ _ALLREDUCE = {
 _ALLREDUCE_IN_STEP = 1.12  # an all-reduce inside a step over one alone
 _NETWORK_GB_S = 40.0  # 80 % of one 400 Gb/s adapter for each GPU
 _NETWORK_HOP = 0.05  # ms
+_SAVE_GB_S = 1.0  # one process writes a checkpoint
 
 
 def step_time(setup: Setup) -> StepTime:
@@ -360,9 +370,8 @@ def step_time(setup: Setup) -> StepTime:
     The slowest stage works ``accumulation`` micro batches; a pipeline of ``p`` stages adds ``p -
     1`` of its micro batches to fill and drain. No step is faster than its useful FLOPs at the GPU's
     peak: what the parts lack to that limit, or to the time the CPU needs to launch the kernels, is
-    ``idle``. So a claim beyond the physical limit cannot be made. Not in it: loading of images,
-    checkpoints, the hops between pipeline stages, and the up to 6 % that a GPU loses when it has
-    run hot.
+    ``idle``. So a claim beyond the physical limit cannot be made. Not in it: loading of images, the
+    hops between pipeline stages, and the up to 6 % that a GPU loses when it has run hot.
 
     Source: calibration on H100 80GB SXM, 2026-11.
     """
@@ -376,7 +385,7 @@ def step_time(setup: Setup) -> StepTime:
     parts = parts._replace(idle=parts.idle + max(0.0, limit - sum(parts)))
     total = sum(parts)
     return StepTime(
-        parts=parts,
+        parts=parts._replace(checkpoint=_checkpoint(setup)),
         samples_per_second_per_gpu=setup.global_batch_size / total * 1000 / setup.world_size,
         mfu=min(1.0, limit / total),
         basis=_time_basis(setup),
@@ -437,6 +446,7 @@ def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
         idle=0.0,
         pp_bubble=0.0,
         dp_allreduce=0.0,
+        checkpoint=0.0,
     )
     return parts._replace(idle=max(0.0, launch_floor(setup) - sum(parts)))
 
@@ -499,6 +509,20 @@ def _dp_allreduce(setup: Setup) -> float:
     if nodes <= 1:
         return _ring(size, message, setup.gpu)
     return 2 * (size - 1) / size * message / _NETWORK_GB_S / 1e6 + _NETWORK_HOP * log2(nodes)
+
+
+def _checkpoint(setup: Setup) -> float:
+    """Return a step's share of saving a checkpoint in ms.
+
+    The frozen model is not in it: the projector's weight (bf16), main parameter and two moments
+    (fp32), 14 bytes a parameter, while all GPUs wait. 1 GB/s for one writer is an assumption, not
+    measured: it depends on the file system.
+
+    Source: NeMo r2.0.0rc1, ``MegatronNevaModel.get_keys_to_keep``.
+    """
+    if setup.checkpoint_interval is None:
+        return 0.0
+    return 14 * projector_parameters(setup.model) / _SAVE_GB_S / 1e6 / setup.checkpoint_interval
 
 
 def useful_flops(model: Model, tokens_per_sample: int) -> float:

@@ -156,6 +156,11 @@ def steps_for(samples: int, global_batch: int) -> int:
     return -(-samples // global_batch)
 
 
+def save_interval(max_steps: int) -> int:
+    """Return the steps between checkpoints: a tenth of the run."""
+    return max(1, max_steps // SAVES_PER_RUN)
+
+
 def warmup_for(max_steps: int) -> int:
     """Return warm-up in the presets' proportion (70 of 2170), rounded, and always shorter than the run."""
     return min((REFERENCE_WARMUP * max_steps + REFERENCE_STEPS // 2) // REFERENCE_STEPS, max_steps - 1)

@@ -114,7 +114,7 @@ def plan(
             tensor_parallel_size=tensor_parallel,
             pipeline_parallel_size=pipeline_parallel,
             micro_batch_size=micro_batch,
-        )
+        ).saving
     )
     if plot is not None:
         from neva_pretrain.plan_plot import draw

@@ -74,9 +74,9 @@ def _row(candidate: Candidate, result: Result) -> tuple[str, ...]:
         f"{candidate.memory.total / GIB:.1f}",
         f"{'!' if candidate.is_tight else ''}{candidate.headroom / GIB:.1f}",
         f"{_BASIS[time.basis]}{_short(candidate.rate)}",
-        f"{time.total / 1000:.2f}s",
+        f"{time.working / 1000:.2f}s",
         duration(candidate.seconds),
-        f"{candidate.gpu_hours:.3g}" if candidate.gpu_hours < 1000 else f"{candidate.gpu_hours:.0f}",
+        _short(candidate.gpu_hours),
         f"{time.mfu:.0%}",
     )
 

@@ -24,6 +24,7 @@ from neva_pretrain.plan import (
     Plan,
     nearest_multiples,
     nodes_for,
+    save_interval,
     steps_for,
     use,
 )
@@ -56,6 +57,7 @@ class Request:
     micro_batch_size: int | None = None
     sequence_parallel: bool | None = None
     recompute: Recompute | None = None
+    checkpoint_interval: int | None = None
 
     @property
     def nodes(self) -> int:
@@ -73,6 +75,11 @@ class Request:
         if self.fixed_global_batch_size is not None:
             return self.fixed_global_batch_size
         return REFERENCE_BATCH * (self.nodes if self.batch_policy == "per-node" else 1)
+
+    @property
+    def saving(self) -> Request:
+        """The same with checkpoints as often as the generator's default saves them."""
+        return replace(self, checkpoint_interval=save_interval(steps_for(self.samples, self.global_batch_size)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training to the end, without start, checkpoints and a slow file system."""
+        """Seconds of training to the end, without start and a slow file system."""
         return self.steps * self.time.total / 1000
 
     @property
@@ -268,6 +275,7 @@ def _setups(request: Request, tensor: int, pipeline: int, micro_batch_size: int)
             sequence_parallel=sequence,
             recompute=recompute,
             gpus_per_node=request.gpus_per_node,
+            checkpoint_interval=request.checkpoint_interval,
         )
 
 

@@ -17,6 +17,7 @@ _COSTS = {
     "idle": "the GPU waits for kernel launches: the micro batch is too small",
     "pp_bubble": "filling and draining the pipeline",
     "dp_allreduce": "the all-reduce of gradients",
+    "checkpoint": "saving checkpoints",
 }
 
 

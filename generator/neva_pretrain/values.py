@@ -21,7 +21,7 @@ from jsonschema.exceptions import ValidationError
 from neva_pretrain import chartdata
 from neva_pretrain.catalog import Model
 from neva_pretrain.errors import InputError, Violation
-from neva_pretrain.plan import SAVES_PER_RUN, Plan
+from neva_pretrain.plan import Plan, save_interval
 from neva_pretrain.rules import VOLUMES, storage_sources, text
 
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
@@ -171,7 +171,7 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
             "visionEncoderPath": f"{models}/{model.vision.path}",
         },
         "training": plan.training_values(),
-        "checkpoint": {"everyNSteps": max(1, plan.max_steps // SAVES_PER_RUN)},
+        "checkpoint": {"everyNSteps": save_interval(plan.max_steps)},
     }
     return merge(values, more)
 

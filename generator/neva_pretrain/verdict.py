@@ -69,6 +69,7 @@ def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:
         sequence_parallel=plan.sequence_parallel,
         recompute=training["recompute"],
         gpus_per_node=plan.gpus_per_node,
+        checkpoint_interval=complete["checkpoint"]["everyNSteps"] if complete["checkpoint"]["enabled"] else None,
     )
 
 
@@ -82,6 +83,7 @@ def possible_gain(setup: Setup) -> list[str]:
             gpus_per_node=setup.gpus_per_node,
             fixed_global_batch_size=setup.global_batch_size,
             kernels=setup.kernels,
+            checkpoint_interval=setup.checkpoint_interval,
         )
     ).best
     gain = best.rate / step_time(setup).samples_per_second_per_gpu
