@@ -44,6 +44,10 @@ elif do == "talk":
     for i in range(100000):
         print(f"line {i}")
     print("the last line", file=sys.stderr)
+elif do == "bar":
+    for i in range(3):
+        print(f"\\rEpoch 0: {i}/3", end="", flush=True)
+    time.sleep(60)
 elif do == "orphan":
     import subprocess
     subprocess.Popen(["sleep", "60"])
@@ -385,6 +389,22 @@ def test_the_log_is_whole_when_the_container_ends(world: World, tmp_path: Path) 
         assert "line 99999\n" in text
         assert "the last line\n" in text
         assert text.endswith("stand-in: rank 0\n")
+
+
+def test_a_progress_bar_is_seen_while_it_moves(world: World, tmp_path: Path) -> None:
+    """Its carriage returns are ends of lines, at once; the trainer is still at work."""
+    output = tmp_path / "output"
+    process = world.start(world.env(FAKE_DO="bar"), output)
+    try:
+        deadline = time.monotonic() + 20
+        while b"Epoch 0: 1/3\n" not in output.read_bytes():
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.05)
+        assert process.poll() is None
+        assert b"\r" not in output.read_bytes()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_an_orphan_of_torchrun_does_not_hold_the_pod(world: World, tmp_path: Path) -> None:

@@ -101,10 +101,11 @@ arguments=(
 cd "$work"
 say "node $rank of $nodes: torchrun ${arguments[*]}"
 
-# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06).
+# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06). A progress
+# bar ends in a carriage return, and the container runtime shows nothing before a line ends.
 mkdir -p "$results/logs"
 log=$results/logs/node-$(printf '%05d' "$rank").log
-exec 3> >(exec tee -a "$log")
+exec 3> >(stdbuf -oL tr '\r' '\n' | tee -a "$log")
 writer=$!
 torchrun "${arguments[@]}" >&3 2>&1 3>&- &
 child=$!
