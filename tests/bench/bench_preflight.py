@@ -18,9 +18,7 @@ from time import perf_counter
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-
-from preflight_tools import config_yaml, inputs, preflight, sample
+from tests.unit.preflight_tools import config_yaml, inputs, preflight, sample
 
 MEMBERS, SIZE = 1_000, 10 * 2**30
 IMAGES, IN_A_FOLDER = 10_000, 850

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from preflight_tools import (
+
+from tests.unit.preflight_tools import (
     DATA,
     Files,
     config_yaml,

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
 
 from neva_pretrain import preflight_command
 from neva_pretrain.errors import NevaError
+from tests.unit.preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
 
 DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from preflight_tools import inputs, legacy, write_tar
+
+from tests.unit.preflight_tools import inputs, legacy, write_tar
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(
     lambda n: n.strip(".") and len(n.encode()) <= 255

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from preflight_tools import (
+
+from tests.unit.preflight_tools import (
     ARCHITECTURE,
     DATA,
     FILES,

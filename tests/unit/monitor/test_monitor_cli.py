@@ -14,7 +14,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from nemo_logs import REGISTERED, bar, ranks, run_of
 from rich.console import Console
 
 from neva_pretrain.hardware import H100
@@ -22,6 +21,7 @@ from neva_pretrain.monitor import cli, report, settings, view
 from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
+from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks, run_of
 
 ROOT = Path(__file__).parents[3]
 HEALTHY = "".join(bar(n, loss=2 + 4 / (n + 1)) for n in range(120))

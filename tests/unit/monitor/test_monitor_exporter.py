@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nemo_logs import bar, parse, run_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from neva_pretrain.monitor.core.exporter import Exporter, address, metrics
 from neva_pretrain.monitor.core.judge import CODES
 from neva_pretrain.monitor.core.run import Run, Settings
+from tests.unit.monitor.nemo_logs import bar, parse, run_of
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "neva-pretrain" / "files"

@@ -8,12 +8,12 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, ranks
 
 from neva_pretrain.monitor.core.exporter import metrics
 from neva_pretrain.monitor.core.judge import judge
 from neva_pretrain.monitor.core.parser import LogParser, Step
 from neva_pretrain.monitor.core.run import Run, Settings
+from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, ranks
 
 LOGGED = re.compile(rb"global_step(?:=|: )([\d.e+]+)(?=[,\]]| \|)")
 """A whole field of a step, found without the parser."""

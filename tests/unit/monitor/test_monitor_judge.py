@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from nemo_logs import REGISTERED, SAMPLES, bar, parse, ranks, run_of
 
 from neva_pretrain.monitor.core.judge import (
     CODES,
@@ -18,6 +17,7 @@ from neva_pretrain.monitor.core.judge import (
     status,
 )
 from neva_pretrain.monitor.core.run import Run, Settings
+from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, bar, parse, ranks, run_of
 
 TRAINING = "".join(bar(n) for n in range(60))
 

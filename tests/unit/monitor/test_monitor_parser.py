@@ -8,7 +8,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, padded, parse, ranks, steps
 
 from neva_pretrain.monitor.core.parser import (
     MAX_EVIDENCE,
@@ -19,6 +18,7 @@ from neva_pretrain.monitor.core.parser import (
     Notice,
     Step,
 )
+from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, padded, parse, ranks, steps
 
 
 @pytest.mark.parametrize(

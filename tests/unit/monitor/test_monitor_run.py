@@ -7,9 +7,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, parse, ranks, run_of
 
 from neva_pretrain.monitor.core.run import LAG, RECENT_STEPS, Point, Run, Series, Settings
+from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, parse, ranks, run_of
 
 RESTORED = "Restoring states from the checkpoint path at /r/neva--step={}-last.ckpt\n"
 

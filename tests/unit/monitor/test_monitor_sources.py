@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nemo_logs import bar
 
 from neva_pretrain.monitor import sources
 from neva_pretrain.monitor.core.tail import Tail, newest_log
 from neva_pretrain.monitor.sources import Chunk, ClusterError, JobLog, Kubectl, Stamped
+from tests.unit.monitor.nemo_logs import bar
 
 
 def test_pipe_ends_with_its_writer() -> None:
