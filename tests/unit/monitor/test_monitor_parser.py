@@ -300,6 +300,11 @@ def test_truncated_lines_never_give_another_step(sample: str) -> None:
             assert found <= {expected.global_step, 6023}
 
 
+def test_a_line_of_another_format_glued_to_a_bar_hides_neither() -> None:
+    glued = SAMPLES["S3"] + SAMPLES["S8"]
+    assert steps(glued) == steps(SAMPLES["S3"]) + steps(SAMPLES["S8"])
+
+
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.randoms(use_true_random=False))
 def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Random) -> None:
     """The events do not depend on where the stream is cut."""

@@ -283,6 +283,11 @@ def _read_steps(line: bytes, events: list[Event]) -> None:
     if b"\x1b" in line:
         line = _ANSI.sub(b"", line)
     printer = b", iteration " in line
+    if printer:
+        start = line.find(b"Training epoch ")
+        if b"global_step" in line[: max(0, start)]:  # a bar that another process' line is glued to
+            _read_steps(line[:start], events)
+            line = line[start:]
     end = 0
     for match in (_PRINTER if printer else _BAR).finditer(line):
         if match.start() > end:
