@@ -416,6 +416,47 @@ def check_pods(values: Values) -> Iterator[Violation]:
         )
 
 
+def check_queues(values: Values) -> Iterator[Violation]:
+    """One queue decides when the job starts, and it alone suspends it."""
+    queue = section(values, "scheduling", "queue")
+    name, kai = queue.get("name"), section(values, "scheduling", "kai").get("queue")
+    topology = {kind: section(queue, "topology").get(kind) for kind in ("required", "preferred")}
+    wishes = {"priorityClass": queue.get("priorityClass")}
+    wishes |= {f"topology.{kind}": level for kind, level in topology.items()}
+    for key, value in wishes.items():
+        if value and not name:
+            yield Violation(
+                f"scheduling.queue.{key}",
+                value,
+                "must come with scheduling.queue.name, since Kueue alone reads it",
+                "name the LocalQueue",
+            )
+    if all(topology.values()):
+        yield Violation(
+            "scheduling.queue.topology.preferred",
+            topology["preferred"],
+            "must not be set beside required",
+            "set one of both",
+        )
+    if name and kai:
+        yield Violation("scheduling.kai.queue", kai, "must not be set beside scheduling.queue.name", "set one of both")
+    scheduler = section(values, "scheduling").get("schedulerName")
+    if kai and scheduler not in (None, "", "kai-scheduler"):
+        yield Violation(
+            "scheduling.schedulerName",
+            scheduler,
+            "must be kai-scheduler with scheduling.kai.queue, or its pods stay Pending",
+            "leave it empty",
+        )
+    if name and section(values, "runPolicy").get("suspend") is not None:
+        yield Violation(
+            "runPolicy.suspend",
+            text(values["runPolicy"]["suspend"]),
+            "must not be set with scheduling.queue.name, since Kueue suspends and resumes the job",
+            "leave it unset",
+        )
+
+
 def reserved(name: str, kind: str) -> str | None:
     """Return who sets a name, or what to say in its place; None where it is free."""
     rules = chartdata.rules()
@@ -477,6 +518,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_paths,
     check_prepare,
     check_pods,
+    check_queues,
     check_environment,
     check_config,
 )

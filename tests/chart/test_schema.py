@@ -36,7 +36,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "backoffLimit": 1000000,
             "ttlSecondsAfterFinished": 86400000,
             "activeDeadlineSeconds": 100000000,
-            "suspend": True,
         },
         "scheduling": {
             "nodeSelector": {"n/a": True},

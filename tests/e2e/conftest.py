@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.e2e.queues import FLAVOR, TOPOLOGY
 from tests.sandbox import Sandbox
 
 
@@ -25,3 +26,20 @@ def namespace(sandbox: Sandbox) -> Iterator[str]:
     yield name
     sandbox.kubectl("delete", "pytorchjobs,jobs,pods", "--all", "-n", name)
     sandbox.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Sixteen nodes in two racks, with everything that the sandbox can run."""
+    with Sandbox.up(folder=tmp_path_factory.mktemp("full"), nodes=16, components=("kueue", "gang", "trainer")) as box:
+        box.create([TOPOLOGY, FLAVOR])
+        yield box
+
+
+@pytest.fixture
+def room(full: Sandbox) -> Iterator[str]:
+    """Make a namespace of the test's own on the full one, and free its GPUs afterwards."""
+    name = f"test-{uuid4().hex[:8]}"
+    full.kubectl("create", "namespace", name)
+    yield name
+    full.kubectl("delete", "pytorchjobs,trainjobs,pods", "--all", "-n", name)

@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
+from tests.e2e.queues import queue
 from tests.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.e2e
 
 GPUS = {"limits": {"nvidia.com/gpu": 8}}
-FLAVOR = {
-    "apiVersion": "kueue.x-k8s.io/v1beta1",
-    "kind": "ResourceFlavor",
-    "metadata": {"name": "h100"},
-    "spec": {"nodeLabels": {"scitix.ai/gpu-type": "h100nvlink80"}, "topologyName": "racks"},
-}
-TOPOLOGY = {
-    "apiVersion": "kueue.x-k8s.io/v1beta1",
-    "kind": "Topology",
-    "metadata": {"name": "racks"},
-    "spec": {"levels": [{"nodeLabel": "neva.test/rack"}, {"nodeLabel": "kubernetes.io/hostname"}]},
-}
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Sixteen nodes in two racks, with everything that the sandbox can run."""
-    folder = tmp_path_factory.mktemp("full")
-    with Sandbox.up(folder=folder, nodes=16, components=("kueue", "gang", "trainer")) as box:
-        box.create([TOPOLOGY, FLAVOR])
-        yield box
-
-
-@pytest.fixture
-def room(full: Sandbox) -> Iterator[str]:
-    """Make a namespace of the test's own and free its GPUs afterwards."""
-    name = f"test-{uuid4().hex[:8]}"
-    full.kubectl("create", "namespace", name)
-    yield name
-    full.kubectl("delete", "pytorchjobs,trainjobs,pods", "--all", "-n", name)
-
-
-def queue(name: str, gpus: int) -> list[dict[str, Any]]:
-    """Make a queue of the namespace ``name`` with a quota of its own."""
-    resources = [{"name": "nvidia.com/gpu", "nominalQuota": gpus}]
-    group = {"coveredResources": ["nvidia.com/gpu"], "flavors": [{"name": "h100", "resources": resources}]}
-    api = {"apiVersion": "kueue.x-k8s.io/v1beta1"}
-    return [
-        {
-            **api,
-            "kind": "ClusterQueue",
-            "metadata": {"name": name},
-            "spec": {"namespaceSelector": {}, "resourceGroups": [group]},
-        },
-        {
-            **api,
-            "kind": "LocalQueue",
-            "metadata": {"name": "gpus", "namespace": name},
-            "spec": {"clusterQueue": name},
-        },
-    ]
 
 
 def replica(count: int, annotations: dict[str, str] | None = None) -> dict[str, Any]:
@@ -87,7 +35,7 @@ def job(name: str, nodes: int, *, queued: bool = False, rack: bool = False) -> d
 
 
 def test_kueue_admits_within_quota_and_holds_the_rest(full: Sandbox, room: str) -> None:
-    full.create(queue(room, gpus=32))
+    full.create(queue(room, {"nvidia.com/gpu": 32}))
     full.apply([job("first", 3, queued=True)], room)
     full.wait_for_phase("Running", 3, namespace=room)
     full.apply([job("second", 2, queued=True)], room)
@@ -102,7 +50,7 @@ def test_kueue_admits_within_quota_and_holds_the_rest(full: Sandbox, room: str) 
 
 
 def test_kueue_keeps_the_workers_in_one_rack(full: Sandbox, room: str) -> None:
-    full.create(queue(room, gpus=128))
+    full.create(queue(room, {"nvidia.com/gpu": 128}))
     full.apply([job("tight", 7, queued=True, rack=True)], room)
     full.wait_for_phase("Running", 7, namespace=room)
     workers = full.pods("training.kubeflow.org/replica-type=worker", room)

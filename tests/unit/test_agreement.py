@@ -49,7 +49,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         },
         "checkpoint": {"enabled": draw(st.booleans()), "everyNSteps": draw(st.integers(1, 3000))},
         "restartPolicy": draw(st.sampled_from(["Never", "OnFailure"])),
-        "runPolicy": draw(st.sampled_from([{}, {"backoffLimit": 3}, {"backoffLimit": 0}])),
+        "runPolicy": draw(st.sampled_from([{}, {"backoffLimit": 3}, {"backoffLimit": 0}, {"suspend": False}])),
         "rendezvous": {"timeoutSeconds": draw(st.sampled_from([900, 1800]))},
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
@@ -96,7 +96,16 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 ]
             )
         ),
-        "scheduling": draw(st.sampled_from([{}, {"schedulingPolicy": {"minAvailable": 4}}])),
+        "scheduling": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"schedulingPolicy": {"minAvailable": 4}},
+                    {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
+                    {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},
+                ]
+            )
+        ),
         "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}])),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }

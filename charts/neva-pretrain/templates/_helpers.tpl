@@ -23,6 +23,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $labels := include "neva.selectorLabels" $root | fromYaml -}}
 {{- include "neva.merge" (list $labels ($root.Values.podLabels | default dict)) -}}
 {{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
+{{- with (($root.Values.scheduling | default dict).kai | default dict).queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
 {{- include "neva.stringMap" $labels -}}
 {{- end -}}
 

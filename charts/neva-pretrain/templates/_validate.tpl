@@ -21,6 +21,7 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkPaths" . | fromJsonArray)
   (include "neva.checkPrepare" . | fromJsonArray)
   (include "neva.checkPods" . | fromJsonArray)
+  (include "neva.checkQueues" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
 {{- $errors | toJson -}}
@@ -274,6 +275,33 @@ use {{ compact (list $below $above) | join " or " }}
 {{- end -}}
 {{- if and $v.hostNetwork (eq (int64 $v.rendezvous.port) 23456) -}}
   {{- $errors = append $errors "rendezvous.port: got 23456; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkQueues" -}}
+{{- $errors := list -}}
+{{- $s := .Values.scheduling | default dict -}}
+{{- $q := $s.queue | default dict -}}
+{{- $topology := $q.topology | default dict -}}
+{{- $kai := ($s.kai | default dict).queue -}}
+{{- range $wish := list (list "priorityClass" $q.priorityClass) (list "topology.required" $topology.required) (list "topology.preferred" $topology.preferred) -}}
+  {{- if and (index $wish 1) (not $q.name) -}}
+    {{- $errors = append $errors (printf "scheduling.queue.%s: got %s; must come with scheduling.queue.name, since Kueue alone reads it; name the LocalQueue" (index $wish 0) (index $wish 1)) -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $topology.required $topology.preferred -}}
+  {{- $errors = append $errors (printf "scheduling.queue.topology.preferred: got %s; must not be set beside required; set one of both" $topology.preferred) -}}
+{{- end -}}
+{{- if and $q.name $kai -}}
+  {{- $errors = append $errors (printf "scheduling.kai.queue: got %s; must not be set beside scheduling.queue.name; set one of both" $kai) -}}
+{{- end -}}
+{{- if and $kai $s.schedulerName (ne $s.schedulerName "kai-scheduler") -}}
+  {{- $errors = append $errors (printf "scheduling.schedulerName: got %s; must be kai-scheduler with scheduling.kai.queue, or its pods stay Pending; leave it empty" $s.schedulerName) -}}
+{{- end -}}
+{{- $suspend := .Values.runPolicy.suspend -}}
+{{- if and $q.name (not (kindIs "invalid" $suspend)) -}}
+  {{- $errors = append $errors (printf "runPolicy.suspend: got %s; must not be set with scheduling.queue.name, since Kueue suspends and resumes the job; leave it unset" (include "neva.text" $suspend)) -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}

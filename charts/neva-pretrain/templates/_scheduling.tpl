@@ -1,0 +1,70 @@
+{{/* Node choice. Takes the root. */}}
+{{- define "neva.scheduling" -}}
+{{- $s := .Values.scheduling | default dict -}}
+{{- with $s.nodeSelector }}
+nodeSelector:
+  {{- include "neva.stringMap" . | trim | nindent 2 }}
+{{- end }}
+{{- $expressions := list -}}
+{{- with $s.gpuType }}{{ if .values }}{{ $expressions = append $expressions (dict "key" .key "operator" "In" "values" .values) }}{{ end }}{{ end -}}
+{{- with $s.avoidNodes }}{{ $expressions = append $expressions (dict "key" "kubernetes.io/hostname" "operator" "NotIn" "values" .) }}{{ end -}}
+{{- $expressions = concat $expressions ($s.nodeExpressions | default list) -}}
+{{- with $expressions }}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            {{- toYaml . | nindent 12 }}
+{{- end }}
+{{- with $s.tolerations }}
+tolerations:
+  {{- include "neva.yaml" . | nindent 2 }}
+{{- end }}
+{{- with $s.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- $constraint := dict "labelSelector" (dict "matchLabels" (include "neva.selectorLabels" $ | fromYaml)) | merge (deepCopy .) }}
+  - {{- include "neva.yaml" $constraint | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- with $s.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with $s.schedulerName | default (ternary "kai-scheduler" "" (not (empty ($s.kai | default dict).queue))) }}
+schedulerName: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of the job, by which queues find it; an empty queue leaves no label (A13). Takes the root. */}}
+{{- define "neva.queueLabels" -}}
+{{- $s := .Values.scheduling | default dict -}}
+{{- with ($s.queue | default dict).name }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
+{{- end }}
+{{- with ($s.queue | default dict).priorityClass }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
+{{- end }}
+{{- with ($s.kai | default dict).queue }}
+kai.scheduler/queue: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name wins.
+Master and workers are two pod sets to Kueue: their group lies in one domain. Takes (list root facts). */}}
+{{- define "neva.podAnnotations" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $annotations := deepCopy $f.fabric.annotations -}}
+{{- with ($root.Values.rdma | default dict).networks -}}
+  {{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" (join "," .) -}}
+{{- end -}}
+{{- $topology := ((($root.Values.scheduling | default dict).queue | default dict).topology | default dict) -}}
+{{- range $kind := list "required" "preferred" -}}
+  {{- with get $topology $kind -}}
+    {{- $_ := set $annotations (printf "kueue.x-k8s.io/podset-%s-topology" $kind) . -}}
+    {{- if gt (int64 $f.workers) 0 -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-group-name" "job" -}}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- include "neva.merge" (list $annotations ($root.Values.podAnnotations | default dict)) -}}
+{{- include "neva.stringMap" $annotations -}}
+{{- end -}}

@@ -1,0 +1,40 @@
+"""Kueue's objects on the local control plane: a flavor of simulated H100 nodes in racks, and queues with a quota."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FLAVOR = {
+    "apiVersion": "kueue.x-k8s.io/v1beta1",
+    "kind": "ResourceFlavor",
+    "metadata": {"name": "h100"},
+    "spec": {"nodeLabels": {"scitix.ai/gpu-type": "h100nvlink80"}, "topologyName": "racks"},
+}
+TOPOLOGY = {
+    "apiVersion": "kueue.x-k8s.io/v1beta1",
+    "kind": "Topology",
+    "metadata": {"name": "racks"},
+    "spec": {"levels": [{"nodeLabel": "neva.test/rack"}, {"nodeLabel": "kubernetes.io/hostname"}]},
+}
+
+
+def queue(name: str, quota: Mapping[str, int | str]) -> list[dict[str, Any]]:
+    """Make a queue ``gpus`` in the namespace of that name, with a quota of its own."""
+    resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quota.items()]
+    group = {"coveredResources": list(quota), "flavors": [{"name": "h100", "resources": resources}]}
+    api = {"apiVersion": "kueue.x-k8s.io/v1beta1"}
+    return [
+        {
+            **api,
+            "kind": "ClusterQueue",
+            "metadata": {"name": name},
+            "spec": {"namespaceSelector": {}, "resourceGroups": [group]},
+        },
+        {
+            **api,
+            "kind": "LocalQueue",
+            "metadata": {"name": "gpus", "namespace": name},
+            "spec": {"clusterQueue": name},
+        },
+    ]
