@@ -42,4 +42,10 @@ def room(full: Sandbox) -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     full.kubectl("create", "namespace", name)
     yield name
-    full.kubectl("delete", "pytorchjobs,trainjobs,pods", "--all", "-n", name)
+    full.kubectl("delete", "pytorchjobs,trainjobs", "--all", "-n", name)
+    full.kubectl("delete", "pods", "--all", "-n", name)
+
+    def left() -> bool:  # an operator may have made a pod more meanwhile, and a workload holds quota until it is gone
+        return bool(full.pods(namespace=name) or full.get("workloads.kueue.x-k8s.io", namespace=name)["items"])
+
+    full.wait(lambda: not left(), "GPUs free")
