@@ -110,7 +110,7 @@ def check_names(values: Values) -> Iterator[Violation]:
     """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
     full: str = values.get("fullnameOverride") or ""
     run_id: str = section(values, "run").get("id") or ""
-    limit = chartdata.rules()["maxNameLength"]
+    limit = chartdata.rules()["maxNameLength"][values["job"]["kind"]]
     if full and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", full):
         yield Violation(
             "fullnameOverride",
@@ -125,7 +125,7 @@ def check_names(values: Values) -> Iterator[Violation]:
         yield Violation(
             "run.id",
             f"{length} characters of full name and id",
-            f"must be at most {limit}, so that the last worker's host name has at most 63",
+            f"must be at most {limit}, so that the last pod's name has at most 63",
             "use a shorter fullnameOverride or run.id",
         )
 
@@ -407,6 +407,14 @@ def check_pods(values: Values) -> Iterator[Violation]:
             f"must equal training.nodes ({nodes}), or half a job could hold its GPUs",
             f"use {nodes}",
         )
+    networks = section(values, "rdma").get("networks")
+    if values.get("hostNetwork") and networks:
+        yield Violation(
+            "rdma.networks",
+            ", ".join(networks),
+            "must be empty with hostNetwork, since Multus attaches nothing to a pod on the node's network",
+            "use one of both",
+        )
     if values.get("hostNetwork") and rendezvous["port"] == DEFAULT_PORT:
         yield Violation(
             "rendezvous.port",
@@ -420,7 +428,8 @@ def check_queues(values: Values) -> Iterator[Violation]:
     """One queue decides when the job starts, and it alone suspends it."""
     queue = section(values, "scheduling", "queue")
     name, kai = queue.get("name"), section(values, "scheduling", "kai").get("queue")
-    topology = {kind: section(queue, "topology").get(kind) for kind in ("required", "preferred")}
+    kinds = ("required", "preferred", "unconstrained")
+    topology = {kind: text(level) for kind in kinds if (level := section(queue, "topology").get(kind))}
     wishes = {"priorityClass": queue.get("priorityClass")}
     wishes |= {f"topology.{kind}": level for kind, level in topology.items()}
     for key, value in wishes.items():
@@ -431,12 +440,12 @@ def check_queues(values: Values) -> Iterator[Violation]:
                 "must come with scheduling.queue.name, since Kueue alone reads it",
                 "name the LocalQueue",
             )
-    if all(topology.values()):
+    if len(topology) > 1:
         yield Violation(
-            "scheduling.queue.topology.preferred",
-            topology["preferred"],
-            "must not be set beside required",
-            "set one of both",
+            "scheduling.queue.topology",
+            " and ".join(topology),
+            "must be one of them, or Kueue refuses the job",
+            "keep one",
         )
     if name and kai:
         yield Violation("scheduling.kai.queue", kai, "must not be set beside scheduling.queue.name", "set one of both")
@@ -454,6 +463,51 @@ def check_queues(values: Values) -> Iterator[Violation]:
             text(values["runPolicy"]["suspend"]),
             "must not be set with scheduling.queue.name, since Kueue suspends and resumes the job",
             "leave it unset",
+        )
+
+
+def check_kind(values: Values) -> Iterator[Violation]:
+    """What a TrainJob has no counterpart for."""
+    if values["job"]["kind"] != "TrainJob":
+        return
+    run, scheduling = values["runPolicy"], section(values, "scheduling")
+    if run["cleanPodPolicy"] != "Running":
+        yield Violation(
+            "runPolicy.cleanPodPolicy",
+            run["cleanPodPolicy"],
+            "must be Running with job.kind TrainJob, "
+            "since its pods that still run are deleted when it fails, and no others",
+            "use Running",
+        )
+    ttl = run.get("ttlSecondsAfterFinished")
+    if ttl is not None:
+        yield Violation(
+            "runPolicy.ttlSecondsAfterFinished",
+            text(ttl),
+            "must not be set with job.kind TrainJob, "
+            "since Trainer would make the deleted pods anew and train again",
+            "leave it out",
+        )
+    policy = section(scheduling, "schedulingPolicy")
+    instead = {
+        "queue": "use scheduling.queue or scheduling.kai",
+        "priorityClass": "use scheduling.priorityClassName",
+    }
+    for key, fix in instead.items():
+        if policy.get(key):
+            yield Violation(
+                f"scheduling.schedulingPolicy.{key}",
+                policy[key],
+                "must not be set with job.kind TrainJob, since Trainer's pod group has none",
+                fix,
+            )
+    if policy and not scheduling.get("schedulerName") and not section(scheduling, "kai").get("queue"):
+        yield Violation(
+            "scheduling.schedulerName",
+            "nothing",
+            "must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, "
+            "since Trainer makes the pod group only",
+            "use scheduler-plugins-scheduler",
         )
 
 
@@ -519,6 +573,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_prepare,
     check_pods,
     check_queues,
+    check_kind,
     check_environment,
     check_config,
 )

@@ -49,7 +49,17 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         },
         "checkpoint": {"enabled": draw(st.booleans()), "everyNSteps": draw(st.integers(1, 3000))},
         "restartPolicy": draw(st.sampled_from(["Never", "OnFailure"])),
-        "runPolicy": draw(st.sampled_from([{}, {"backoffLimit": 3}, {"backoffLimit": 0}, {"suspend": False}])),
+        "runPolicy": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"backoffLimit": 3},
+                    {"backoffLimit": 0, "suspend": False},
+                    {"cleanPodPolicy": "All", "ttlSecondsAfterFinished": 0},
+                    {"cleanPodPolicy": "None", "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 86400},
+                ]
+            )
+        ),
         "rendezvous": {"timeoutSeconds": draw(st.sampled_from([900, 1800]))},
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
@@ -79,7 +89,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             )
         ),
         "rdma": draw(
-            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "count": 2}, {"resourceName": "rdma/a"}])
+            st.sampled_from(
+                [
+                    {},
+                    {"enabled": True},
+                    {"enabled": True, "count": 2, "networks": ["a/b@net1", "c"]},
+                    {"resourceName": "rdma/a"},
+                ]
+            )
         ),
         "podLabels": draw(st.sampled_from([{}, {"app.kubernetes.io/name": "x"}, {"a": 1}])),
         "workerLabels": draw(st.sampled_from([None, {"training.kubeflow.org/x": "one", "helm.sh/chart": None}])),
@@ -103,10 +120,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"schedulingPolicy": {"minAvailable": 4}},
                     {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
                     {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},
+                    {"queue": {"name": "gpus", "topology": {"unconstrained": True, "preferred": "a/block"}}},
+                    {"schedulingPolicy": {"queue": "a", "priorityClass": "b"}, "schedulerName": "gang"},
+                    {"schedulingPolicy": {"scheduleTimeoutSeconds": 9}, "kai": {"queue": "a"}},
                 ]
             )
         ),
-        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}])),
+        "job": {"kind": draw(st.sampled_from(["PyTorchJob", "TrainJob"]))},
+        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}])),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }
     return drawn
@@ -116,6 +137,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
 def helm() -> str:
     ensure("helm")
     return str(path("helm"))
+
+
+def pods(manifests: list[Any]) -> int:
+    """Pods of the job, whatever its kind."""
+    job = next(m for m in manifests if m["kind"] in ("PyTorchJob", "TrainJob"))["spec"]
+    if "trainer" in job:
+        return int(job["trainer"]["numNodes"])
+    return sum(replica["replicas"] for replica in job["pytorchReplicaSpecs"].values())
 
 
 def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str], list[Any]]:
@@ -152,8 +181,7 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     assert derived["accumulationSteps"] == plan.accumulation_steps
     padded = rules.architecture(complete).padded_vocab_size(plan.tensor_parallel_size)
     assert derived["paddedVocabSize"] == padded
-    replicas = next(m for m in manifests if m["kind"] == "PyTorchJob")["spec"]["pytorchReplicaSpecs"]
-    assert replicas.get("Worker", {"replicas": 0})["replicas"] == plan.workers
+    assert pods(manifests) == plan.nodes
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

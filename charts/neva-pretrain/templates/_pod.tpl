@@ -11,13 +11,15 @@ initContainers:
   {{- . | nindent 2 }}
 {{- end }}
 containers:
-  # The operator looks for a container of this name (A16).
-  - name: pytorch
+  # The operator looks for a container pytorch (A16), Trainer for node, to which it adds its port.
+  - name: {{ ternary "node" "pytorch" (eq $role "Node") }}
     command: ["/bin/bash", "/etc/neva/launch.sh"]
     {{- $body | trim | nindent 4 }}
+    {{- if ne $role "Node" }}
     ports:
       - name: pytorchjob-port
         containerPort: {{ $v.rendezvous.port }}
+    {{- end }}
 volumes:
   {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
   {{- with $v.extraVolumes }}
@@ -31,7 +33,7 @@ operator's own gives up after 200 s, and the master's preflight or a slow pull m
 {{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
 {{- if $root.Values.preflight.enabled }}
 - name: preflight
-  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ ternary "full" "quick" (eq $role "Master") | quote }}]
+  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
   {{- $body | trim | nindent 2 }}
 {{- end }}
 {{- if eq $role "Worker" }}
@@ -166,6 +168,8 @@ securityContext:
   "NEVA_WORK_DIR" (printf "%s/work" $v.storage.scratch.mountPath)
   "NVTE_FUSED_ATTN" (ternary "1" "0" (eq $v.training.kernels "fused"))
   "PET_RDZV_CONF" (printf "timeout=%s" (include "neva.text" $v.rendezvous.timeoutSeconds)))) -}}
+{{- /* Trainer's port is always 29500. */ -}}
+{{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
 {{- include "neva.merge" (list $env $f.fabric.env) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
 {{- include "neva.envList" (list $root $env $f.hfOnline) }}

@@ -22,6 +22,7 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkPrepare" . | fromJsonArray)
   (include "neva.checkPods" . | fromJsonArray)
   (include "neva.checkQueues" . | fromJsonArray)
+  (include "neva.checkKind" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
 {{- $errors | toJson -}}
@@ -59,7 +60,7 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors := list -}}
 {{- $full := include "neva.fullname" . -}}
 {{- $id := (.Values.run | default dict).id | default "" -}}
-{{- $limit := int (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength -}}
+{{- $limit := int (get (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength .Values.job.kind) -}}
 {{- $label := "^[a-z]([-a-z0-9]*[a-z0-9])?$" -}}
 {{- if not (regexMatch $label $full) -}}
   {{- $errors = append $errors (printf "fullnameOverride: got %s; must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be; use a name such as neva-7b" $full) -}}
@@ -70,7 +71,7 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $length := len $full -}}
 {{- if and $id (ne $id $full) -}}{{- $length = add $length 1 (len $id) -}}{{- end -}}
 {{- if gt (int $length) $limit -}}
-  {{- $errors = append $errors (printf "run.id: got %d characters of full name and id; must be at most %d, so that the last worker's host name has at most 63; use a shorter fullnameOverride or run.id" $length $limit) -}}
+  {{- $errors = append $errors (printf "run.id: got %d characters of full name and id; must be at most %d, so that the last pod's name has at most 63; use a shorter fullnameOverride or run.id" $length $limit) -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
@@ -273,6 +274,10 @@ use {{ compact (list $below $above) | join " or " }}
     {{- $errors = append $errors (printf "scheduling.schedulingPolicy.minAvailable: got %d; must equal training.nodes (%d), or half a job could hold its GPUs; use %d" (int64 .) $nodes $nodes) -}}
   {{- end -}}
 {{- end -}}
+{{- $networks := ($v.rdma | default dict).networks -}}
+{{- if and $v.hostNetwork $networks -}}
+  {{- $errors = append $errors (printf "rdma.networks: got %s; must be empty with hostNetwork, since Multus attaches nothing to a pod on the node's network; use one of both" (join ", " $networks)) -}}
+{{- end -}}
 {{- if and $v.hostNetwork (eq (int64 $v.rendezvous.port) 23456) -}}
   {{- $errors = append $errors "rendezvous.port: got 23456; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
 {{- end -}}
@@ -285,13 +290,19 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $q := $s.queue | default dict -}}
 {{- $topology := $q.topology | default dict -}}
 {{- $kai := ($s.kai | default dict).queue -}}
-{{- range $wish := list (list "priorityClass" $q.priorityClass) (list "topology.required" $topology.required) (list "topology.preferred" $topology.preferred) -}}
+{{- $wishes := list (list "priorityClass" $q.priorityClass) -}}{{- $levels := list -}}
+{{- range $key := list "required" "preferred" "unconstrained" -}}
+  {{- with get $topology $key -}}
+    {{- $wishes = append $wishes (list (printf "topology.%s" $key) (toString .)) -}}{{- $levels = append $levels $key -}}
+  {{- end -}}
+{{- end -}}
+{{- range $wish := $wishes -}}
   {{- if and (index $wish 1) (not $q.name) -}}
     {{- $errors = append $errors (printf "scheduling.queue.%s: got %s; must come with scheduling.queue.name, since Kueue alone reads it; name the LocalQueue" (index $wish 0) (index $wish 1)) -}}
   {{- end -}}
 {{- end -}}
-{{- if and $topology.required $topology.preferred -}}
-  {{- $errors = append $errors (printf "scheduling.queue.topology.preferred: got %s; must not be set beside required; set one of both" $topology.preferred) -}}
+{{- if gt (len $levels) 1 -}}
+  {{- $errors = append $errors (printf "scheduling.queue.topology: got %s; must be one of them, or Kueue refuses the job; keep one" (join " and " $levels)) -}}
 {{- end -}}
 {{- if and $q.name $kai -}}
   {{- $errors = append $errors (printf "scheduling.kai.queue: got %s; must not be set beside scheduling.queue.name; set one of both" $kai) -}}
@@ -302,6 +313,31 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $suspend := .Values.runPolicy.suspend -}}
 {{- if and $q.name (not (kindIs "invalid" $suspend)) -}}
   {{- $errors = append $errors (printf "runPolicy.suspend: got %s; must not be set with scheduling.queue.name, since Kueue suspends and resumes the job; leave it unset" (include "neva.text" $suspend)) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What a TrainJob has no counterpart for. */}}
+{{- define "neva.checkKind" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- if eq $v.job.kind "TrainJob" -}}
+  {{- $s := $v.scheduling | default dict -}}{{- $policy := $s.schedulingPolicy | default dict -}}
+  {{- if ne $v.runPolicy.cleanPodPolicy "Running" -}}
+    {{- $errors = append $errors (printf "runPolicy.cleanPodPolicy: got %s; must be Running with job.kind TrainJob, since its pods that still run are deleted when it fails, and no others; use Running" $v.runPolicy.cleanPodPolicy) -}}
+  {{- end -}}
+  {{- $ttl := $v.runPolicy.ttlSecondsAfterFinished -}}
+  {{- if not (kindIs "invalid" $ttl) -}}
+    {{- $errors = append $errors (printf "runPolicy.ttlSecondsAfterFinished: got %s; must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again; leave it out" (include "neva.text" $ttl)) -}}
+  {{- end -}}
+  {{- range $key := list "queue" "priorityClass" -}}
+    {{- if get $policy $key -}}
+      {{- $errors = append $errors (printf "scheduling.schedulingPolicy.%s: got %s; must not be set with job.kind TrainJob, since Trainer's pod group has none; use %s" $key (get $policy $key) (get (dict "queue" "scheduling.queue or scheduling.kai" "priorityClass" "scheduling.priorityClassName") $key)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if and $policy (not $s.schedulerName) (not ($s.kai | default dict).queue) -}}
+    {{- $errors = append $errors "scheduling.schedulerName: got nothing; must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, since Trainer makes the pod group only; use scheduler-plugins-scheduler" -}}
+  {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
