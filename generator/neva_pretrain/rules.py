@@ -484,8 +484,7 @@ def check_kind(values: Values) -> Iterator[Violation]:
         yield Violation(
             "runPolicy.ttlSecondsAfterFinished",
             text(ttl),
-            "must not be set with job.kind TrainJob, "
-            "since Trainer would make the deleted pods anew and train again",
+            "must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again",
             "leave it out",
         )
     policy = section(scheduling, "schedulingPolicy")
