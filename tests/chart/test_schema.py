@@ -27,6 +27,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "scratch": {"existingClaim": "s"},
         }
     },
+    "trainjob": {
+        "job": {"kind": "TrainJob"},
+        "training": {"nodes": 4, "globalBatchSize": 1024},
+        "restartPolicy": "OnFailure",
+        "runPolicy": {"backoffLimit": 1000000, "activeDeadlineSeconds": 100000000, "suspend": True},
+        "hostNetwork": True,
+        "rendezvous": {"port": 24000},
+        "scheduling": {
+            "schedulerName": "mine",
+            "schedulingPolicy": {"minAvailable": 4, "scheduleTimeoutSeconds": 10000000},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 10000000, "effect": "NoExecute"}],
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"},
+            ],
+        },
+    },
     "everything": {
         "training": {"nodes": 4, "globalBatchSize": 1024, "kernels": "fused", "recompute": "full"},
         "hostNetwork": True,
