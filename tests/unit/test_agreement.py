@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from neva_pretrain import catalog, chartdata, rules, values
 from neva_pretrain.plan import Plan
+from tests.chart.helm import parse
 from tests.tools.build import ensure, path
 
 CHART = Path(__file__).parents[2] / "charts" / "neva-pretrain"
@@ -155,7 +156,7 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     assert done.returncode == (1 if errors else 0), done.stderr
-    return errors, [m for m in yaml.safe_load_all(done.stdout) if m]
+    return errors, parse(done.stdout)
 
 
 @settings(

@@ -110,6 +110,21 @@ Takes (list root facts). */}}
 {{- $known | toJson -}}
 {{- end -}}
 
+{{/* The job's ConfigMap. Takes (list root facts). */}}
+{{- define "neva.configMap" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ include "neva.jobName" . }}
+  namespace: {{ $root.Release.Namespace | quote }}
+  labels:
+    {{- include "neva.labels" $root | nindent 4 }}
+immutable: true
+data:
+  {{- include "neva.configData" . | nindent 2 }}
+{{- end -}}
+
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
 {{- define "neva.configData" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
