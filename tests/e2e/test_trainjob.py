@@ -182,4 +182,4 @@ def test_the_monitor_finds_a_trainjob(full: Sandbox, release: Release) -> None:
     command = [str(Path(sys.executable).with_name("neva-monitor")), release.name, "-n", release.namespace]
     done = subprocess.run([*command, "--once", "-o", "json"], env=full.env, capture_output=True, text=True, check=False)
     report: dict[str, Any] = json.loads(done.stdout)
-    assert (report["step"], report["max_steps"]) == (1000, 2170), done
+    assert (report["step"], report["maxSteps"], report["settings"]["gpus"]) == (1000, 2170, 16), done
