@@ -231,6 +231,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"storage": {"models": {"subPath": "/abs"}}}, "subPath"),
     ({"model": {"llmPath": "relative"}}, "llmPath"),
     ({"training": None}, "training"),
+    ({"job": None}, "job"),
+    ({"job": {"kind": "MPIJob"}}, "kind"),
+    ({"job": {"king": "TrainJob"}}, "king"),
+    ({"rdma": {"networks": "a"}}, "networks"),
+    ({"rdma": {"networks": ["a\n"]}}, "networks"),
+    ({"scheduling": {"queue": {"name": "No_Queue"}}}, "name"),
+    ({"scheduling": {"queue": {"topology": {"required": "a/b/c"}}}}, "required"),
+    ({"scheduling": {"queue": {"topology": {"unconstrained": "true"}}}}, "unconstrained"),
+    ({"scheduling": {"kai": {"queue": "a b"}}}, "kai"),
     ({"training": {"nodes": None}}, "nodes"),
 ]
 
