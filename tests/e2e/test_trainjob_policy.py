@@ -1,4 +1,4 @@
-"""What a TrainJob does with runPolicy, names, hostNetwork and changes of kind, on real Trainer, JobSet and Job controller."""
+"""A TrainJob under runPolicy, names, hostNetwork and a change of kind: real Trainer, JobSet and Job controller."""
 
 from __future__ import annotations
 

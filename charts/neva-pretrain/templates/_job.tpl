@@ -9,12 +9,7 @@ labels:
   {{- . | nindent 2 }}
   {{- end }}
 annotations:
-  neva-pretrain/model: {{ $facts.modelName }}
-  neva-pretrain/gpus: {{ include "neva.text" $facts.worldSize | quote }}
-  neva-pretrain/max-steps: {{ include "neva.text" $root.Values.training.maxSteps | quote }}
-  neva-pretrain/global-batch-size: {{ include "neva.text" $root.Values.training.globalBatchSize | quote }}
-  neva-pretrain/tokens-per-sample: {{ include "neva.text" $facts.model.tokensPerSample | quote }}
-  neva-pretrain/results: {{ $facts.resultsPath | toJson }}
+  {{- include "neva.jobAnnotations" (list $root $facts) | nindent 2 }}
 {{- end -}}
 
 {{/* Metadata of the job's pods. Takes (list root facts role); Node is a pod of a TrainJob, master or worker. */}}
