@@ -113,7 +113,7 @@ meets restricted
 {{/* A map without its null values at any depth, as JSON: Helm drops only those that have a default. */}}
 {{- define "neva.withoutNulls" -}}
 {{- $kept := dict -}}
-{{- range $k, $v := . -}}
+{{- range $k, $v := . | default dict -}}
   {{- if kindIs "map" $v -}}{{- $_ := set $kept $k (include "neva.withoutNulls" $v | fromJson) -}}
   {{- else if not (kindIs "invalid" $v) -}}{{- $_ := set $kept $k $v -}}
   {{- end -}}
