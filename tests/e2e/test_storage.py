@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.release import CHART, ROOT, Release, names
+from tests.e2e.release import CHART, ROOT, Release, names, provide_storage, static_volume
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -48,24 +48,6 @@ def await_bound(release: Release, wanted: Sequence[str]) -> None:
         return phases == dict.fromkeys(wanted, "Bound")
 
     release.sandbox.wait(bound, f"claims {', '.join(wanted)} bound", timeout=BINDING)
-
-
-def volume(name: str, claim: Manifest | None = None, storage_class: str = "") -> Manifest:
-    """A volume that somebody else made."""
-    reference = {"claimRef": claim} if claim else {}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "10Ti"},
-            "accessModes": ["ReadWriteMany"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": storage_class,
-            "csi": {"driver": "csi.example.com", "volumeHandle": name},
-            **reference,
-        },
-    }
 
 
 @pytest.mark.parametrize("file", ["scitix-cks", "storage-scale-csi"])
@@ -111,27 +93,16 @@ def test_a_dynamic_claim_waits_for_its_class_and_binds_to_what_it_makes(sandbox:
         "neva-results": "5Ti",
     }
     sandbox.create(
-        volume(f"{release.namespace}-{n}", {"namespace": release.namespace, "name": n}, "scale-fileset") for n in made
+        static_volume(f"{release.namespace}-{n}", release.namespace, n, c["spec"]["storageClassName"])
+        for n, c in made.items()
     )
     await_bound(release, sorted(made))
     release.wait_for("Running")
 
 
-def test_a_claim_of_somebody_else_is_used_and_left_alone(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
-    name = f"{release.namespace}-theirs"
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "theirs", "namespace": release.namespace},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "",
-            "volumeName": name,
-            "resources": {"requests": {"storage": "1Ti"}},
-        },
-    }
-    sandbox.create([volume(name, {"namespace": release.namespace, "name": "theirs"}), claim])
+def test_a_claim_of_somebody_else_is_used_and_left_alone(release: Release, tmp_path: Path) -> None:
     storage = {"models": {"existingClaim": "theirs", "gpfs": {"nodePath": None}}}
+    assert provide_storage(release, {"storage": storage}) == ["neva-datasets", "neva-results", "theirs"]
     release.apply("install", "-f", write(tmp_path, {"storage": storage}))
     await_bound(release, ["neva-datasets", "neva-results", "theirs"])
     release.wait_for("Running")
