@@ -152,12 +152,17 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             "maximum": f"must be at most {limit}",
             "exclusiveMinimum": f"must be more than {limit}",
             "maxLength": f"must have at most {limit} characters",
-            "pattern": f"must match {limit}",
+            "pattern": f"must match {_visible(str(limit))}",
         }
-        got = instance if isinstance(instance, str) else text(instance)
+        got = _visible(instance if isinstance(instance, str) else text(instance))
         description = part.get("description", "see values.schema.json")
-        rule = rules.get(str(error.validator), f"must hold for the schema's {error.validator}")
+        rule = rules.get(str(error.validator), "must be as described")
         yield Violation(path or "values", got[:80] or '""', rule, description)
+
+
+def _visible(given: str) -> str:
+    """Return a text on one line, its control characters escaped."""
+    return re.sub(r"[^ -~]", lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1], given)
 
 
 def _words(value: object) -> str:
