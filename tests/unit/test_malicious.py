@@ -126,7 +126,7 @@ class Place:
 
 @cache
 def validator(part: str) -> Any:
-    return values._Validator({**json.loads(part), "definitions": SCHEMA["definitions"]})  # noqa: SLF001
+    return values._Validator({**json.loads(part), "definitions": SCHEMA["definitions"]})
 
 
 @cache
@@ -333,22 +333,29 @@ def parsed(manifests: list[helm.Manifest]) -> Any:
         if "neva_pretrain.yaml" in data:
             data["neva_pretrain.yaml"] = yaml.safe_load(data["neva_pretrain.yaml"])
     name = next(m["metadata"]["name"] for m in manifests if m["kind"] in ("PyTorchJob", "Job"))
-    return renamed(manifests, {name: "JOB"}, environment=False)
+    return renamed(manifests, {name: "JOB"})
 
 
-def renamed(node: Any, changes: dict[str, str], *, environment: bool) -> Any:
-    """A copy with all texts replaced, in keys too; lists of named things in the order of names."""
+def renamed(node: Any, changes: dict[str, str]) -> Any:
+    """A copy with texts replaced, in keys too."""
     if isinstance(node, dict):
-        return {
-            renamed(k, changes, environment=False): renamed(v, changes, environment=environment and k == "value")
-            for k, v in node.items()
-        }
+        return {renamed(k, changes): renamed(v, changes) for k, v in node.items()}
     if isinstance(node, list):
-        copies = [renamed(one, changes, environment=environment) for one in node]
-        return sorted(copies, key=lambda one: str(one["name"])) if _named(copies) else copies
+        return [renamed(one, changes) for one in node]
     if isinstance(node, str):
         for old, new in changes.items():
-            node = node.replace(old, new)
+            if old in node:
+                node = node.replace(old, new)
+    return node
+
+
+def in_order(node: Any) -> Any:
+    """A copy with lists of named things in the order of their names, which a text may be."""
+    if isinstance(node, dict):
+        return {k: in_order(v) for k, v in node.items()}
+    if isinstance(node, list):
+        copies = [in_order(one) for one in node]
+        return sorted(copies, key=lambda one: str(one["name"])) if _named(copies) else copies
     return node
 
 
@@ -356,15 +363,27 @@ def _named(items: list[Any]) -> bool:
     return bool(items) and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in items)
 
 
-def as_processes_see_it(node: Any) -> Any:
+def as_processes_see_it(node: Any, key: str = "") -> Any:
     """Values of environment after the kubelet's expansion, with every name known: none of them is ever a reference."""
     if isinstance(node, dict):
-        done = {k: as_processes_see_it(v) for k, v in node.items()}
-        if set(node) == {"name", "value"} and isinstance(node["value"], str):
-            known = {name: "EXPANDED" for name in re.findall(r"\$\(([^)]*)\)", node["value"])}
-            done["value"] = helm.expand(node["value"], known)
+        done = {k: as_processes_see_it(v, k) for k, v in node.items()}
+        if key == "env" and "value" in node:
+            done["value"] = helm.expand(node["value"], EVERY_NAME)
         return done
-    return [as_processes_see_it(one) for one in node] if isinstance(node, list) else node
+    return [as_processes_see_it(one, key) for one in node] if isinstance(node, list) else node
+
+
+class EveryName(dict[str, str]):
+    """An environment in which every name is known."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return "EXPANDED"
+
+
+EVERY_NAME = EveryName()
 
 
 def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
@@ -386,7 +405,6 @@ class Outcome:
     case: Case
     wrong: list[str]
     arrived: set[int]
-    manifests: list[helm.Manifest]
 
 
 def written(made: Values) -> str:
@@ -397,21 +415,27 @@ def written(made: Values) -> str:
 
 def deliver(one: Case) -> Outcome:
     """Render a case and its harmless twin, and compare."""
-    hostile, harmless = helm.render(written(one.values())), helm.render(written(one.harmless()))
-    texts = {text: tagged(i, PLACES[i], HARMLESS) for i, text in one.set_at.items()}
+    hostile, theirs = parsed(helm.render(written(one.values()))), harmless(written(one.harmless()))
+    # Only what stands after the place's own beginning: a label's key and value go to two places.
+    texts = {t.removeprefix(PLACES[i].before): f"q{i}q{HARMLESS}" for i, t in one.set_at.items()}
     ordered = dict(sorted(texts.items(), key=lambda pair: -len(pair[0])))
-    manifests = json.loads(json.dumps(hostile))
-    ours = renamed(as_processes_see_it(parsed(hostile)), ordered, environment=True)
-    theirs = renamed(as_processes_see_it(parsed(harmless)), {}, environment=True)
+    ours = in_order(renamed(as_processes_see_it(hostile), ordered))
     text = json.dumps(theirs, ensure_ascii=False)
-    arrived = {i for i in one.set_at if tagged(i, PLACES[i], HARMLESS) in text}
-    return Outcome(one, differences(ours, theirs), arrived, manifests)
+    arrived = {i for i in one.set_at if f"q{i}q{HARMLESS}" in text}
+    return Outcome(one, differences(ours, theirs), arrived)
+
+
+@cache
+def harmless(text: str) -> Any:
+    """The render of harmless texts, which many cases share."""
+    return in_order(as_processes_see_it(parsed(helm.render(text))))
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    """All texts in all scenes."""
-    cases = [case(scene, text) for scene in SCENES for text in HOSTILE]
+    """Every text in two scenes, every scene with many texts."""
+    pairs = [(SCENES[(i + more) % len(SCENES)], text) for i, text in enumerate(HOSTILE) for more in (0, 2)]
+    cases = [case(scene, text) for scene, text in pairs]
     with ThreadPoolExecutor(max_workers=3) as pool:
         return list(pool.map(deliver, cases))
 
@@ -455,7 +479,7 @@ def test_what_is_refused_is_said_by_both_at_its_key() -> None:
         assert "executing" not in said, said
         ours = values.schema_violations(values.complete(made))
         keys = [violation.key for violation in ours]
-        for place, full in refused:
+        for place, _ in refused:
             if place.path[-1] == KEY:  # helm names the key, the generator the map
                 assert re.search(rf"\bq{PLACES.index(place)}q", said), (text[:40], place)
             parts = [str(p) for p in ("qf" if p == FREE else p for p in place.path) if p != KEY]
@@ -469,3 +493,58 @@ def test_what_is_refused_is_said_by_both_at_its_key() -> None:
         for violation in ours:
             assert str(violation).isprintable(), violation
             assert len(str(violation)) < 600
+
+
+def run_places(text: str) -> Case:
+    """What reaches the environment, arguments and settings of processes."""
+    return case(SCENES[0], text)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_shell_ever_runs_a_text(text: str, tmp_path: Path) -> None:
+    """The rendered launch.sh, environment and settings between stand-ins: torchrun gets the text, nothing else acts."""
+    one = run_places(text)
+    manifests = helm.render(written(one.values()))
+    world = World(tmp_path)
+    for name, content in helm.config_data(manifests).items():
+        (world.config / name).write_text(content)
+    env = helm.env(manifests)
+    mine = world.env(rank=0, nodes=2)
+    here = {
+        k: mine[k] for k in ("PATH", "HOME", "FAKE_OUT", "TMPDIR", "HF_HOME", "PET_NODE_RANK", "RANK", "PET_NNODES")
+    }
+    here |= {k: mine[k] for k in ("NEVA_RESULTS_DIR", "NEVA_WORK_DIR", "NEVA_CONFIG_DIR", "NEVA_RDMA")}
+    done = world.run({**env, **here})
+    assert done.returncode == 0, done.stderr
+    report = world.report()
+    assert env["NEVA_ENTRYPOINT"] in report["argv"]
+    assert {name: report["env"][name] for name in env if name not in here} == {
+        name: value for name, value in env.items() if name not in here
+    }
+    entry = next(i for i, place in enumerate(PLACES) if place.name == "image.entrypoint")
+    if entry in one.set_at:
+        assert one.set_at[entry] in report["argv"]
+    assert json.loads((world.results / "run.json").read_text())["data"] == settings(manifests)["data"]
+    assert not list(tmp_path.rglob(f"{MARK}*"))
+
+
+def settings(manifests: list[helm.Manifest]) -> Any:
+    (found,) = helm.of_kind(manifests, "ConfigMap")
+    return json.loads(found["data"]["settings.json"])
+
+
+@pytest.mark.parametrize("script", ["preflight.py", "prepare.py"])
+def test_no_script_ever_runs_a_text(script: str, tmp_path: Path) -> None:
+    """Preflight and prepare on the rendered settings: they name what is missing, and that is all."""
+    scene = SCENES[3] if script == "prepare.py" else SCENES[0]
+    for number, text in enumerate(HOSTILE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (config,) = helm.of_kind(helm.render(written(case(scene, text).values())), "ConfigMap")
+        for name, content in config["data"].items():
+            (folder / name).write_text(content)
+        command = [sys.executable, script, "--settings", "settings.json"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr, (text[:40], done.stderr)
+    assert not list(tmp_path.rglob(f"{MARK}*"))
