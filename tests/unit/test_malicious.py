@@ -49,7 +49,8 @@ HOSTILE = [
     "$HOME $$ $(HOME) %s",
     "${oc.env:HOME}",
     "ünïcödé 数据 \U0001f600",
-    "\u202e\u2028\u0085\ufeff",
+    "\u202ereversed",
+    "\u2028\u0085\ufeff",
     "key: value # comment",
     "!!python/object/apply:os.system [touch pwned]",
     "- item",
@@ -454,7 +455,10 @@ def test_what_is_accepted_is_delivered_unchanged(outcomes: list[Outcome]) -> Non
 def test_every_text_has_many_ways_in(outcomes: list[Outcome]) -> None:
     """Else the test above compares nothing."""
     for outcome in outcomes:
-        assert len(outcome.case.set_at) >= 15, outcome.case.text
+        if "\u2028" in outcome.case.text:  # YAML would fold or drop it
+            assert not outcome.case.set_at
+        else:
+            assert len(outcome.case.set_at) >= 15, outcome.case.text
     assert max(len(outcome.case.set_at) for outcome in outcomes) > 50
 
 
