@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 import yaml
-from test_launch import World
 
 from neva_pretrain import chartdata, rules, values
 from tests.chart import helm
+from tests.unit.test_launch import World
 
 Values = dict[str, Any]
 Path_ = tuple[str | int, ...]
