@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
@@ -281,6 +282,8 @@ def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         with suppress(ChildProcessError):
             os.waitpid(operator.pid, 0)
         box.start("training-operator", *arguments, f"{FLAG}={template}", env=environment)
+        (port,) = [int(a.rpartition("=")[2]) for a in arguments if a.startswith("--webhook-server-port=")]
+        box.wait(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None, "webhook")
         yield box
 
 
@@ -289,7 +292,7 @@ def test_restricted_accepts_the_example_with_the_documented_operator(careful: Sa
     release = Release(careful, labelled(careful, "restricted"))
     nodes = yaml.safe_load(file.read_text())["training"]["nodes"]
     provide_storage(release, yaml.safe_load(file.read_text()))
-    careful.wait(lambda: "Pod Security: meets restricted\n" in release.apply("install", "-f", str(file)), "webhook")
+    assert "Pod Security: meets restricted\n" in release.apply("install", "-f", str(file))
     release.wait_for("Running")
     careful.wait_for_phase("Running", nodes, namespace=release.namespace)
     worker = next(pod for name, pod in release.pods().items() if name.endswith("worker-0"))

@@ -132,22 +132,8 @@ securityContext:
     sizeLimit: {{ . | quote }}
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{- $volume := get $root.Values.storage $name }}
 - name: {{ $name }}
-  {{- if $volume.hostPath }}
-  hostPath:
-    path: {{ $volume.hostPath | toJson }}
-    # As in persistentvolume.yaml (G02).
-    type: Directory
-  {{- else if include "neva.storageSources" $volume | fromJsonArray }}
-  persistentVolumeClaim:
-    claimName: {{ include "neva.claimName" (list $root $name) | quote }}
-    {{- if include "neva.readOnly" (list $root $name) }}
-    readOnly: true
-    {{- end }}
-  {{- else }}
-  emptyDir: {}
-  {{- end }}
+  {{- include "neva.volumeSource" (list $root $name) | trim | nindent 2 }}
 {{- end }}
 {{- end -}}
 

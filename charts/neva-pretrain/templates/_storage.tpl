@@ -27,6 +27,25 @@ between dots, which no namespace and no full name has, two releases never mean t
 {{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
 {{- end -}}
 
+{{/* What a pod's volume is. Takes (list root volume). */}}
+{{- define "neva.volumeSource" -}}
+{{- $volume := get (index . 0).Values.storage (index . 1) -}}
+{{- if $volume.hostPath }}
+hostPath:
+  path: {{ $volume.hostPath | toJson }}
+  # As in persistentvolume.yaml (G02).
+  type: Directory
+{{- else if include "neva.storageSources" $volume | fromJsonArray }}
+persistentVolumeClaim:
+  claimName: {{ include "neva.claimName" . | quote }}
+  {{- if include "neva.readOnly" . }}
+  readOnly: true
+  {{- end }}
+{{- else }}
+emptyDir: {}
+{{- end }}
+{{- end -}}
+
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
 one. Both would leave the job's pods Pending. Like "neva.refuseRunningJob" it only refuses. Takes (list root volume). */}}
 {{- define "neva.refuseOtherVolume" -}}
