@@ -38,7 +38,8 @@ def pod_security_breaks(values: Values) -> Iterator[Break]:
     for where in CONTEXTS:
         yield from _either_context(where, _map(values, where))
     yield from _container(values, trains=trains)
-    if trains and values["training"]["nodes"] > 1 and not _map(values, "podSecurity").get("operatorInitContainer"):
+    workers = values["training"]["nodes"] > 1 and _map(values, "job").get("kind", "PyTorchJob") == "PyTorchJob"
+    if trains and workers and not _map(values, "podSecurity").get("operatorInitContainer"):
         yield Break(
             "restricted",
             "podSecurity.operatorInitContainer",

@@ -160,22 +160,32 @@ def combinations() -> list[Manifest]:
     return cases
 
 
+def templates(node: Any, role: str = "") -> Iterator[tuple[str, Manifest]]:
+    """Every pod and pod template in a render, with the last key of its own above it."""
+    if isinstance(node, dict):
+        if isinstance(node.get("spec"), dict) and "containers" in node["spec"]:
+            yield role, node
+            return
+        for key, value in node.items():
+            yield from templates(value, role if key in ("template", "spec") else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from templates(value, role)
+
+
 def rendered_pods(partial: Manifest) -> list[Manifest]:
     """Every pod of a release, the workers with what the operator appends."""
-    manifests = helm.render(overlaid(partial, {"serviceAccount": {"create": False}}))
-    templates = [m["spec"]["template"] for m in helm.of_kind(manifests, "Job")]
-    templates += helm.of_kind(manifests, "Pod")
-    for job in helm.of_kind(manifests, "PyTorchJob"):
-        for role, replica in job["spec"]["pytorchReplicaSpecs"].items():
-            template = replica["template"]
-            template["spec"]["restartPolicy"] = "Never"
-            if role == "Worker":
-                own = [{"name": "init-pytorch", "image": "alpine:3.10"}]
-                fixed = yaml.safe_load(re.sub(r"\{\{\.(\w+)\}\}", r"\1", OPERATOR_TEMPLATE))
-                trusted = partial.get("podSecurity", {}).get("operatorInitContainer")
-                template["spec"]["initContainers"] += fixed if trusted else own
-            templates.append(template)
-    return [{"metadata": {"annotations": t["metadata"].get("annotations")}, "spec": t["spec"]} for t in templates]
+    found = []
+    for role, template in templates(helm.render(overlaid(partial, {"serviceAccount": {"create": False}}))):
+        spec = template["spec"]
+        if role == "Worker":
+            own = [{"name": "init-pytorch", "image": "alpine:3.10"}]
+            fixed = yaml.safe_load(re.sub(r"\{\{\.(\w+)\}\}", r"\1", OPERATOR_TEMPLATE))
+            trusted = partial.get("podSecurity", {}).get("operatorInitContainer")
+            spec["initContainers"] += fixed if trusted else own
+        found.append({"metadata": {"annotations": template["metadata"].get("annotations")}, "spec": spec})
+    assert found
+    return found
 
 
 def test_the_level_that_is_claimed_is_the_level_that_is_accepted(sandbox: Sandbox) -> None:
