@@ -519,14 +519,26 @@ def check_network(values: Values) -> Iterator[Violation]:
             "must be false with hostNetwork, since policies do not see the node's network",
             "use false",
         )
-    online = downloads(values) if preparing(values) else section(values, "hf").get("online")
-    if online and not policy.get("egress"):
-        why = "prepare downloads" if preparing(values) else "hf.online is true"
+    if preparing(values):
+        why = ["prepare downloads"] if downloads(values) else []
+    else:
+        why = ["hf.online is true"] if section(values, "hf").get("online") else []
+        wandb = section(values, "wandb")
+        why += ["wandb.mode is online"] if wandb.get("enabled") and wandb.get("mode") == "online" else []
+    if why and not policy.get("egress"):
         yield Violation(
             "networkPolicy.egress",
             "nothing",
-            f"must admit the Hugging Face hub or its mirror, since {why}",
-            "use a rule such as hub: {ports: [{port: 443}]}",
+            f"must admit hosts of the internet, since {' and '.join(why)}",
+            "use a rule such as internet: {ports: [{port: 443}]}",
+        )
+    scraped = section(values, "monitoring", "podMonitor").get("enabled")
+    if scraped and not preparing(values) and not policy.get("ingress"):
+        yield Violation(
+            "networkPolicy.ingress",
+            "nothing",
+            "must admit Prometheus, since monitoring.podMonitor.enabled is true",
+            "use a rule such as prometheus: {from: [{namespaceSelector: {}}]}",
         )
 
 

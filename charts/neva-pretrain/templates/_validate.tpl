@@ -359,9 +359,19 @@ use {{ compact (list $below $above) | join " or " }}
   {{- if $v.hostNetwork -}}
     {{- $errors = append $errors "networkPolicy.enabled: got true; must be false with hostNetwork, since policies do not see the node's network; use false" -}}
   {{- end -}}
-  {{- $preparing := and $v.prepare.enabled (include "neva.prepareOnline" .) -}}
-  {{- if and (not (include "neva.known" $policy.egress | fromJson)) (or $preparing (and (not $v.prepare.enabled) ($v.hf | default dict).online)) -}}
-    {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit the Hugging Face hub or its mirror, since %s; use a rule such as hub: {ports: [{port: 443}]}" (ternary "prepare downloads" "hf.online is true" (not (empty $preparing)))) -}}
+  {{- $why := list -}}
+  {{- if $v.prepare.enabled -}}
+    {{- if include "neva.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
+  {{- else -}}
+    {{- if ($v.hf | default dict).online -}}{{- $why = append $why "hf.online is true" -}}{{- end -}}
+    {{- $wandb := get $v "wandb" | default dict -}}
+    {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $why = append $why "wandb.mode is online" -}}{{- end -}}
+  {{- end -}}
+  {{- if and $why (not (include "neva.known" $policy.egress | fromJson)) -}}
+    {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit hosts of the internet, since %s; use a rule such as internet: {ports: [{port: 443}]}" (join " and " $why)) -}}
+  {{- end -}}
+  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.known" $policy.ingress | fromJson)) -}}
+    {{- $errors = append $errors "networkPolicy.ingress: got nothing; must admit Prometheus, since monitoring.podMonitor.enabled is true; use a rule such as prometheus: {from: [{namespaceSelector: {}}]}" -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
