@@ -15,6 +15,7 @@ from typing import Any
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
+from neva_pretrain.security import pod_security_breaks
 
 Values = Mapping[str, Any]
 
@@ -97,7 +98,13 @@ def preparing(values: Values) -> bool:
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
     """Return the sources that a volume of ``storage`` names; one is right."""
-    named = {"existingClaim": volume.get("existingClaim"), "gpfs.nodePath": section(volume, "gpfs").get("nodePath")}
+    named = {
+        "existingClaim": volume.get("existingClaim"),
+        "gpfs.nodePath": section(volume, "gpfs").get("nodePath"),
+        "gpfs.csi": section(volume, "gpfs").get("csi"),
+        "storageClassName": volume.get("storageClassName"),
+        "hostPath": volume.get("hostPath"),
+    }
     return [name for name, value in named.items() if value]
 
 
@@ -255,7 +262,10 @@ def check_storage(values: Values) -> Iterator[Violation]:
             )
         elif not sources and name != "scratch":
             yield Violation(
-                f"storage.{name}", "no source", "must have exactly one", "use existingClaim or gpfs.nodePath"
+                f"storage.{name}",
+                "no source",
+                "must have exactly one",
+                "use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath",
             )
         path = volume["mountPath"]
         if path in seen:
@@ -526,6 +536,71 @@ def check_environment(values: Values) -> Iterator[Violation]:
         owner = reserved(name, "reservedEnv")
         if owner and value is not None:
             yield Violation(f"env.{name}", text(value), "must not be set here", owner)
+        elif text(value) and re.search(chartdata.rules()["secretEnv"], name):
+            yield Violation(
+                f"env.{name}",
+                "a value",
+                "must not hold a secret, which everyone who reads the job would see",
+                f"use secrets.env.{name} with name and key of a Secret",
+            )
+    for name, secret in sorted(section(values, "secrets", "env").items()):
+        owner = reserved(name, "reservedEnv")
+        if name in section(values, "env"):
+            owner = "remove it here or in env"
+        if owner:
+            yield Violation(f"secrets.env.{name}", secret["name"], "must not be set here", owner)
+
+
+def check_security(values: Values) -> Iterator[Violation]:
+    """No pod of the release is what the namespace rejects: the job would be made, and its pods never come."""
+    enforced = section(values, "podSecurity").get("enforce")
+    for broken in pod_security_breaks(values) if enforced else ():
+        if enforced == "restricted" or broken.level == "baseline":
+            rule = f"must {broken.rule} where podSecurity.enforce is {enforced}"
+            yield Violation(broken.key, broken.got, rule, broken.fix)
+
+
+def check_network(values: Values) -> Iterator[Violation]:
+    """A policy acts, and admits what the release needs."""
+    policy = section(values, "networkPolicy")
+    if not policy.get("enabled"):
+        return
+    if values.get("hostNetwork"):
+        yield Violation(
+            "networkPolicy.enabled",
+            "true",
+            "must be false with hostNetwork, since policies do not see the node's network",
+            "use false",
+        )
+    if preparing(values):
+        why = ["prepare downloads"] if downloads(values) else []
+    else:
+        why = ["hf.online is true"] if section(values, "hf").get("online") else []
+        wandb = section(values, "wandb")
+        why += ["wandb.mode is online"] if wandb.get("enabled") and wandb.get("mode") == "online" else []
+    if why and not policy.get("egress"):
+        yield Violation(
+            "networkPolicy.egress",
+            "nothing",
+            f"must admit hosts of the internet, since {' and '.join(why)}",
+            "use a rule such as internet: {ports: [{port: 443}]}",
+        )
+    scraped = section(values, "monitoring", "podMonitor").get("enabled")
+    if scraped and not preparing(values) and not policy.get("ingress"):
+        yield Violation(
+            "networkPolicy.ingress",
+            "nothing",
+            "must admit Prometheus, since monitoring.podMonitor.enabled is true",
+            "use a rule such as prometheus: {from: [{namespaceSelector: {}}]}",
+        )
+
+
+def downloads(values: Values) -> bool:
+    """Return whether prepare downloads from the hub: a source that is no folder."""
+    steps = values["prepare"]
+    vision = steps["vision"]["enabled"] and not steps["vision"]["source"].startswith("/")
+    others = (steps[name] for name in ("tokenizer", "llm", "dataset"))
+    return vision or any(s["enabled"] and s["source"] and not s["source"].startswith("/") for s in others)
 
 
 def check_config(values: Values) -> Iterator[Violation]:
@@ -574,6 +649,8 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_queues,
     check_kind,
     check_environment,
+    check_security,
+    check_network,
     check_config,
 )
 

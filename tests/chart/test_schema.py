@@ -43,6 +43,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
             ],
         },
     },
+    "volumes-and-policies": {
+        "storage": {
+            "datasets": {
+                "gpfs": {
+                    "nodePath": None,
+                    "csi": {"volumeHandle": "0;0;1;0A0B0C0D:5D36FE8D;;;/a b", "volumeAttributes": {"x": 1}},
+                }
+            },
+            "models": {"storageClassName": "fast", "gpfs": {"nodePath": None}},
+            "results": {"hostPath": "/r", "gpfs": {"nodePath": None}},
+            "scratch": {"gpfs": {"nodePath": "/s", "nodeLabel": "scale="}},
+        },
+        "networkPolicy": {
+            "enabled": True,
+            "egress": {"hub": {"ports": [{"port": 443}]}},
+            "ingress": {"metrics": {"from": [{"namespaceSelector": {}}], "ports": [{"port": 9400}]}},
+        },
+        "secrets": {"env": {"A_TOKEN": {"name": "a", "key": "b"}}},
+    },
     "everything": {
         "training": {"nodes": 4, "globalBatchSize": 1024, "kernels": "fused", "recompute": "full"},
         "hostNetwork": True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +103,48 @@ def container_environment(pod: dict[str, Any], container: dict[str, Any]) -> dic
         source = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
         environment[variable["name"]] = fields[source] if source else variable.get("value", "").replace("$$", "$")
     return environment
+
+
+def provide_storage(release: Release, values: Mapping[str, Any]) -> list[str]:
+    """Make what a values file expects of its cluster: claims that it names, and volumes of its storage classes.
+
+    Returns the names of all claims that are there once the release is.
+    """
+    found = []
+    for name, volume in {"datasets": {}, "models": {}, "results": {}, **values.get("storage", {})}.items():
+        existing, storage_class = volume.get("existingClaim"), volume.get("storageClassName", "")
+        if name == "scratch" and not existing and not storage_class and "gpfs" not in volume:
+            continue
+        claim = existing or f"{release.name}-{name}"
+        found.append(claim)
+        if not existing and not storage_class:
+            continue
+        spec = {"accessModes": ["ReadWriteMany"], "storageClassName": storage_class}
+        made = static_volume(f"{release.namespace}-{claim}", release.namespace, claim, storage_class)
+        wanted = {**spec, "volumeName": made["metadata"]["name"], "resources": {"requests": {"storage": "1Ti"}}}
+        objects = [made]
+        if existing:
+            meta = {"name": claim, "namespace": release.namespace}
+            objects.append({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted})
+        release.sandbox.create(objects)
+    return sorted(found)
+
+
+def static_volume(name: str, namespace: str, claim: str, storage_class: str = "") -> dict[str, Any]:
+    """Return a volume that somebody else made for a claim."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "10Ti"},
+            "accessModes": ["ReadWriteMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": storage_class,
+            "csi": {"driver": "csi.example.com", "volumeHandle": name},
+            "claimRef": {"namespace": namespace, "name": claim},
+        },
+    }
 
 
 def names(items: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.release import ROOT, Release, names, process_environment
+from tests.e2e.release import ROOT, Release, names, process_environment, provide_storage
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 
@@ -34,8 +34,9 @@ def volumes_gone(sandbox: Sandbox, namespace: str) -> Any:
 @pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
 def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file: Path) -> None:
     """Install, Running with the right pods, Succeeded when they end, uninstall; only data is kept."""
-    training = yaml.safe_load(file.read_text())["training"]
-    nodes = training["nodes"]
+    values = yaml.safe_load(file.read_text())
+    nodes = values["training"]["nodes"]
+    kept = provide_storage(release, values)
     notes = release.apply("install", "-f", str(file))
     release.wait_for("Running")
     job = release.job()
@@ -73,16 +74,12 @@ def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file:
     release.uninstall()
 
     def left() -> set[str]:
-        kinds = "pytorchjobs,pods,configmaps,serviceaccounts,services"
+        kinds = "pytorchjobs,pods,configmaps,serviceaccounts,services,networkpolicies"
         found = names(sandbox.get(kinds, namespace=release.namespace)["items"])
         return set(found) - {"kube-root-ca.crt", "default"}  # the cluster's own
 
     sandbox.wait(lambda: not left(), "all but the data gone")
-    assert names(sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]) == [
-        "neva-datasets",
-        "neva-models",
-        "neva-results",
-    ]
+    assert names(sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]) == kept
     release.apply("install", "-f", str(file))  # adopts the kept volumes
     release.wait_for("Running")
 

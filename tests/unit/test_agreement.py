@@ -23,6 +23,49 @@ CHART = Path(__file__).parents[2] / "charts" / "neva-pretrain"
 small = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32, 64])
 
 
+HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets"
+
+
+@st.composite
+def security_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Values that break levels of the Pod Security Standard, and policies."""
+    either = {
+        "runAsNonRoot": st.sampled_from([True, True, False, None]),
+        "runAsUser": st.sampled_from([0, 1000, None]),
+        "seccompProfile": st.sampled_from(
+            [{"type": "Unconfined"}, {"type": "Localhost", "localhostProfile": "x"}, None]
+        ),
+        "appArmorProfile": st.sampled_from([{"type": "Unconfined"}, {"type": "RuntimeDefault"}]),
+        "seLinuxOptions": st.sampled_from([{"level": "s0:c1,c2"}, {"type": "spc_t", "user": "u"}, {"role": "r"}]),
+    }
+    lists = st.sampled_from([[], ["NET_BIND_SERVICE"], ["CHOWN", "SYS_ADMIN"], ["ALL"], None])
+    pod = {"sysctls": st.sampled_from([[{"name": "kernel.msgmax", "value": "1"}], []])}
+    container = {
+        "privileged": st.booleans(),
+        "procMount": st.sampled_from(["Default", "Unmasked", None]),
+        "allowPrivilegeEscalation": st.booleans(),
+        "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
+    }
+    volumes = [{"name": "a", "hostPath": {"path": "/x"}}, {"name": "b", "nfs": {}}, {"name": "c", "emptyDir": {}}]
+    apparmor = "container.apparmor.security.beta.kubernetes.io/pytorch"
+    return {
+        "podSecurityContext": draw(st.fixed_dictionaries({}, optional=either | pod)),
+        "securityContext": draw(st.fixed_dictionaries({}, optional=either | container)),
+        "podSecurity": {
+            "enforce": draw(st.sampled_from(["", "", "baseline", "restricted"])),
+            "operatorInitContainer": draw(st.booleans()),
+        },
+        "extraVolumes": draw(st.sampled_from([[], None, volumes])),
+        "podAnnotations": draw(st.sampled_from([{}, {apparmor: "unconfined", "a": 1}, {apparmor: "localhost/x"}])),
+        "networkPolicy": draw(
+            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
+        ),
+        "secrets": draw(
+            st.sampled_from([{}, {"env": {"A_TOKEN": {"name": "s", "key": "k"}, "RANK": {"name": "s", "key": "k"}}}])
+        ),
+    }
+
+
 @st.composite
 def partial_values(draw: st.DrawFn) -> dict[str, Any]:
     """Values whose parts are valid alone, and may contradict each other."""
@@ -65,7 +108,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
         "hf": draw(st.sampled_from([{}, {"online": True}, {"home": "/models/preset/hf"}])),
-        "env": draw(st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "NCCL_DEBUG": "INFO"}])),
+        "env": draw(st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "A_TOKEN": "x", "B_API_KEY": ""}])),
         "resources": draw(st.sampled_from([{}, {"shmSize": "900Gi"}, {"shmSize": "1.5Gi", "memory": "1Gi"}])),
         "config": draw(
             st.sampled_from(
@@ -86,6 +129,17 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
                     {"scratch": {"mountPath": "/etc/x"}},
+                    {
+                        "scratch": {"hostPath": "/nvme"},
+                        "models": {"gpfs": {"nodePath": None}, "storageClassName": "fast"},
+                    },
+                    {
+                        "results": {
+                            "gpfs": {"csi": {"volumeHandle": HANDLE}},
+                            "hostPath": "/r",
+                            "storageClassName": "slow",
+                        }
+                    },
                 ]
             )
         ),
@@ -129,6 +183,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "job": {"kind": draw(st.sampled_from(["PyTorchJob", "TrainJob"]))},
         "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}])),
+        **draw(security_values()),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }
     return drawn

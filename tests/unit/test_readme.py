@@ -189,3 +189,8 @@ def test_the_ascii_picture_and_yaml_blocks_are_sound() -> None:
         if language == "yaml":
             yaml.safe_load(text)
         assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_every_example_is_listed() -> None:
+    files = sorted((ROOT / "values").glob("*.yaml"))
+    assert [file.name for file in files if f"`{file.name}`" not in README] == []

@@ -55,7 +55,7 @@ imagePullSecrets:
   - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-{{- with $v.podSecurityContext }}
+{{- with include "neva.withoutNulls" $v.podSecurityContext | fromJson }}
 securityContext:
   {{- include "neva.yaml" . | nindent 2 }}
 {{- end }}
@@ -110,6 +110,8 @@ securityContext:
   {{- end }}
   {{- if include "neva.readOnly" (list $root $name) }}
   readOnly: true
+  # File systems mounted below this one too, where kernel and runtime can; an API server without the field drops it.
+  recursiveReadOnly: IfPossible
   {{- end }}
 {{- end }}
 {{- with $root.Values.extraVolumeMounts }}
@@ -133,15 +135,7 @@ securityContext:
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
 - name: {{ $name }}
-  {{- if include "neva.storageSources" (get $root.Values.storage $name) | fromJsonArray }}
-  persistentVolumeClaim:
-    claimName: {{ include "neva.claimName" (list $root $name) | quote }}
-    {{- if include "neva.readOnly" (list $root $name) }}
-    readOnly: true
-    {{- end }}
-  {{- else }}
-  emptyDir: {}
-  {{- end }}
+  {{- include "neva.volumeSource" (list $root $name) | trim | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -173,6 +167,7 @@ securityContext:
 {{- include "neva.merge" (list $env $f.fabric.env) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
 {{- include "neva.envList" (list $root $env $f.hfOnline) }}
+{{- include "neva.secretEnvironment" $root }}
 - name: NODE_NAME
   valueFrom:
     fieldRef:
@@ -219,6 +214,6 @@ Takes (list root map online). */}}
   "capabilities" (dict "drop" (list "ALL"))
   "seccompProfile" (dict "type" "RuntimeDefault") -}}
 {{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
-{{- include "neva.merge" (list $context (deepCopy ($root.Values.securityContext | default dict))) -}}
+{{- include "neva.merge" (list $context (include "neva.withoutNulls" $root.Values.securityContext | fromJson)) -}}
 {{- include "neva.yaml" $context -}}
 {{- end -}}

@@ -24,6 +24,8 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkQueues" . | fromJsonArray)
   (include "neva.checkKind" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
+  (include "neva.checkSecurity" . | fromJsonArray)
+  (include "neva.checkNetwork" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
 {{- $errors | toJson -}}
 {{- end -}}
@@ -159,7 +161,7 @@ use {{ compact (list $below $above) | join " or " }}
   {{- if gt (len $sources) 1 -}}
     {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; set the others to null" $name (join " and " $sources)) -}}
   {{- else if and (not $sources) (ne $name "scratch") -}}
-    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim or gpfs.nodePath" $name) -}}
+    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath" $name) -}}
   {{- end -}}
   {{- $path := $volume.mountPath -}}
   {{- if hasKey $seen $path -}}
@@ -357,6 +359,55 @@ use {{ compact (list $below $above) | join " or " }}
   {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
     {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $owner) -}}
+  {{- end -}}
+  {{- if and (not $owner) (include "neva.text" $value) (regexMatch (get ($.Files.Get "files/rules.yaml" | fromYaml) "secretEnv") $name) (not (kindIs "invalid" $value)) -}}
+    {{- $errors = append $errors (printf "env.%s: got a value; must not hold a secret, which everyone who reads the job would see; use secrets.env.%s with name and key of a Secret" $name $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $name, $secret := (.Values.secrets | default dict).env -}}
+  {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- if and $secret (hasKey ($.Values.env | default dict) $name) -}}{{- $owner = printf "remove it here or in env" -}}{{- end -}}
+  {{- if and $secret $owner -}}
+    {{- $errors = append $errors (printf "secrets.env.%s: got %s; must not be set here; %s" $name $secret.name $owner) -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What the namespace would reject once the job is made, and the pods never come. */}}
+{{- define "neva.checkSecurity" -}}
+{{- $errors := list -}}
+{{- $enforced := (.Values.podSecurity | default dict).enforce -}}
+{{- if $enforced -}}
+  {{- range include "neva.podSecurityBreaks" . | fromJsonArray -}}
+    {{- if or (eq $enforced "restricted") (eq .level "baseline") -}}
+      {{- $errors = append $errors (printf "%s: got %s; must %s where podSecurity.enforce is %s; %s" .key .got .rule $enforced .fix) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkNetwork" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}{{- $policy := $v.networkPolicy | default dict -}}
+{{- if $policy.enabled -}}
+  {{- if $v.hostNetwork -}}
+    {{- $errors = append $errors "networkPolicy.enabled: got true; must be false with hostNetwork, since policies do not see the node's network; use false" -}}
+  {{- end -}}
+  {{- $why := list -}}
+  {{- if $v.prepare.enabled -}}
+    {{- if include "neva.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
+  {{- else -}}
+    {{- if ($v.hf | default dict).online -}}{{- $why = append $why "hf.online is true" -}}{{- end -}}
+    {{- $wandb := get $v "wandb" | default dict -}}
+    {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $why = append $why "wandb.mode is online" -}}{{- end -}}
+  {{- end -}}
+  {{- if and $why (not (include "neva.known" $policy.egress | fromJson)) -}}
+    {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit hosts of the internet, since %s; use a rule such as internet: {ports: [{port: 443}]}" (join " and " $why)) -}}
+  {{- end -}}
+  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.known" $policy.ingress | fromJson)) -}}
+    {{- $errors = append $errors "networkPolicy.ingress: got nothing; must admit Prometheus, since monitoring.podMonitor.enabled is true; use a rule such as prometheus: {from: [{namespaceSelector: {}}]}" -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
