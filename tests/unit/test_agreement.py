@@ -54,7 +54,9 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
         "hf": draw(st.sampled_from([{}, {"online": True}, {"home": "/models/preset/hf"}])),
-        "env": draw(st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "NCCL_DEBUG": "INFO"}])),
+        "env": draw(
+            st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "NCCL_DEBUG": "INFO"}, {"WANDB_MODE": "offline"}])
+        ),
         "resources": draw(st.sampled_from([{}, {"shmSize": "900Gi"}, {"shmSize": "1.5Gi", "memory": "1Gi"}])),
         "config": draw(
             st.sampled_from(
@@ -64,6 +66,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}}},
                     {"trainer": 3, "exp_manager": None, "model": {"optim": "adam", "mm_cfg": {"llm": []}}},
                     {"exp_manager": {"checkpoint_callback_params": "none"}},
+                    {"exp_manager": {"create_tensorboard_logger": False, "wandb_logger_kwargs": {"project": "p"}}},
                 ]
             )
         ),
@@ -106,6 +109,21 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 ]
             )
         ),
+        "monitoring": draw(
+            st.sampled_from(
+                [
+                    {},
+                    None,
+                    {"exporter": {"enabled": True}, "podMonitor": {"enabled": True}},
+                    {"exporter": {"enabled": True, "port": 23456}},
+                    {"podMonitor": {"enabled": True}},
+                    {"exporter": None, "podMonitor": {"enabled": True}},
+                ]
+            )
+        ),
+        "tensorboard": draw(st.sampled_from([{}, None, {"enabled": True}])),
+        "wandb": draw(st.sampled_from([{}, None, {"enabled": True}, {"enabled": True, "mode": "offline"}])),
+        "secrets": draw(st.sampled_from([{}, {"wandb": {"name": "key"}}, {"wandb": None}])),
         "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}])),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }
@@ -145,7 +163,7 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     if ours:
         return
     plan = Plan.from_values(complete)
-    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap")
+    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap" and "settings.json" in m["data"])
     derived = json.loads(data["settings.json"])["derived"]
     assert derived["worldSize"] == plan.gpus
     assert derived["dataParallelSize"] == plan.data_parallel_size
