@@ -142,3 +142,49 @@ requests:
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* How to look at a run, for NOTES.txt. Takes (list root facts job). */}}
+{{- define "neva.monitorNotes" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $job := index . 2 -}}
+{{- $v := $root.Values -}}{{- $ns := $root.Release.Namespace -}}
+{{- with $v.tensorboard }}{{ if .enabled }}
+
+TensorBoard, http://localhost:{{ include "neva.text" .port }} while this runs:
+  kubectl port-forward service/{{ include "neva.tensorboardName" $root }} {{ include "neva.text" .port }} -n {{ $ns }}
+{{- end }}{{ end }}
+{{- $exporter := include "neva.monitoring" (list $root "exporter") | fromJson }}
+{{- if $exporter.enabled }}
+
+Metrics:
+  kubectl port-forward {{ $job }}-master-0 {{ include "neva.text" $exporter.port }} -n {{ $ns }} &
+  curl -s http://localhost:{{ include "neva.text" $exporter.port }}/metrics
+{{- end }}
+{{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
+{{- if (include "neva.monitoring" (list $root $key) | fromJson).enabled }}
+{{- if $root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
+  kubectl get {{ lower $kind }} {{ include "neva.fullname" $root }} -n {{ $ns }}
+{{- else }}
+  WARNING: no {{ $kind }} was made: the cluster has no monitoring.coreos.com/v1 (Prometheus operator).
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if (include "neva.monitoring" (list $root "dashboard") | fromJson).enabled }}
+
+Grafana: dashboard "NeVa pretraining", from:
+  kubectl get configmap {{ include "neva.fullname" $root }}-dashboard -n {{ $ns }}
+{{- end }}
+{{- with $v.wandb }}{{ if .enabled }}
+{{- if eq .mode "online" }}
+
+Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of the run is in the master's log:
+  kubectl logs {{ $job }}-master-0 -n {{ $ns }} | grep wandb:
+{{- else }}
+{{- $results := $v.storage.results }}
+{{- $node := ($results.gpfs | default dict).nodePath }}
+{{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath (and (not (empty $node)) (empty $results.subPath)) }}
+
+Weights & Biases, from where the results and the internet are:
+  wandb sync {{ $folder }}/wandb/offline-run-*
+{{- end }}
+{{- end }}{{ end }}
+{{- end -}}
