@@ -157,7 +157,7 @@ def test_neva_monitor_reads_the_plan_off_the_job(values: dict[str, Any]) -> None
 
 
 def test_the_exporter_is_a_native_sidecar_of_the_master_only() -> None:
-    """restartPolicy Always in an init container: it runs beside training and does not keep the job alive."""
+    """An init container with restartPolicy Always runs beside training and does not keep the job alive."""
     manifests = helm.render({**NODES, **EXPORTER})
     assert list(inits(manifests)) == ["preflight", "exporter"]
     assert inits(manifests)["exporter"]["restartPolicy"] == "Always"
@@ -266,23 +266,23 @@ def test_a_release_that_prepares_has_no_exporter() -> None:
         ),
         (
             {**EXPORTER, "hostNetwork": True, "rendezvous": {"port": 24000}},
-            "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a node "
-            "share its ports; use another port below 32768",
+            "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a "
+            "node share its ports; use another port below 32768",
         ),
         (
             {"monitoring": {"podMonitor": {"enabled": True}}},
-            "monitoring.podMonitor.enabled: got true; must be false without monitoring.exporter.enabled, since there is "
-            "nothing to scrape; set monitoring.exporter.enabled",
+            "monitoring.podMonitor.enabled: got true; must be false without monitoring.exporter.enabled, since there "
+            "is nothing to scrape; set monitoring.exporter.enabled",
         ),
         (
             {**BOARD, "config": {"exp_manager": {"create_tensorboard_logger": False}}},
-            "config.exp_manager.create_tensorboard_logger: got false; must be true with tensorboard.enabled, or there is "
-            "nothing to show; remove it",
+            "config.exp_manager.create_tensorboard_logger: got false; must be true with tensorboard.enabled, or there "
+            "is nothing to show; remove it",
         ),
         (
             {"wandb": {"enabled": True}},
-            "secrets.wandb.name: got nothing; must name the Secret with the API key, since wandb.mode is online; use an "
-            "existing Secret, or wandb.mode offline",
+            "secrets.wandb.name: got nothing; must name the Secret with the API key, since wandb.mode is online; use "
+            "an existing Secret, or wandb.mode offline",
         ),
         (
             {"env": {"WANDB_API_KEY": "0123"}},
@@ -383,7 +383,7 @@ def test_tensorboard_shows_the_results_to_its_service() -> None:
     assert port["targetPort"] in [p["name"] for p in container["ports"]]
     claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"][:1]}
     assert claims == {"results": "neva-results"}
-    assert {"tmp": {}} == {v["name"]: v["emptyDir"] for v in pod["spec"]["volumes"] if "emptyDir" in v}
+    assert {v["name"]: v["emptyDir"] for v in pod["spec"]["volumes"] if "emptyDir" in v} == {"tmp": {}}
     assert {"startupProbe", "readinessProbe", "livenessProbe"} < set(container)
     assert hydra(manifests)["exp_manager"]["create_tensorboard_logger"] is True
 
@@ -416,7 +416,8 @@ def test_tensorboard_runs_where_the_data_is_and_takes_nothing_from_training() ->
     same = ("nodeSelector", "affinity", "tolerations", "imagePullSecrets", "serviceAccountName", "securityContext")
     for field in (*same, "automountServiceAccountToken", "enableServiceLinks"):
         assert board[field] == training[field], field
-    assert not {"hostNetwork", "dnsPolicy", "priorityClassName", "schedulerName", "topologySpreadConstraints"} & set(board)
+    others = {"hostNetwork", "dnsPolicy", "priorityClassName", "schedulerName", "topologySpreadConstraints"}
+    assert not others & set(board)
 
 
 def test_tensorboard_may_have_a_smaller_image_and_another_port() -> None:
