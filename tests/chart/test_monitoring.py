@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from neva_pretrain.cli import main
 from neva_pretrain.hardware import GPUS
 from neva_pretrain.monitor import settings
 from neva_pretrain.monitor.core import exporter as exporter_module
@@ -127,6 +129,19 @@ def test_the_results_are_seen_where_training_sees_them() -> None:
     (training,) = [m for m in helm.container(manifests)["volumeMounts"] if m["name"] == "results"]
     for container in containers(manifests):
         assert {**training, "readOnly": True} in container["volumeMounts"]
+
+
+def test_the_example_of_the_documentation_is_a_site_file_that_works(tmp_path: Path) -> None:
+    """Through neva-values, which adds what the planner says of the run."""
+    document = (helm.ROOT / "docs" / "monitor.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", document, re.M | re.S)
+    site, values = tmp_path / "site.yaml", tmp_path / "values.yaml"
+    site.write_text(example)
+    done = CliRunner().invoke(main, ["--gpus", "16", "--site", str(site), "--output", str(values)])
+    assert done.exit_code == 0, done.output
+    manifests = helm.render(values, *CRDS)
+    assert {m["kind"] for m in manifests} >= set(OURS)
+    assert any(a.startswith("--planned-step-seconds=") for a in inits(manifests)["exporter"]["args"])
 
 
 # Annotations
