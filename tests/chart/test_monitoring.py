@@ -400,7 +400,7 @@ def test_tensorboard_shows_the_results_to_its_service() -> None:
     assert claims == {"results": "neva-results"}
     assert {v["name"]: v["emptyDir"] for v in pod["spec"]["volumes"] if "emptyDir" in v} == {"tmp": {}}
     assert {"startupProbe", "readinessProbe", "livenessProbe"} < set(container)
-    assert "create_tensorboard_logger" not in hydra(manifests)["exp_manager"], "true is the default of NeMo's exp_manager"
+    assert "create_tensorboard_logger" not in hydra(manifests)["exp_manager"], "NeMo's default is true"
 
 
 def test_tensorboards_service_never_finds_a_training_pod() -> None:
