@@ -22,6 +22,7 @@ Values = Mapping[str, Any]
 VOLUMES = ("datasets", "models", "results", "scratch")
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
+DEFAULT_EXPORTER_PORT = 9400
 PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
@@ -520,6 +521,50 @@ def check_kind(values: Values) -> Iterator[Violation]:
         )
 
 
+def check_monitoring(values: Values) -> Iterator[Violation]:
+    """What watches the run finds something to watch, and takes nothing from it."""
+    exporter = section(values, "monitoring", "exporter")
+    if exporter.get("enabled"):
+        port = int(exporter["port"])
+        if port == int(values["rendezvous"]["port"]):
+            yield Violation(
+                "monitoring.exporter.port",
+                str(port),
+                "must differ from rendezvous.port",
+                "use another port below 32768",
+            )
+        elif values.get("hostNetwork") and port == DEFAULT_EXPORTER_PORT:
+            yield Violation(
+                "monitoring.exporter.port",
+                str(port),
+                "must be chosen for this job with hostNetwork, since all jobs of a node share its ports",
+                "use another port below 32768",
+            )
+    elif section(values, "monitoring", "podMonitor").get("enabled"):
+        yield Violation(
+            "monitoring.podMonitor.enabled",
+            "true",
+            "must be false without monitoring.exporter.enabled, since there is nothing to scrape",
+            "set monitoring.exporter.enabled",
+        )
+    logger = mapping(values.get("config") or {}, "exp_manager").get("create_tensorboard_logger", True)
+    if section(values, "tensorboard").get("enabled") and not logger:
+        yield Violation(
+            "config.exp_manager.create_tensorboard_logger",
+            text(logger),
+            "must be true with tensorboard.enabled, or there is nothing to show",
+            "remove it",
+        )
+    wandb = section(values, "wandb")
+    if wandb.get("enabled") and wandb.get("mode") == "online" and not section(values, "secrets", "wandb").get("name"):
+        yield Violation(
+            "secrets.wandb.name",
+            "nothing",
+            "must name the Secret with the API key, since wandb.mode is online",
+            "use an existing Secret, or wandb.mode offline",
+        )
+
+
 def reserved(name: str, kind: str) -> str | None:
     """Return who sets a name, or what to say in its place; None where it is free."""
     rules = chartdata.rules()
@@ -648,6 +693,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_pods,
     check_queues,
     check_kind,
+    check_monitoring,
     check_environment,
     check_security,
     check_network,

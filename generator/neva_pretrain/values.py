@@ -197,7 +197,7 @@ def with_site(values: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, A
     Where the site names a source of a volume, the chart's default source of it is set to null, since a volume has
     exactly one.
     """
-    merged = _overlay(values, site)
+    merged = overlay(values, site)
     for name in VOLUMES:
         volume = _mapping(_mapping(site.get("storage")).get(name))
         if not isinstance(volume.get("gpfs", {}), Mapping):
@@ -212,13 +212,13 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge deeply and keep nulls: they remove the chart's defaults when Helm reads the result."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping):
-            merged[key] = _overlay(below if isinstance(below, Mapping) else {}, value)
+            merged[key] = overlay(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = value
     return merged

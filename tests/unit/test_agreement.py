@@ -60,9 +60,6 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "networkPolicy": draw(
             st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
         ),
-        "secrets": draw(
-            st.sampled_from([{}, {"env": {"A_TOKEN": {"name": "s", "key": "k"}, "RANK": {"name": "s", "key": "k"}}}])
-        ),
     }
 
 
@@ -108,7 +105,11 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
         "hf": draw(st.sampled_from([{}, {"online": True}, {"home": "/models/preset/hf"}])),
-        "env": draw(st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "A_TOKEN": "x", "B_API_KEY": ""}])),
+        "env": draw(
+            st.sampled_from(
+                [{}, {"RANK": 3}, {"PET_X": "1", "A_TOKEN": "x", "B_API_KEY": ""}, {"WANDB_MODE": "offline"}]
+            )
+        ),
         "resources": draw(st.sampled_from([{}, {"shmSize": "900Gi"}, {"shmSize": "1.5Gi", "memory": "1Gi"}])),
         "config": draw(
             st.sampled_from(
@@ -118,6 +119,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}}},
                     {"trainer": 3, "exp_manager": None, "model": {"optim": "adam", "mm_cfg": {"llm": []}}},
                     {"exp_manager": {"checkpoint_callback_params": "none"}},
+                    {"exp_manager": {"create_tensorboard_logger": False, "wandb_logger_kwargs": {"project": "p"}}},
                 ]
             )
         ),
@@ -184,6 +186,30 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         "job": {"kind": draw(st.sampled_from(["PyTorchJob", "TrainJob"]))},
         "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}])),
         **draw(security_values()),
+        "monitoring": draw(
+            st.sampled_from(
+                [
+                    {},
+                    None,
+                    {"exporter": {"enabled": True}, "podMonitor": {"enabled": True}},
+                    {"exporter": {"enabled": True, "port": 23456}},
+                    {"podMonitor": {"enabled": True}},
+                    {"exporter": None, "podMonitor": {"enabled": True}},
+                ]
+            )
+        ),
+        "tensorboard": draw(st.sampled_from([{}, None, {"enabled": True}])),
+        "wandb": draw(st.sampled_from([{}, None, {"enabled": True}, {"enabled": True, "mode": "offline"}])),
+        "secrets": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"wandb": {"name": "key"}},
+                    {"wandb": None},
+                    {"env": {"A_TOKEN": {"name": "s", "key": "k"}, "RANK": {"name": "s", "key": "k"}}},
+                ]
+            )
+        ),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }
     return drawn
@@ -230,7 +256,7 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     if ours:
         return
     plan = Plan.from_values(complete)
-    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap")
+    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap" and "settings.json" in m["data"])
     derived = json.loads(data["settings.json"])["derived"]
     assert derived["worldSize"] == plan.gpus
     assert derived["dataParallelSize"] == plan.data_parallel_size

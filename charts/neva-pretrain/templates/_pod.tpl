@@ -3,12 +3,18 @@ learns its rank only when it runs). */}}
 {{- define "neva.pod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
 {{- $v := $root.Values -}}
-{{- $body := include "neva.trainingContainer" (list $root $f) -}}
+{{- $body := include "neva.trainingContainer" (list $root $f $role) -}}
+{{- $exporter := and (eq $role "Master") (include "neva.monitoring" (list $root "exporter") | fromJson).enabled -}}
 {{ include "neva.podFrame" $root }}
 {{- $init := include "neva.initContainers" (list $root $role $body) | trim -}}
-{{- with $init }}
+{{- if or $init $exporter }}
 initContainers:
+  {{- with $init }}
   {{- . | nindent 2 }}
+  {{- end }}
+  {{- if $exporter }}
+  {{- include "neva.exporter" (list $root $f) | nindent 2 }}
+  {{- end }}
 {{- end }}
 containers:
   # The operator looks for a container pytorch (A16), Trainer for node, to which it adds its port.
@@ -22,6 +28,9 @@ containers:
     {{- end }}
 volumes:
   {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- if $exporter }}
+  {{- include "neva.exporterVolume" $root | nindent 2 }}
+  {{- end }}
   {{- with $v.extraVolumes }}
   {{- include "neva.yaml" . | nindent 2 }}
   {{- end }}
@@ -66,7 +75,7 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- include "neva.scheduling" . }}
 {{- end -}}
 
-{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. */}}
+{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. Takes (list root facts role). */}}
 {{- define "neva.trainingContainer" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
@@ -75,6 +84,11 @@ dnsPolicy: ClusterFirstWithHostNet
 {{ include "neva.container" (list $root $f.rdma.enabled $resources) }}
 env:
   {{- include "neva.environment" (list $root $f) | trim | nindent 2 }}
+  {{- if ne (index . 2) "Worker" }}
+  {{- with include "neva.wandbEnvironment" $root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- end }}
 volumeMounts:
   {{- include "neva.mounts" $root | trim | nindent 2 }}
 {{- end -}}

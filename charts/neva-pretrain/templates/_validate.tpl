@@ -23,6 +23,7 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkPods" . | fromJsonArray)
   (include "neva.checkQueues" . | fromJsonArray)
   (include "neva.checkKind" . | fromJsonArray)
+  (include "neva.checkMonitoring" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
   (include "neva.checkSecurity" . | fromJsonArray)
   (include "neva.checkNetwork" . | fromJsonArray)
@@ -340,6 +341,34 @@ use {{ compact (list $below $above) | join " or " }}
   {{- if and $policy (not $s.schedulerName) (not ($s.kai | default dict).queue) -}}
     {{- $errors = append $errors "scheduling.schedulerName: got nothing; must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, since Trainer makes the pod group only; use scheduler-plugins-scheduler" -}}
   {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What watches the run finds something to watch, and takes nothing from it. */}}
+{{- define "neva.checkMonitoring" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- $exporter := include "neva.monitoring" (list . "exporter") | fromJson -}}
+{{- if $exporter.enabled -}}
+  {{- $port := int64 $exporter.port -}}
+  {{- if eq $port (int64 $v.rendezvous.port) -}}
+    {{- $errors = append $errors (printf "monitoring.exporter.port: got %d; must differ from rendezvous.port; use another port below 32768" $port) -}}
+  {{- else if and $v.hostNetwork (eq $port 9400) -}}
+    {{- $errors = append $errors "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
+  {{- end -}}
+{{- else if (include "neva.monitoring" (list . "podMonitor") | fromJson).enabled -}}
+  {{- $errors = append $errors "monitoring.podMonitor.enabled: got true; must be false without monitoring.exporter.enabled, since there is nothing to scrape; set monitoring.exporter.enabled" -}}
+{{- end -}}
+{{- $manager := ($v.config | default dict).exp_manager -}}
+{{- if and ($v.tensorboard | default dict).enabled (kindIs "map" $manager) -}}
+  {{- if and (hasKey $manager "create_tensorboard_logger") (not $manager.create_tensorboard_logger) -}}
+    {{- $errors = append $errors (printf "config.exp_manager.create_tensorboard_logger: got %s; must be true with tensorboard.enabled, or there is nothing to show; remove it" (include "neva.text" $manager.create_tensorboard_logger)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $wandb := $v.wandb | default dict -}}
+{{- if and $wandb.enabled (eq (toString $wandb.mode) "online") (not (($v.secrets | default dict).wandb | default dict).name) -}}
+  {{- $errors = append $errors "secrets.wandb.name: got nothing; must name the Secret with the API key, since wandb.mode is online; use an existing Secret, or wandb.mode offline" -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
