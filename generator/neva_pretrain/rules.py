@@ -579,9 +579,10 @@ def check_environment(values: Values) -> Iterator[Violation]:
     """The environment that the operator and the chart own is not set a second time."""
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
+        secret = text(value) and re.search(chartdata.rules()["secretEnv"], name)
         if owner and value is not None:
-            yield Violation(f"env.{name}", text(value), "must not be set here", owner)
-        elif text(value) and re.search(chartdata.rules()["secretEnv"], name):
+            yield Violation(f"env.{name}", "a value" if secret else text(value), "must not be set here", owner)
+        elif secret:
             yield Violation(
                 f"env.{name}",
                 "a value",

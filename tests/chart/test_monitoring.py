@@ -301,7 +301,7 @@ def test_a_release_that_prepares_has_no_exporter() -> None:
         ),
         (
             {"env": {"WANDB_API_KEY": "0123"}},
-            "env.WANDB_API_KEY: got 0123; must not be set here; use secrets.wandb",
+            "env.WANDB_API_KEY: got a value; must not be set here; use secrets.wandb",
         ),
         (
             {"env": {"WANDB_MODE": "offline"}},

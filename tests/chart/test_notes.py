@@ -54,7 +54,7 @@ def test_notes_of_a_trainjob_find_its_pods_by_label(chart: Path) -> None:
     for command in (
         f"kubectl get trainjob {name} -n default -w",
         f"kubectl get pods -n default -l {label} -o wide",
-        f"kubectl logs -f -l {label},batch.kubernetes.io/job-completion-index=0 -n default -c node --tail=-1",
+        f"kubectl logs -f -l {label},batch.kubernetes.io/job-completion-index=0 -c node --tail=-1 -n default",
         f"kubectl describe trainjob {name}",
         "kubectl get workloads.kueue.x-k8s.io -n default",
     ):

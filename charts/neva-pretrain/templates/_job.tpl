@@ -28,3 +28,29 @@ annotations:
 {{- $backoff := .Values.runPolicy.backoffLimit -}}
 {{- include "neva.text" (ternary 3 $backoff (kindIs "invalid" $backoff)) -}}
 {{- end -}}
+
+{{/* The pod of rank 0, for kubectl: a PyTorchJob's by its name; a TrainJob's, whose name ends in random letters, by the
+index of its node. Takes (list root job). */}}
+{{- define "neva.firstPod" -}}
+{{- $job := index . 1 -}}
+{{- if eq (index . 0).Values.job.kind "TrainJob" -}}
+-l jobset.sigs.k8s.io/jobset-name={{ $job }},batch.kubernetes.io/job-completion-index=0
+{{- else -}}
+{{ $job }}-master-0
+{{- end -}}
+{{- end -}}
+
+{{/* The same for kubectl logs: by a label it would show ten lines, and by default of another container. */}}
+{{- define "neva.firstPodLogs" -}}
+{{- include "neva.firstPod" . -}}
+{{- if eq (index . 0).Values.job.kind "TrainJob" }} -c node --tail=-1{{ end -}}
+{{- end -}}
+
+{{/* The same for commands that take no label. */}}
+{{- define "neva.firstPodName" -}}
+{{- if eq (index . 0).Values.job.kind "TrainJob" -}}
+$(kubectl get pod -o name -n {{ (index . 0).Release.Namespace }} {{ include "neva.firstPod" . }})
+{{- else -}}
+{{ include "neva.firstPod" . }}
+{{- end -}}
+{{- end -}}

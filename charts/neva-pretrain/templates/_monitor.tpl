@@ -32,7 +32,7 @@ neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson
 
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod alive.
 There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need that
-name. Takes (list root facts). */}}
+name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes (list root facts). */}}
 {{- define "neva.exporter" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}{{- $exporter := include "neva.monitoring" (list $root "exporter") | fromJson -}}
@@ -156,7 +156,7 @@ TensorBoard, http://localhost:{{ include "neva.text" .port }} while this runs:
 {{- if $exporter.enabled }}
 
 Metrics:
-  kubectl port-forward {{ $job }}-master-0 {{ include "neva.text" $exporter.port }} -n {{ $ns }} &
+  kubectl port-forward {{ include "neva.firstPodName" (list $root $job) }} {{ include "neva.text" $exporter.port }} -n {{ $ns }} &
   curl -s http://localhost:{{ include "neva.text" $exporter.port }}/metrics
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
@@ -177,7 +177,7 @@ Grafana: dashboard "NeVa pretraining", from:
 {{- if eq .mode "online" }}
 
 Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of the run is in the master's log:
-  kubectl logs {{ $job }}-master-0 -n {{ $ns }} | grep wandb:
+  kubectl logs {{ include "neva.firstPodLogs" (list $root $job) }} -n {{ $ns }} | grep wandb:
 {{- else }}
 {{- $results := $v.storage.results }}
 {{- $node := ($results.gpfs | default dict).nodePath }}

@@ -4,7 +4,7 @@ learns its rank only when it runs). */}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
 {{- $v := $root.Values -}}
 {{- $body := include "neva.trainingContainer" (list $root $f $role) -}}
-{{- $exporter := and (eq $role "Master") (include "neva.monitoring" (list $root "exporter") | fromJson).enabled -}}
+{{- $exporter := and (ne $role "Worker") (include "neva.monitoring" (list $root "exporter") | fromJson).enabled -}}
 {{ include "neva.podFrame" $root }}
 {{- $init := include "neva.initContainers" (list $root $role $body) | trim -}}
 {{- if or $init $exporter }}

@@ -386,10 +386,10 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors := list -}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- $secret := and (not (kindIs "invalid" $value)) (include "neva.text" $value) (regexMatch (get ($.Files.Get "files/rules.yaml" | fromYaml) "secretEnv") $name) -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $owner) -}}
-  {{- end -}}
-  {{- if and (not $owner) (include "neva.text" $value) (regexMatch (get ($.Files.Get "files/rules.yaml" | fromYaml) "secretEnv") $name) (not (kindIs "invalid" $value)) -}}
+    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (ternary "a value" (include "neva.text" $value) (not (empty $secret))) $owner) -}}
+  {{- else if $secret -}}
     {{- $errors = append $errors (printf "env.%s: got a value; must not hold a secret, which everyone who reads the job would see; use secrets.env.%s with name and key of a Secret" $name $name) -}}
   {{- end -}}
 {{- end -}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import socket
 import sys
@@ -121,7 +122,9 @@ class Exporter:
         listen: tuple[str, int],
         limits: Limits = DEFAULT_LIMITS,
         pod_start: float = 0.0,
+        silent: bool = False,
     ) -> None:
+        self._silent = silent
         self._tail = Tail(log)
         self._pod_start = pod_start
         self._parser = LogParser()
@@ -137,7 +140,9 @@ class Exporter:
         return int(self._server.server_address[1])
 
     def text(self) -> str:
-        """Return the metrics of this moment."""
+        """Return the metrics of this moment; none where another pod tells them."""
+        if self._silent:
+            return ""
         with self._lock:
             return metrics(self._run, time.time(), self._limits)
 
@@ -145,6 +150,8 @@ class Exporter:
         """Serve until :meth:`stop`."""
         thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         thread.start()
+        if self._silent:
+            self._stop.wait()
         with self._lock:
             self._run.update([], time.time())
         is_old = False
@@ -243,11 +250,16 @@ def _pod_start() -> float:
     return link.lstat().st_mtime if link.is_symlink() else 0.0
 
 
+def _is_first_node() -> bool:
+    """Return whether this pod's node is the one whose log is told; Kubernetes numbers pods that have one template."""
+    return os.environ.get("JOB_COMPLETION_INDEX", "0") == "0"
+
+
 def _open(log: Path, listen: tuple[str, int], settings: Settings) -> Exporter:
     """Wait for a port that is in use: a sidecar that ends takes the master's name out of DNS."""
     while True:
         try:
-            return Exporter(log, settings, listen, pod_start=_pod_start())
+            return Exporter(log, settings, listen, pod_start=_pod_start(), silent=not _is_first_node())
         except OSError as error:
             print(f"port {listen[1]}: {error.strerror}; trying again", file=sys.stderr, flush=True)
             time.sleep(RETRY_SECONDS)
