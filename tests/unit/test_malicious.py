@@ -86,16 +86,27 @@ BEFORE = [
 ]
 # What stands beside a text where the schema demands it.
 BASE: Values = {
-    "secrets": {"env": {"QA": {"name": "s", "key": "k"}}},
+    "secrets": {"env": {"QA": {"name": "s", "key": "k"}}, "wandb": {"name": "s"}},
     "podSecurityContext": {"sysctls": [{"name": "a", "value": "b"}]},
     "extraVolumes": [{"name": "qv"}],
     "extraVolumeMounts": [{"name": "qv", "mountPath": "/qv"}],
-    "networkPolicy": {"enabled": True, "egress": {"qa": {"ports": [{"port": 443}]}}},
+    "networkPolicy": {
+        "enabled": True,
+        "egress": {"qa": {"ports": [{"port": 443}]}},
+        "ingress": {"qa": {"from": [{"namespaceSelector": {}}]}},
+    },
     "preflight": {"filesystems": {"/qm": {"type": "gpfs"}}},
     "scheduling": {"topologySpreadConstraints": [{"topologyKey": "a"}]},
     "hf": {"online": True},
     "training": {"nodes": 2, "globalBatchSize": 512},
+    "monitoring": {
+        "exporter": {"enabled": True},
+        **{key: {"enabled": True} for key in ("podMonitor", "prometheusRule", "dashboard")},
+    },
+    "tensorboard": {"enabled": True},
+    "wandb": {"enabled": True},
 }
+OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 # The paths of data and models lie below them; storage.results.mountPath has the same schema.
 ANCHORS = {"storage.datasets.mountPath", "storage.models.mountPath"}
 SOURCES = ("gpfs.nodePath", "gpfs.csi", "storageClassName", "hostPath", "existingClaim")
@@ -250,6 +261,8 @@ class Scene:
         if self.turn % 2:
             made["hostNetwork"], made["networkPolicy"]["enabled"] = True, False
             made["rendezvous"] = {"port": 24000}
+            made["monitoring"]["exporter"]["port"] = 24001
+        made["job"] = {"kind": "TrainJob" if self.turn > 1 else "PyTorchJob"}
         return made
 
     @staticmethod
@@ -328,13 +341,18 @@ def concerns(key: str, place: Place, text: str) -> bool:
 
 def parsed(manifests: list[helm.Manifest]) -> Any:
     """A render as data: configuration parsed, environment as the process sees it, names of jobs without their hash."""
-    for config in helm.of_kind(manifests, "ConfigMap"):
+    for config in configs(manifests):
         data = config["data"]
         data["settings.json"] = json.loads(data["settings.json"])
         if "neva_pretrain.yaml" in data:
             data["neva_pretrain.yaml"] = yaml.safe_load(data["neva_pretrain.yaml"])
-    name = next(m["metadata"]["name"] for m in manifests if m["kind"] in ("PyTorchJob", "Job"))
+    name = next(m["metadata"]["name"] for m in manifests if m["kind"] in ("PyTorchJob", "TrainJob", "Job"))
     return renamed(manifests, {name: "JOB"})
+
+
+def configs(manifests: list[helm.Manifest]) -> list[helm.Manifest]:
+    """The ConfigMap of the job."""
+    return [m for m in helm.of_kind(manifests, "ConfigMap") if "settings.json" in m["data"]]
 
 
 def renamed(node: Any, changes: dict[str, str]) -> Any:
@@ -416,7 +434,7 @@ def written(made: Values) -> str:
 
 def deliver(one: Case) -> Outcome:
     """Render a case and its harmless twin, and compare."""
-    hostile, theirs = parsed(helm.render(written(one.values()))), harmless(written(one.harmless()))
+    hostile, theirs = parsed(helm.render(written(one.values()), *OPERATOR)), harmless(written(one.harmless()))
     # Only what stands after the place's own beginning: a label's key and value go to two places.
     texts = {t.removeprefix(PLACES[i].before): f"q{i}q{HARMLESS}" for i, t in one.set_at.items()}
     ordered = dict(sorted(texts.items(), key=lambda pair: -len(pair[0])))
@@ -429,7 +447,7 @@ def deliver(one: Case) -> Outcome:
 @cache
 def harmless(text: str) -> Any:
     """The render of harmless texts, which many cases share."""
-    return in_order(as_processes_see_it(parsed(helm.render(text))))
+    return in_order(as_processes_see_it(parsed(helm.render(text, *OPERATOR))))
 
 
 @pytest.fixture(scope="module")
@@ -533,7 +551,7 @@ def test_no_shell_ever_runs_a_text(text: str, tmp_path: Path) -> None:
 
 
 def settings(manifests: list[helm.Manifest]) -> Any:
-    (found,) = helm.of_kind(manifests, "ConfigMap")
+    (found,) = configs(manifests)
     return json.loads(found["data"]["settings.json"])
 
 
@@ -544,7 +562,7 @@ def test_no_script_ever_runs_a_text(script: str, tmp_path: Path) -> None:
     for number, text in enumerate(HOSTILE):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (config,) = helm.of_kind(helm.render(written(case(scene, text).values())), "ConfigMap")
+        (config,) = configs(helm.render(written(case(scene, text).values())))
         for name, content in config["data"].items():
             (folder / name).write_text(content)
         command = [sys.executable, script, "--settings", "settings.json"]
