@@ -132,7 +132,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
         RefusedError: a rule is broken; all that are.
         InputError: the site's file cannot be read.
     """
-    from neva_pretrain.verdict import judge, possible_gain, setup_of
+    from neva_pretrain.verdict import judge, possible_gain, setup_of, with_prediction
 
     request = Request(
         gpus=options["gpus"],
@@ -171,6 +171,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
     warnings = list(verdict.warnings)
     if not options["optimize"]:
         warnings += possible_gain(setup_of(values.complete(result), options["gpu"]))
+    result = with_prediction(result, options["gpu"])
     return values.emit(result, command, notes, options["output"]), warnings
 
 

@@ -15,12 +15,14 @@ from typing import Any
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
+from neva_pretrain.security import pod_security_breaks
 
 Values = Mapping[str, Any]
 
 VOLUMES = ("datasets", "models", "results", "scratch")
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
+DEFAULT_EXPORTER_PORT = 9400
 PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
@@ -97,7 +99,13 @@ def preparing(values: Values) -> bool:
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
     """Return the sources that a volume of ``storage`` names; one is right."""
-    named = {"existingClaim": volume.get("existingClaim"), "gpfs.nodePath": section(volume, "gpfs").get("nodePath")}
+    named = {
+        "existingClaim": volume.get("existingClaim"),
+        "gpfs.nodePath": section(volume, "gpfs").get("nodePath"),
+        "gpfs.csi": section(volume, "gpfs").get("csi"),
+        "storageClassName": volume.get("storageClassName"),
+        "hostPath": volume.get("hostPath"),
+    }
     return [name for name, value in named.items() if value]
 
 
@@ -110,7 +118,7 @@ def check_names(values: Values) -> Iterator[Violation]:
     """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
     full: str = values.get("fullnameOverride") or ""
     run_id: str = section(values, "run").get("id") or ""
-    limit = chartdata.rules()["maxNameLength"]
+    limit = chartdata.rules()["maxNameLength"][values["job"]["kind"]]
     if full and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", full):
         yield Violation(
             "fullnameOverride",
@@ -125,7 +133,7 @@ def check_names(values: Values) -> Iterator[Violation]:
         yield Violation(
             "run.id",
             f"{length} characters of full name and id",
-            f"must be at most {limit}, so that the last worker's host name has at most 63",
+            f"must be at most {limit}, so that the last pod's name has at most 63",
             "use a shorter fullnameOverride or run.id",
         )
 
@@ -255,7 +263,10 @@ def check_storage(values: Values) -> Iterator[Violation]:
             )
         elif not sources and name != "scratch":
             yield Violation(
-                f"storage.{name}", "no source", "must have exactly one", "use existingClaim or gpfs.nodePath"
+                f"storage.{name}",
+                "no source",
+                "must have exactly one",
+                "use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath",
             )
         path = volume["mountPath"]
         if path in seen:
@@ -407,6 +418,14 @@ def check_pods(values: Values) -> Iterator[Violation]:
             f"must equal training.nodes ({nodes}), or half a job could hold its GPUs",
             f"use {nodes}",
         )
+    networks = section(values, "rdma").get("networks")
+    if values.get("hostNetwork") and networks:
+        yield Violation(
+            "rdma.networks",
+            ", ".join(networks),
+            "must be empty with hostNetwork, since Multus attaches nothing to a pod on the node's network",
+            "use one of both",
+        )
     if values.get("hostNetwork") and rendezvous["port"] == DEFAULT_PORT:
         yield Violation(
             "rendezvous.port",
@@ -420,7 +439,8 @@ def check_queues(values: Values) -> Iterator[Violation]:
     """One queue decides when the job starts, and it alone suspends it."""
     queue = section(values, "scheduling", "queue")
     name, kai = queue.get("name"), section(values, "scheduling", "kai").get("queue")
-    topology = {kind: section(queue, "topology").get(kind) for kind in ("required", "preferred")}
+    kinds = ("required", "preferred", "unconstrained")
+    topology = {kind: text(level) for kind in kinds if (level := section(queue, "topology").get(kind))}
     wishes = {"priorityClass": queue.get("priorityClass")}
     wishes |= {f"topology.{kind}": level for kind, level in topology.items()}
     for key, value in wishes.items():
@@ -431,12 +451,12 @@ def check_queues(values: Values) -> Iterator[Violation]:
                 "must come with scheduling.queue.name, since Kueue alone reads it",
                 "name the LocalQueue",
             )
-    if all(topology.values()):
+    if len(topology) > 1:
         yield Violation(
-            "scheduling.queue.topology.preferred",
-            topology["preferred"],
-            "must not be set beside required",
-            "set one of both",
+            "scheduling.queue.topology",
+            " and ".join(topology),
+            "must be one of them, or Kueue refuses the job",
+            "keep one",
         )
     if name and kai:
         yield Violation("scheduling.kai.queue", kai, "must not be set beside scheduling.queue.name", "set one of both")
@@ -457,6 +477,94 @@ def check_queues(values: Values) -> Iterator[Violation]:
         )
 
 
+def check_kind(values: Values) -> Iterator[Violation]:
+    """What a TrainJob has no counterpart for."""
+    if values["job"]["kind"] != "TrainJob":
+        return
+    run, scheduling = values["runPolicy"], section(values, "scheduling")
+    if run["cleanPodPolicy"] != "Running":
+        yield Violation(
+            "runPolicy.cleanPodPolicy",
+            run["cleanPodPolicy"],
+            "must be Running with job.kind TrainJob, "
+            "since its pods that still run are deleted when it fails, and no others",
+            "use Running",
+        )
+    ttl = run.get("ttlSecondsAfterFinished")
+    if ttl is not None:
+        yield Violation(
+            "runPolicy.ttlSecondsAfterFinished",
+            text(ttl),
+            "must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again",
+            "leave it out",
+        )
+    policy = section(scheduling, "schedulingPolicy")
+    instead = {
+        "queue": "use scheduling.queue or scheduling.kai",
+        "priorityClass": "use scheduling.priorityClassName",
+    }
+    for key, fix in instead.items():
+        if policy.get(key):
+            yield Violation(
+                f"scheduling.schedulingPolicy.{key}",
+                policy[key],
+                "must not be set with job.kind TrainJob, since Trainer's pod group has none",
+                fix,
+            )
+    if policy and not scheduling.get("schedulerName") and not section(scheduling, "kai").get("queue"):
+        yield Violation(
+            "scheduling.schedulerName",
+            "nothing",
+            "must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, "
+            "since Trainer makes the pod group only",
+            "use scheduler-plugins-scheduler",
+        )
+
+
+def check_monitoring(values: Values) -> Iterator[Violation]:
+    """What watches the run finds something to watch, and takes nothing from it."""
+    exporter = section(values, "monitoring", "exporter")
+    if exporter.get("enabled"):
+        port = int(exporter["port"])
+        if port == int(values["rendezvous"]["port"]):
+            yield Violation(
+                "monitoring.exporter.port",
+                str(port),
+                "must differ from rendezvous.port",
+                "use another port below 32768",
+            )
+        elif values.get("hostNetwork") and port == DEFAULT_EXPORTER_PORT:
+            yield Violation(
+                "monitoring.exporter.port",
+                str(port),
+                "must be chosen for this job with hostNetwork, since all jobs of a node share its ports",
+                "use another port below 32768",
+            )
+    elif section(values, "monitoring", "podMonitor").get("enabled"):
+        yield Violation(
+            "monitoring.podMonitor.enabled",
+            "true",
+            "must be false without monitoring.exporter.enabled, since there is nothing to scrape",
+            "set monitoring.exporter.enabled",
+        )
+    logger = mapping(values.get("config") or {}, "exp_manager").get("create_tensorboard_logger", True)
+    if section(values, "tensorboard").get("enabled") and not logger:
+        yield Violation(
+            "config.exp_manager.create_tensorboard_logger",
+            text(logger),
+            "must be true with tensorboard.enabled, or there is nothing to show",
+            "remove it",
+        )
+    wandb = section(values, "wandb")
+    if wandb.get("enabled") and wandb.get("mode") == "online" and not section(values, "secrets", "wandb").get("name"):
+        yield Violation(
+            "secrets.wandb.name",
+            "nothing",
+            "must name the Secret with the API key, since wandb.mode is online",
+            "use an existing Secret, or wandb.mode offline",
+        )
+
+
 def reserved(name: str, kind: str) -> str | None:
     """Return who sets a name, or what to say in its place; None where it is free."""
     rules = chartdata.rules()
@@ -471,8 +579,74 @@ def check_environment(values: Values) -> Iterator[Violation]:
     """The environment that the operator and the chart own is not set a second time."""
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
+        secret = text(value) and re.search(chartdata.rules()["secretEnv"], name)
         if owner and value is not None:
-            yield Violation(f"env.{name}", text(value), "must not be set here", owner)
+            yield Violation(f"env.{name}", "a value" if secret else text(value), "must not be set here", owner)
+        elif secret:
+            yield Violation(
+                f"env.{name}",
+                "a value",
+                "must not hold a secret, which everyone who reads the job would see",
+                f"use secrets.env.{name} with name and key of a Secret",
+            )
+    for name, secret in sorted(section(values, "secrets", "env").items()):
+        owner = reserved(name, "reservedEnv")
+        if name in section(values, "env"):
+            owner = "remove it here or in env"
+        if owner:
+            yield Violation(f"secrets.env.{name}", secret["name"], "must not be set here", owner)
+
+
+def check_security(values: Values) -> Iterator[Violation]:
+    """No pod of the release is what the namespace rejects: the job would be made, and its pods never come."""
+    enforced = section(values, "podSecurity").get("enforce")
+    for broken in pod_security_breaks(values) if enforced else ():
+        if enforced == "restricted" or broken.level == "baseline":
+            rule = f"must {broken.rule} where podSecurity.enforce is {enforced}"
+            yield Violation(broken.key, broken.got, rule, broken.fix)
+
+
+def check_network(values: Values) -> Iterator[Violation]:
+    """A policy acts, and admits what the release needs."""
+    policy = section(values, "networkPolicy")
+    if not policy.get("enabled"):
+        return
+    if values.get("hostNetwork"):
+        yield Violation(
+            "networkPolicy.enabled",
+            "true",
+            "must be false with hostNetwork, since policies do not see the node's network",
+            "use false",
+        )
+    if preparing(values):
+        why = ["prepare downloads"] if downloads(values) else []
+    else:
+        why = ["hf.online is true"] if section(values, "hf").get("online") else []
+        wandb = section(values, "wandb")
+        why += ["wandb.mode is online"] if wandb.get("enabled") and wandb.get("mode") == "online" else []
+    if why and not policy.get("egress"):
+        yield Violation(
+            "networkPolicy.egress",
+            "nothing",
+            f"must admit hosts of the internet, since {' and '.join(why)}",
+            "use a rule such as internet: {ports: [{port: 443}]}",
+        )
+    scraped = section(values, "monitoring", "podMonitor").get("enabled")
+    if scraped and not preparing(values) and not policy.get("ingress"):
+        yield Violation(
+            "networkPolicy.ingress",
+            "nothing",
+            "must admit Prometheus, since monitoring.podMonitor.enabled is true",
+            "use a rule such as prometheus: {from: [{namespaceSelector: {}}]}",
+        )
+
+
+def downloads(values: Values) -> bool:
+    """Return whether prepare downloads from the hub: a source that is no folder."""
+    steps = values["prepare"]
+    vision = steps["vision"]["enabled"] and not steps["vision"]["source"].startswith("/")
+    others = (steps[name] for name in ("tokenizer", "llm", "dataset"))
+    return vision or any(s["enabled"] and s["source"] and not s["source"].startswith("/") for s in others)
 
 
 def check_config(values: Values) -> Iterator[Violation]:
@@ -519,7 +693,11 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_prepare,
     check_pods,
     check_queues,
+    check_kind,
+    check_monitoring,
     check_environment,
+    check_security,
+    check_network,
     check_config,
 )
 

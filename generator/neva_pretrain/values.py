@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from neva_pretrain import chartdata
 from neva_pretrain.catalog import Model
@@ -111,9 +112,18 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     return merge(chartdata.defaults(), values)
 
 
+def _as_helm_matches(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
+    """Match as Helm does: in Python's patterns alone, ``$`` also matches before a last line feed."""
+    if isinstance(instance, str) and not re.search(re.sub(r"(?<!\\)\$", r"\\Z", pattern), instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = extend(Draft7Validator, {"pattern": _as_helm_matches})  # type: ignore[no-untyped-call]
+
+
 def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
     """Return every way in which complete values break values.schema.json."""
-    errors = sorted(Draft7Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
+    errors = sorted(_Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
     listed = {e.json_path for e in errors if e.validator == "enum"}  # says more than the type
     wanted = [e for e in errors if e.validator != "type" or e.json_path not in listed]
     return [violation for error in wanted for violation in _explain(error)]
@@ -142,12 +152,17 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             "maximum": f"must be at most {limit}",
             "exclusiveMinimum": f"must be more than {limit}",
             "maxLength": f"must have at most {limit} characters",
-            "pattern": f"must match {limit}",
+            "pattern": f"must match {_visible(str(limit))}",
         }
-        got = instance if isinstance(instance, str) else text(instance)
+        got = _visible(instance if isinstance(instance, str) else text(instance))
         description = part.get("description", "see values.schema.json")
-        rule = rules.get(str(error.validator), f"must hold for the schema's {error.validator}")
+        rule = rules.get(str(error.validator), "must be as described")
         yield Violation(path or "values", got[:80] or '""', rule, description)
+
+
+def _visible(given: str) -> str:
+    """Return a text on one line, its control characters escaped."""
+    return re.sub(r"[^ -~]", lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1], given)
 
 
 def _words(value: object) -> str:
@@ -182,7 +197,7 @@ def with_site(values: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, A
     Where the site names a source of a volume, the chart's default source of it is set to null, since a volume has
     exactly one.
     """
-    merged = _overlay(values, site)
+    merged = overlay(values, site)
     for name in VOLUMES:
         volume = _mapping(_mapping(site.get("storage")).get(name))
         if not isinstance(volume.get("gpfs", {}), Mapping):
@@ -197,13 +212,13 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge deeply and keep nulls: they remove the chart's defaults when Helm reads the result."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping):
-            merged[key] = _overlay(below if isinstance(below, Mapping) else {}, value)
+            merged[key] = overlay(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = value
     return merged

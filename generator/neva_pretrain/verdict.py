@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neva_pretrain import catalog, reasons, rules, values
-from neva_pretrain.cost import Setup, step_time
+from neva_pretrain.cost import Setup, step_time, useful_flops
 from neva_pretrain.errors import Violation
 from neva_pretrain.fit import check_fit
 from neva_pretrain.hardware import GPUS
@@ -71,6 +71,20 @@ def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:
         gpus_per_node=plan.gpus_per_node,
         checkpoint_interval=complete["checkpoint"]["everyNSteps"] if complete["checkpoint"]["enabled"] else None,
     )
+
+
+def with_prediction(partial: Mapping[str, Any], gpu: str) -> dict[str, Any]:
+    """Return values with what the exporter measures the run against, where it is on; what they say stays."""
+    complete = values.complete(partial)
+    if not rules.section(complete, "monitoring", "exporter").get("enabled"):
+        return dict(partial)
+    setup = setup_of(complete, gpu)
+    plan = {
+        "stepSeconds": float(f"{step_time(setup).total / 1000:.3g}"),
+        "flopsPerSample": float(f"{useful_flops(setup.model, setup.tokens_per_sample):.4g}"),
+        "peakTflops": setup.gpu.peak_tflops,
+    }
+    return {**partial, "monitoring": values.overlay({"plan": plan}, partial["monitoring"])}
 
 
 def possible_gain(setup: Setup) -> list[str]:

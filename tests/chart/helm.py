@@ -27,8 +27,9 @@ def tool(name: str) -> str:
 
 
 def parse(text: str) -> list[Manifest]:
-    """All documents of a YAML stream, the empty ones left out."""
-    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+    """All objects of a YAML stream, those of a List among them."""
+    documents = [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+    return [m for document in documents for m in (document["items"] if document["kind"] == "List" else [document])]
 
 
 def template(
@@ -86,12 +87,16 @@ def one(manifests: list[Manifest], kind: str) -> Manifest:
 
 
 def job(manifests: list[Manifest]) -> Manifest:
-    """The PyTorchJob."""
-    return one(manifests, "PyTorchJob")
+    """The PyTorchJob or the TrainJob."""
+    (found,) = [manifest for manifest in manifests if manifest["kind"] in ("PyTorchJob", "TrainJob")]
+    return found
 
 
 def replicas(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """The replica specs by role."""
+    """The replica specs of a PyTorchJob by role; of a TrainJob its one template."""
+    if job(manifests)["kind"] == "TrainJob":
+        (node,) = one(manifests, "TrainingRuntime")["spec"]["template"]["spec"]["replicatedJobs"]
+        return {"Node": node["template"]["spec"]}
     specs: dict[str, Manifest] = job(manifests)["spec"]["pytorchReplicaSpecs"]
     return specs
 
@@ -104,7 +109,7 @@ def pod(manifests: list[Manifest], role: str = "Master") -> Manifest:
 
 def container(manifests: list[Manifest], role: str = "Master") -> Manifest:
     """The training container of a role."""
-    (found,) = [c for c in pod(manifests, role)["containers"] if c["name"] == "pytorch"]
+    (found,) = [c for c in pod(manifests, role)["containers"] if c["name"] in ("pytorch", "node")]
     return dict(found)
 
 

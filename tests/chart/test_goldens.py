@@ -17,6 +17,7 @@ CASES: dict[str, dict[str, Any] | None] = {
         "training": {"nodes": 16, "globalBatchSize": 4096, "maxSteps": 136, "warmupSteps": 4},
         "checkpoint": {"everyNSteps": 13},
     },
+    "trainjob": {"job": {"kind": "TrainJob"}, "training": {"nodes": 2, "globalBatchSize": 512}},
     "prepare": {"prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}},
 }
 

@@ -45,6 +45,32 @@ def test_notes_tell_what_was_rendered_and_what_comes_next(chart: Path) -> None:
     assert "e+0" not in text
 
 
+def test_notes_of_a_trainjob_find_its_pods_by_label(chart: Path) -> None:
+    """Its pods' names end in random letters."""
+    values = {**FOUR_NODES, "job": {"kind": "TrainJob"}, "scheduling": {"queue": {"name": "lq"}}}
+    text = notes(chart, values)
+    name = helm.job(helm.render(values))["metadata"]["name"]
+    label = f"jobset.sigs.k8s.io/jobset-name={name}"
+    for command in (
+        f"kubectl get trainjob {name} -n default -w",
+        f"kubectl get pods -n default -l {label} -o wide",
+        f"kubectl logs -f -l {label},batch.kubernetes.io/job-completion-index=0 -c node --tail=-1 -n default",
+        f"kubectl describe trainjob {name}",
+        "kubectl get workloads.kueue.x-k8s.io -n default",
+    ):
+        assert command in text
+    assert "pytorch" not in text
+    assert "for the first one" in text
+    assert "WARNING" not in text
+
+
+def test_notes_warn_where_kueue_does_not_place_a_trainjob(chart: Path) -> None:
+    topology = {"queue": {"name": "lq", "topology": {"required": "rack"}}}
+    words = "Kueue before 0.15 does not place the pods of a TrainJob"
+    assert words in notes(chart, {"job": {"kind": "TrainJob"}, "scheduling": topology})
+    assert words not in notes(chart, {"scheduling": topology})
+
+
 def test_a09_a10_notes_name_the_init_container_and_the_wait(chart: Path) -> None:
     text = notes(chart, {**FOUR_NODES, "rendezvous": {"waitSeconds": 1200}})
     assert "--pytorch-init-container-image" in text

@@ -27,6 +27,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "scratch": {"existingClaim": "s"},
         }
     },
+    "trainjob": {
+        "job": {"kind": "TrainJob"},
+        "training": {"nodes": 4, "globalBatchSize": 1024},
+        "restartPolicy": "OnFailure",
+        "runPolicy": {"backoffLimit": 1000000, "activeDeadlineSeconds": 100000000, "suspend": True},
+        "hostNetwork": True,
+        "rendezvous": {"port": 24000},
+        "scheduling": {
+            "schedulerName": "mine",
+            "schedulingPolicy": {"minAvailable": 4, "scheduleTimeoutSeconds": 10000000},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 10000000, "effect": "NoExecute"}],
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"},
+            ],
+        },
+    },
+    "volumes-and-policies": {
+        "storage": {
+            "datasets": {
+                "gpfs": {
+                    "nodePath": None,
+                    "csi": {"volumeHandle": "0;0;1;0A0B0C0D:5D36FE8D;;;/a b", "volumeAttributes": {"x": 1}},
+                }
+            },
+            "models": {"storageClassName": "fast", "gpfs": {"nodePath": None}},
+            "results": {"hostPath": "/r", "gpfs": {"nodePath": None}},
+            "scratch": {"gpfs": {"nodePath": "/s", "nodeLabel": "scale="}},
+        },
+        "networkPolicy": {
+            "enabled": True,
+            "egress": {"hub": {"ports": [{"port": 443}]}},
+            "ingress": {"metrics": {"from": [{"namespaceSelector": {}}], "ports": [{"port": 9400}]}},
+        },
+        "secrets": {"env": {"A_TOKEN": {"name": "a", "key": "b"}}},
+    },
     "everything": {
         "training": {"nodes": 4, "globalBatchSize": 1024, "kernels": "fused", "recompute": "full"},
         "hostNetwork": True,
@@ -215,6 +250,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"storage": {"models": {"subPath": "/abs"}}}, "subPath"),
     ({"model": {"llmPath": "relative"}}, "llmPath"),
     ({"training": None}, "training"),
+    ({"job": None}, "job"),
+    ({"job": {"kind": "MPIJob"}}, "kind"),
+    ({"job": {"king": "TrainJob"}}, "king"),
+    ({"rdma": {"networks": "a"}}, "networks"),
+    ({"rdma": {"networks": ["a\n"]}}, "networks"),
+    ({"scheduling": {"queue": {"name": "No_Queue"}}}, "name"),
+    ({"scheduling": {"queue": {"topology": {"required": "a/b/c"}}}}, "required"),
+    ({"scheduling": {"queue": {"topology": {"unconstrained": "true"}}}}, "unconstrained"),
+    ({"scheduling": {"kai": {"queue": "a b"}}}, "kai"),
     ({"training": {"nodes": None}}, "nodes"),
 ]
 

@@ -56,7 +56,7 @@ def is_read(path: tuple[str, ...]) -> bool:
     """Whether a template reads the value, or the map that it lies in as a whole."""
     # Maps that templates range over or merge as a whole.
     whole = {"env", "config", "architecture", "podAnnotations", "podLabels", "workerLabels", "commonLabels"}
-    whole |= {"schedulingPolicy", "global"}
+    whole |= {"schedulingPolicy", "global", "labels", "namespaceLabels"}
     if whole & set(path):
         return bool({"global"} & set(path)) or any(re.search(rf"\.{key}\b", TEMPLATES) for key in path if key in whole)
     readers = SCRIPTS if path[0] in ("preflight", "prepare") and path[-1] != "enabled" else ""

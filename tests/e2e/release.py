@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.sandbox import Sandbox
 from tests.tools import path
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
+
+
+class Kind(NamedTuple):
+    """What a kind of job is called, and which label its pods carry."""
+
+    resource: str
+    label: str
+
+
+KINDS = {
+    "PyTorchJob": Kind("pytorchjobs", "training.kubeflow.org/job-name"),
+    "TrainJob": Kind("trainjobs", "jobset.sigs.k8s.io/jobset-name"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class Release:
     sandbox: Sandbox
     namespace: str
     name: str = "neva"
+    kind: str = "PyTorchJob"
 
     def helm(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run helm in the release's namespace; never raises."""
@@ -35,15 +49,23 @@ class Release:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def install(self, *args: str) -> str:
+        """Install; of a TrainJob once more where Trainer had not yet seen its runtime (docs/scheduling.md)."""
+        done = self.helm("upgrade", "--install", self.name, str(CHART), *args)
+        if self.kind == "TrainJob" and "must be created before the TrainJob is created" in done.stderr:
+            done = self.helm("upgrade", "--install", self.name, str(CHART), *args)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def uninstall(self) -> None:
         """Remove the release."""
         done = self.helm("uninstall", self.name, "--wait")
         assert done.returncode == 0, done.stderr
 
     def job(self) -> dict[str, Any]:
-        """Return the release's one PyTorchJob."""
+        """Return the release's one job."""
         selector = f"app.kubernetes.io/instance={self.name}"
-        (job,) = self.sandbox.get("pytorchjobs", "-l", selector, namespace=self.namespace)["items"]
+        (job,) = self.sandbox.get(KINDS[self.kind].resource, "-l", selector, namespace=self.namespace)["items"]
         return dict(job)
 
     def has_condition(self, kind: str) -> bool:
@@ -57,7 +79,7 @@ class Release:
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """Return the job's pods by name."""
-        selector = f"training.kubeflow.org/job-name={self.job()['metadata']['name']}"
+        selector = f"{KINDS[self.kind].label}={self.job()['metadata']['name']}"
         return {p["metadata"]["name"]: p for p in self.sandbox.pods(selector, self.namespace)}
 
 
@@ -66,13 +88,63 @@ def process_environment(pod: dict[str, Any]) -> dict[str, str]:
 
     The last of a name wins; ``$$`` is a literal ``$``. The chart never refers to another variable.
     """
-    fields = {"spec.nodeName": pod["spec"].get("nodeName", ""), "metadata.name": pod["metadata"]["name"]}
-    (container,) = (c for c in pod["spec"]["containers"] if c["name"] == "pytorch")
+    (container,) = (c for c in pod["spec"]["containers"] if c["name"] in ("pytorch", "node"))
+    return container_environment(pod, container)
+
+
+def container_environment(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of one of the pod's containers."""
+    metadata = pod["metadata"]
+    fields = {"spec.nodeName": pod["spec"].get("nodeName", ""), "metadata.name": metadata["name"]}
+    for part in ("labels", "annotations"):
+        fields |= {f"metadata.{part}['{key}']": value for key, value in metadata.get(part, {}).items()}
     environment = {}
     for variable in container["env"]:
         source = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
         environment[variable["name"]] = fields[source] if source else variable.get("value", "").replace("$$", "$")
     return environment
+
+
+def provide_storage(release: Release, values: Mapping[str, Any]) -> list[str]:
+    """Make what a values file expects of its cluster: claims that it names, and volumes of its storage classes.
+
+    Returns the names of all claims that are there once the release is.
+    """
+    found = []
+    for name, volume in {"datasets": {}, "models": {}, "results": {}, **values.get("storage", {})}.items():
+        existing, storage_class = volume.get("existingClaim"), volume.get("storageClassName", "")
+        if name == "scratch" and not existing and not storage_class and "gpfs" not in volume:
+            continue
+        claim = existing or f"{release.name}-{name}"
+        found.append(claim)
+        if not existing and not storage_class:
+            continue
+        spec = {"accessModes": ["ReadWriteMany"], "storageClassName": storage_class}
+        made = static_volume(f"{release.namespace}-{claim}", release.namespace, claim, storage_class)
+        wanted = {**spec, "volumeName": made["metadata"]["name"], "resources": {"requests": {"storage": "1Ti"}}}
+        objects = [made]
+        if existing:
+            meta = {"name": claim, "namespace": release.namespace}
+            objects.append({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted})
+        release.sandbox.create(objects)
+    return sorted(found)
+
+
+def static_volume(name: str, namespace: str, claim: str, storage_class: str = "") -> dict[str, Any]:
+    """Return a volume that somebody else made for a claim."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "10Ti"},
+            "accessModes": ["ReadWriteMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": storage_class,
+            "csi": {"driver": "csi.example.com", "volumeHandle": name},
+            "claimRef": {"namespace": namespace, "name": claim},
+        },
+    }
 
 
 def names(items: Sequence[dict[str, Any]]) -> list[str]:

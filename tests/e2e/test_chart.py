@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.release import ROOT, Release, names, process_environment
+from tests.e2e.release import ROOT, Release, names, process_environment, provide_storage
+from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
-FILES = sorted((ROOT / "values").glob("*.yaml"))
+FILES = [f for f in sorted((ROOT / "values").glob("*.yaml")) if "kind: TrainJob" not in f.read_text()]
 
 
 @pytest.fixture
@@ -38,8 +34,9 @@ def volumes_gone(sandbox: Sandbox, namespace: str) -> Any:
 @pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
 def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file: Path) -> None:
     """Install, Running with the right pods, Succeeded when they end, uninstall; only data is kept."""
-    training = yaml.safe_load(file.read_text())["training"]
-    nodes = training["nodes"]
+    values = yaml.safe_load(file.read_text())
+    nodes = values["training"]["nodes"]
+    kept = provide_storage(release, values)
     notes = release.apply("install", "-f", str(file))
     release.wait_for("Running")
     job = release.job()
@@ -77,16 +74,12 @@ def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file:
     release.uninstall()
 
     def left() -> set[str]:
-        kinds = "pytorchjobs,pods,configmaps,serviceaccounts,services"
+        kinds = "pytorchjobs,pods,configmaps,serviceaccounts,services,networkpolicies"
         found = names(sandbox.get(kinds, namespace=release.namespace)["items"])
         return set(found) - {"kube-root-ca.crt", "default"}  # the cluster's own
 
     sandbox.wait(lambda: not left(), "all but the data gone")
-    assert names(sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]) == [
-        "neva-datasets",
-        "neva-models",
-        "neva-results",
-    ]
+    assert names(sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]) == kept
     release.apply("install", "-f", str(file))  # adopts the kept volumes
     release.wait_for("Running")
 
@@ -142,74 +135,7 @@ def test_a06_a_failed_worker_ends_the_job_and_frees_the_gpus(sandbox: Sandbox, r
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port if port < 32768 else 20000 + port % 10000
-
-
 def test_real_torchrun_with_the_operators_environment(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
-    """4 nodes x 2 processes: launch.sh of the ConfigMap, env of the real pods, real torchrun, a real all-reduce.
-
-    Not there on one machine without GPUs: cluster DNS (the master is 127.0.0.1), nvidia-smi and NeMo's script (named
-    stand-ins), and the mounts (folders of the test).
-    """
-    port = free_port()
-    plan = {"nodes": 4, "gpusPerNode": 2, "tensorParallelSize": 2, "microBatchSize": 2, "globalBatchSize": 8}
-    values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"training": plan, "rendezvous": {"port": port}, "fabric": "tcp"}))
-    release.apply("install", "-f", str(values))
-    release.wait_for("Running")
-    pods = release.pods()
-    (volume,) = (v for v in next(iter(pods.values()))["spec"]["volumes"] if v["name"] == "config")
-    data = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
-    config = tmp_path / "etc"
-    config.mkdir()
-    for name, text in data.items():
-        (config / name).write_text(text)
-    stand_ins = tmp_path / "bin"
-    stand_ins.mkdir()
-    smi = stand_ins / "nvidia-smi"
-    smi.write_text("#!/bin/sh\nprintf 'GPU 0: stand-in\\nGPU 1: stand-in\\n'\n")
-    smi.chmod(0o755)
-    output, results = tmp_path / "output", tmp_path / "results"
-    output.mkdir()
-
-    running = []
-    for name, pod in pods.items():
-        here = tmp_path / name
-        moved = {
-            "NEVA_CONFIG_DIR": str(config),
-            "NEVA_ENTRYPOINT": str(Path(__file__).with_name("stand_in_training.py")),
-            "NEVA_RESULTS_DIR": str(results),
-            "NEVA_WORK_DIR": str(here / "work"),
-            "TMPDIR": str(here / "tmp"),
-            "HF_HOME": str(here / "hf"),
-            "MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_ADDR": "127.0.0.1",
-            "GLOO_SOCKET_IFNAME": "lo",
-            "STAND_IN_OUTPUT": str(output),
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{stand_ins}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        environment = process_environment(pod) | moved
-        command = ["bash", str(config / "launch.sh")]
-        running.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    for process in running:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-
-    records = sorted((json.loads(f.read_text()) for f in output.glob("*.json")), key=lambda r: r["rank"])
-    assert [r["rank"] for r in records] == list(range(8)), "every global rank once"
-    assert {(r["world"], r["sum"]) for r in records} == {(8, 28)}
+    """4 nodes x 2 processes: launch.sh of the ConfigMap, env of the real pods, real torchrun, a real all-reduce."""
+    records = train_for_real(release, tmp_path)
     assert records[0]["pod"].endswith("-master-0"), "rank 0 on the master"
-    for record in records:
-        assert record["local"] == record["rank"] % 2
-        assert f"--config-path={config}" in record["arguments"]
-        assert Path(record["folder"]).name == "work"
-    run = json.loads((results / "run.json").read_text())
-    assert run["training"]["nodes"] == 4
-    assert sorted(f.name for f in (results / "logs").iterdir()) == [f"node-0000{i}.log" for i in range(4)]

@@ -14,12 +14,53 @@ from hypothesis import strategies as st
 
 from neva_pretrain import catalog, chartdata, rules, values
 from neva_pretrain.plan import Plan
+from tests.chart.helm import parse
 from tests.tools.build import ensure, path
 
 CHART = Path(__file__).parents[2] / "charts" / "neva-pretrain"
 
 # Small sets that meet often: most random pairs divide, some do not.
 small = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32, 64])
+
+
+HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets"
+
+
+@st.composite
+def security_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Values that break levels of the Pod Security Standard, and policies."""
+    either = {
+        "runAsNonRoot": st.sampled_from([True, True, False, None]),
+        "runAsUser": st.sampled_from([0, 1000, None]),
+        "seccompProfile": st.sampled_from(
+            [{"type": "Unconfined"}, {"type": "Localhost", "localhostProfile": "x"}, None]
+        ),
+        "appArmorProfile": st.sampled_from([{"type": "Unconfined"}, {"type": "RuntimeDefault"}]),
+        "seLinuxOptions": st.sampled_from([{"level": "s0:c1,c2"}, {"type": "spc_t", "user": "u"}, {"role": "r"}]),
+    }
+    lists = st.sampled_from([[], ["NET_BIND_SERVICE"], ["CHOWN", "SYS_ADMIN"], ["ALL"], None])
+    pod = {"sysctls": st.sampled_from([[{"name": "kernel.msgmax", "value": "1"}], []])}
+    container = {
+        "privileged": st.booleans(),
+        "procMount": st.sampled_from(["Default", "Unmasked", None]),
+        "allowPrivilegeEscalation": st.booleans(),
+        "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
+    }
+    volumes = [{"name": "a", "hostPath": {"path": "/x"}}, {"name": "b", "nfs": {}}, {"name": "c", "emptyDir": {}}]
+    apparmor = "container.apparmor.security.beta.kubernetes.io/pytorch"
+    return {
+        "podSecurityContext": draw(st.fixed_dictionaries({}, optional=either | pod)),
+        "securityContext": draw(st.fixed_dictionaries({}, optional=either | container)),
+        "podSecurity": {
+            "enforce": draw(st.sampled_from(["", "", "baseline", "restricted"])),
+            "operatorInitContainer": draw(st.booleans()),
+        },
+        "extraVolumes": draw(st.sampled_from([[], None, volumes])),
+        "podAnnotations": draw(st.sampled_from([{}, {apparmor: "unconfined", "a": 1}, {apparmor: "localhost/x"}])),
+        "networkPolicy": draw(
+            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
+        ),
+    }
 
 
 @st.composite
@@ -49,12 +90,26 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         },
         "checkpoint": {"enabled": draw(st.booleans()), "everyNSteps": draw(st.integers(1, 3000))},
         "restartPolicy": draw(st.sampled_from(["Never", "OnFailure"])),
-        "runPolicy": draw(st.sampled_from([{}, {"backoffLimit": 3}, {"backoffLimit": 0}, {"suspend": False}])),
+        "runPolicy": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"backoffLimit": 3},
+                    {"backoffLimit": 0, "suspend": False},
+                    {"cleanPodPolicy": "All", "ttlSecondsAfterFinished": 0},
+                    {"cleanPodPolicy": "None", "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 86400},
+                ]
+            )
+        ),
         "rendezvous": {"timeoutSeconds": draw(st.sampled_from([900, 1800]))},
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
         "hf": draw(st.sampled_from([{}, {"online": True}, {"home": "/models/preset/hf"}])),
-        "env": draw(st.sampled_from([{}, {"RANK": 3}, {"PET_X": "1", "NCCL_DEBUG": "INFO"}])),
+        "env": draw(
+            st.sampled_from(
+                [{}, {"RANK": 3}, {"PET_X": "1", "A_TOKEN": "x", "B_API_KEY": ""}, {"WANDB_MODE": "offline"}]
+            )
+        ),
         "resources": draw(st.sampled_from([{}, {"shmSize": "900Gi"}, {"shmSize": "1.5Gi", "memory": "1Gi"}])),
         "config": draw(
             st.sampled_from(
@@ -64,6 +119,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}}},
                     {"trainer": 3, "exp_manager": None, "model": {"optim": "adam", "mm_cfg": {"llm": []}}},
                     {"exp_manager": {"checkpoint_callback_params": "none"}},
+                    {"exp_manager": {"create_tensorboard_logger": False, "wandb_logger_kwargs": {"project": "p"}}},
                 ]
             )
         ),
@@ -75,11 +131,29 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
                     {"scratch": {"mountPath": "/etc/x"}},
+                    {
+                        "scratch": {"hostPath": "/nvme"},
+                        "models": {"gpfs": {"nodePath": None}, "storageClassName": "fast"},
+                    },
+                    {
+                        "results": {
+                            "gpfs": {"csi": {"volumeHandle": HANDLE}},
+                            "hostPath": "/r",
+                            "storageClassName": "slow",
+                        }
+                    },
                 ]
             )
         ),
         "rdma": draw(
-            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "count": 2}, {"resourceName": "rdma/a"}])
+            st.sampled_from(
+                [
+                    {},
+                    {"enabled": True},
+                    {"enabled": True, "count": 2, "networks": ["a/b@net1", "c"]},
+                    {"resourceName": "rdma/a"},
+                ]
+            )
         ),
         "podLabels": draw(st.sampled_from([{}, {"app.kubernetes.io/name": "x"}, {"a": 1}])),
         "workerLabels": draw(st.sampled_from([None, {"training.kubeflow.org/x": "one", "helm.sh/chart": None}])),
@@ -103,10 +177,39 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"schedulingPolicy": {"minAvailable": 4}},
                     {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
                     {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},
+                    {"queue": {"name": "gpus", "topology": {"unconstrained": True, "preferred": "a/block"}}},
+                    {"schedulingPolicy": {"queue": "a", "priorityClass": "b"}, "schedulerName": "gang"},
+                    {"schedulingPolicy": {"scheduleTimeoutSeconds": 9}, "kai": {"queue": "a"}},
                 ]
             )
         ),
-        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}])),
+        "job": {"kind": draw(st.sampled_from(["PyTorchJob", "TrainJob"]))},
+        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}])),
+        **draw(security_values()),
+        "monitoring": draw(
+            st.sampled_from(
+                [
+                    {},
+                    None,
+                    {"exporter": {"enabled": True}, "podMonitor": {"enabled": True}},
+                    {"exporter": {"enabled": True, "port": 23456}},
+                    {"podMonitor": {"enabled": True}},
+                    {"exporter": None, "podMonitor": {"enabled": True}},
+                ]
+            )
+        ),
+        "tensorboard": draw(st.sampled_from([{}, None, {"enabled": True}])),
+        "wandb": draw(st.sampled_from([{}, None, {"enabled": True}, {"enabled": True, "mode": "offline"}])),
+        "secrets": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"wandb": {"name": "key"}},
+                    {"wandb": None},
+                    {"env": {"A_TOKEN": {"name": "s", "key": "k"}, "RANK": {"name": "s", "key": "k"}}},
+                ]
+            )
+        ),
         "fullnameOverride": draw(st.sampled_from(["neva", "7b", "neva.v2"])),
     }
     return drawn
@@ -118,6 +221,14 @@ def helm() -> str:
     return str(path("helm"))
 
 
+def pods(manifests: list[Any]) -> int:
+    """Pods of the job, whatever its kind."""
+    job = next(m for m in manifests if m["kind"] in ("PyTorchJob", "TrainJob"))["spec"]
+    if "trainer" in job:
+        return int(job["trainer"]["numNodes"])
+    return sum(replica["replicas"] for replica in job["pytorchReplicaSpecs"].values())
+
+
 def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str], list[Any]]:
     """Return the chart's ERROR sentences and its manifests for a values file."""
     file = folder / "values.yaml"
@@ -126,7 +237,7 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     assert done.returncode == (1 if errors else 0), done.stderr
-    return errors, [m for m in yaml.safe_load_all(done.stdout) if m]
+    return errors, parse(done.stdout)
 
 
 @settings(
@@ -145,15 +256,14 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     if ours:
         return
     plan = Plan.from_values(complete)
-    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap")
+    data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap" and "settings.json" in m["data"])
     derived = json.loads(data["settings.json"])["derived"]
     assert derived["worldSize"] == plan.gpus
     assert derived["dataParallelSize"] == plan.data_parallel_size
     assert derived["accumulationSteps"] == plan.accumulation_steps
     padded = rules.architecture(complete).padded_vocab_size(plan.tensor_parallel_size)
     assert derived["paddedVocabSize"] == padded
-    replicas = next(m for m in manifests if m["kind"] == "PyTorchJob")["spec"]["pytorchReplicaSpecs"]
-    assert replicas.get("Worker", {"replicas": 0})["replicas"] == plan.workers
+    assert pods(manifests) == plan.nodes
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

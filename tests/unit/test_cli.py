@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.cli import main
+from neva_pretrain.hardware import GPUS
+from neva_pretrain.monitor import settings
 from tests.chart import helm
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,28 @@ def write_site(folder: Path, text: str) -> str:
     file = folder / "site.yaml"
     file.write_text(text, encoding="utf-8")
     return str(file)
+
+
+class TestMonitoring:
+    SITE = "monitoring: {exporter: {enabled: true}, dashboard: null}\n"
+
+    def test_the_exporter_is_told_what_neva_monitor_would_say_of_the_plan(self, tmp_path: Path) -> None:
+        values = written("--gpus", "128", "--gpu", "a100-80gb", "--site", write_site(tmp_path, self.SITE))
+        told = settings.from_values(values, GPUS["a100-80gb"])
+        plan = values["monitoring"].pop("plan")
+        assert plan["stepSeconds"] == pytest.approx(told.planned_step_seconds, rel=0.01)
+        assert plan["flopsPerSample"] == pytest.approx(told.flops_per_sample, rel=0.001)
+        assert plan["peakTflops"] * 1e12 == told.peak_flops
+        assert values["monitoring"] == {"exporter": {"enabled": True}, "dashboard": None}
+
+    def test_what_the_site_says_of_the_plan_stays(self, tmp_path: Path) -> None:
+        site = write_site(tmp_path, "monitoring: {exporter: {enabled: true}, plan: {stepSeconds: 7}}\n")
+        plan = written("--gpus", "8", "--site", site)["monitoring"]["plan"]
+        assert plan["stepSeconds"] == 7
+        assert plan["flopsPerSample"] > 1e12
+
+    def test_without_the_exporter_nothing_is_written(self) -> None:
+        assert "monitoring" not in written("--gpus", "8")
 
 
 class TestPlans:

@@ -251,6 +251,16 @@ def test_b04_one_node_needs_no_rank(world: World) -> None:
     assert "--node-rank=0" in world.report()["argv"]
 
 
+def test_the_charts_port_wins_over_trainers(world: World) -> None:
+    """Trainer always sets 29500; a worker must knock where the master's torchrun listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        trainers = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29500", "NEVA_MASTER_PORT": port}
+        done = world.run(world.env(1, 2, **trainers))
+    assert done.returncode == 0, done.stderr
+    assert world.report(1)["env"]["PET_MASTER_PORT"] == port
+
+
 def test_b04_rank_alone_is_enough(world: World, master: dict[str, str | None]) -> None:
     done = world.run(world.env(3, 4, PET_NODE_RANK=None, **master))
     assert done.returncode == 0, done.stderr

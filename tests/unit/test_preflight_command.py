@@ -86,6 +86,18 @@ def test_level_quick_reads_no_content(tmp_path: Path, settings: dict[str, Any]) 
     assert names == [c.name for c in preflight.CHECKS.values() if c.level == "quick" and c.name != "gpus"]
 
 
+@pytest.mark.parametrize(("index", "level"), [("0", "full"), (None, "full"), ("1", "quick"), ("12", "quick")])
+def test_level_auto_is_full_in_the_pod_of_index_0_only(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str | None, level: str
+) -> None:
+    """A TrainJob's pods have one template; Kubernetes numbers them."""
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    if index is not None:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    done = script(tmp_path, settings, "--level", "auto", "-o", "json")
+    assert json.loads(done.stdout)["level"] == level
+
+
 def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> None:
     settings["preflight"]["skip"] = ["dataset"]
     report = tmp_path / "report.json"

@@ -146,6 +146,15 @@ def test_versions_are_those_that_are_built() -> None:
     assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in README
     assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in README
     assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in README
+    for words, tool, module in (
+        ("Kueue", "kueue", "sigs.k8s.io/kueue"),
+        ("scheduler-plugins", "scheduler-plugins", "sigs.k8s.io/scheduler-plugins"),
+        ("PyTorchJob, training operator", "training-operator", "github.com/kubeflow/training-operator"),
+        ("TrainJob, Trainer", "trainer", "github.com/kubeflow/trainer/v2"),
+        ("JobSet", "jobset", "sigs.k8s.io/jobset"),
+        ("on Kubernetes", "kubernetes", "k8s.io/kubernetes"),
+    ):
+        assert f"{words} {pinned(tool, module)}" in README, words
     schemas = sorted(folder.name[1:-2] for folder in (ROOT / "schemas" / "kubernetes").iterdir())
     assert f"| Kubernetes | {schemas[0]} to {schemas[-1]} |" in README
     assert (ROOT / "charts/neva-pretrain/Chart.yaml").read_text().count(f'kubeVersion: ">={schemas[0]}.0-0"') == 1
@@ -180,3 +189,8 @@ def test_the_ascii_picture_and_yaml_blocks_are_sound() -> None:
         if language == "yaml":
             yaml.safe_load(text)
         assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_every_example_is_listed() -> None:
+    files = sorted((ROOT / "values").glob("*.yaml"))
+    assert [file.name for file in files if f"`{file.name}`" not in README] == []

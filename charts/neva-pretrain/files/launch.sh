@@ -1,7 +1,7 @@
 #!/bin/bash
 # Starts NeVa pretraining on this node. Everything comes from the environment and from the read-only folder of the
 # ConfigMap; no value is ever part of a shell line.
-#   PET_*           the operator's: nodes, node rank, master, port; torchrun reads them by itself
+#   PET_*           the operator's or Trainer's: nodes, node rank, master, port; torchrun reads them by itself
 #   NEVA_*          the chart's, see templates/_pod.tpl
 # Exit codes: 64 wrong environment, 69 master not reachable, 143 told to stop before torchrun ran, else
 # torchrun's.
@@ -42,7 +42,7 @@ config=${NEVA_CONFIG_DIR:-/etc/neva}
 # A node that does not know its rank must not become a second rank 0 (B04).
 rank=${PET_NODE_RANK:-${RANK:-}}
 if [[ -z $rank ]]; then
-  (( nodes == 1 )) || stop 64 "PET_NODE_RANK: not set on a job of $nodes nodes; the training operator sets it; check that this pod belongs to a PyTorchJob"
+  (( nodes == 1 )) || stop 64 "PET_NODE_RANK: not set on a job of $nodes nodes; the training operator or Trainer sets it; check that this pod belongs to a PyTorchJob or TrainJob"
   rank=0
 fi
 if ! [[ $rank =~ ^[0-9]+$ ]] || (( rank >= nodes )); then
@@ -51,6 +51,9 @@ fi
 if [[ -n ${PET_NNODES:-} && $PET_NNODES != "$nodes" ]]; then
   stop 64 "PET_NNODES: got $PET_NNODES; must equal the $nodes nodes of the configuration; check that the job's replicas were not edited"
 fi
+
+# Trainer's port is always 29500; the chart's is the user's choice, free on every node with hostNetwork (A15).
+[[ -z ${NEVA_MASTER_PORT:-} ]] || export PET_MASTER_PORT=$NEVA_MASTER_PORT
 
 # torchrun would start fewer processes than there are GPUs, or more, without a word (A05).
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)

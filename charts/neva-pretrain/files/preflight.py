@@ -7,6 +7,7 @@ used where they are there.
 
     preflight.py --settings F --level quick   # every pod: seconds, node and access
     preflight.py --settings F --level full    # master: also the content of all inputs
+    preflight.py --settings F --level auto    # pod of an indexed Job: full in the one of index 0, quick in the others
 
 Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings. Letters with numbers in
 comments (D11) are the failures, seen at other users, that a line is there for.
@@ -1199,9 +1200,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--settings", help="settings.json as the chart renders it")
     made.add_argument(
         "--level",
-        choices=[x.value for x in Level],
+        choices=[*(x.value for x in Level), "auto"],
         default="full",
-        help="quick: only checks for every pod",
+        help="quick: only checks for every pod; auto: quick unless JOB_COMPLETION_INDEX is 0",
     )
     made.add_argument(
         "--only",
@@ -1215,6 +1216,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json-file", help="write the JSON report here, too")
     made.add_argument("--list", action="store_true", help="list the checks and stop")
     return made
+
+
+def level_of(name: str) -> Level:
+    """Return the level of that name; Kubernetes tells the pods of one template apart by their index."""
+    if name == "auto":
+        return Level.FULL if os.environ.get("JOB_COMPLETION_INDEX", "0") == "0" else Level.QUICK
+    return Level(name)
 
 
 def write_report(path: str, report: str) -> None:
@@ -1235,7 +1243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.settings:
             raise UsageError("--settings: missing; must name the chart's settings.json")
         settings = load_settings(options.settings)
-        level = Level(options.level)
+        level = level_of(options.level)
         checks = select(level, options.only, [*options.skip, *settings.texts("preflight.skip")])
         run = Run(settings)
         results = [run_check(c, run) for c in checks]

@@ -6,13 +6,22 @@ Takes (list root facts). */}}
 {{- $fused := eq $t.kernels "fused" -}}
 {{- $huggingface := eq $f.model.tokenizer.library "huggingface" -}}
 {{- $resume := $v.checkpoint.resume -}}
+{{- $wandb := $v.wandb | default dict -}}
+{{- $logger := dict "name" $f.runId -}}
+{{- with $wandb.project -}}{{- $_ := set $logger "project" . -}}{{- end -}}
+{{- if $wandb.enabled -}}
+  {{- /* A restart is a run of its own there: the id groups them. */ -}}
+  {{- $_ := set $logger "group" $f.runId -}}{{- $_ := set $logger "save_dir" $f.resultsPath -}}
+  {{- with $wandb.entity -}}{{- $_ := set $logger "entity" . -}}{{- end -}}
+{{- end -}}
 {{- $derived := dict
   "trainer" (dict
     "devices" $t.gpusPerNode "num_nodes" $t.nodes "precision" $t.precision "max_steps" $t.maxSteps
     "log_every_n_steps" $t.logEveryNSteps)
   "exp_manager" (dict
     "explicit_log_dir" $f.logDir
-    "wandb_logger_kwargs" (dict "name" $f.runId)
+    "create_wandb_logger" ($wandb.enabled | default false)
+    "wandb_logger_kwargs" $logger
     "resume_if_exists" (ne $resume "never")
     "resume_ignore_no_checkpoint" (ne $resume "require")
     "create_checkpoint_callback" $v.checkpoint.enabled
@@ -108,6 +117,21 @@ Takes (list root facts). */}}
 {{- $known := dict -}}
 {{- range $k, $v := . -}}{{- if not (kindIs "invalid" $v) -}}{{- $_ := set $known $k $v -}}{{- end -}}{{- end -}}
 {{- $known | toJson -}}
+{{- end -}}
+
+{{/* The job's ConfigMap. Takes (list root facts). */}}
+{{- define "neva.configMap" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ include "neva.jobName" . }}
+  namespace: {{ $root.Release.Namespace | quote }}
+  labels:
+    {{- include "neva.labels" $root | nindent 4 }}
+immutable: true
+data:
+  {{- include "neva.configData" . | nindent 2 }}
 {{- end -}}
 
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}

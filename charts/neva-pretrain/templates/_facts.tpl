@@ -72,6 +72,8 @@ never a silent edit of a running one. Takes (list root facts). */}}
 {{- $parts := list (include "neva.configData" .) -}}
 {{- if eq $f.mode "prepare" -}}
   {{- $parts = append $parts (include "neva.preparePod" (list $root $f "config")) -}}
+{{- else if eq $root.Values.job.kind "TrainJob" -}}
+  {{- $parts = append $parts (include "neva.runtimeSpec" (list $root $f "config")) -}}
 {{- else -}}
   {{- $parts = concat $parts (list (include "neva.pod" (list $root $f "config" "Master")) $f.workers (include "neva.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
 {{- end -}}

@@ -103,7 +103,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm template, so the output never depends on it. Takes (list root name). */}}
 {{- define "neva.refuseRunningJob" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
-{{- range $kind := list (list "kubeflow.org/v1" "PyTorchJob") (list "batch/v1" "Job") -}}
+{{- $kinds := list (list "kubeflow.org/v1" "PyTorchJob") (list "trainer.kubeflow.org/v1alpha1" "TrainJob") (list "batch/v1" "Job") -}}
+{{- range $kind := $kinds -}}
+{{- /* lookup fails on a kind that the cluster does not have. */ -}}
+{{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" (index $kind 0) (index $kind 1)) -}}
 {{- range (lookup (index $kind 0) (index $kind 1) $root.Release.Namespace "").items -}}
   {{- if and (eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name) (ne .metadata.name $name) -}}
     {{- $ended := false -}}
@@ -114,6 +117,7 @@ helm template, so the output never depends on it. Takes (list root name). */}}
       {{- printf "\n\nERROR: release %s: got values that make the job %s; must not replace the job %s, which has not ended; use kubectl delete %s %s -n %s first (the same values then go on where it stopped)" $root.Release.Name $name .metadata.name (index $kind 1 | lower) .metadata.name $root.Release.Namespace | fail -}}
     {{- end -}}
   {{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

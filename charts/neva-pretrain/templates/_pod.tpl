@@ -3,23 +3,34 @@ learns its rank only when it runs). */}}
 {{- define "neva.pod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
 {{- $v := $root.Values -}}
-{{- $body := include "neva.trainingContainer" (list $root $f) -}}
+{{- $body := include "neva.trainingContainer" (list $root $f $role) -}}
+{{- $exporter := and (ne $role "Worker") (include "neva.monitoring" (list $root "exporter") | fromJson).enabled -}}
 {{ include "neva.podFrame" $root }}
 {{- $init := include "neva.initContainers" (list $root $role $body) | trim -}}
-{{- with $init }}
+{{- if or $init $exporter }}
 initContainers:
+  {{- with $init }}
   {{- . | nindent 2 }}
+  {{- end }}
+  {{- if $exporter }}
+  {{- include "neva.exporter" (list $root $f) | nindent 2 }}
+  {{- end }}
 {{- end }}
 containers:
-  # The operator looks for a container of this name (A16).
-  - name: pytorch
+  # The operator looks for a container pytorch (A16), Trainer for node, to which it adds its port.
+  - name: {{ ternary "node" "pytorch" (eq $role "Node") }}
     command: ["/bin/bash", "/etc/neva/launch.sh"]
     {{- $body | trim | nindent 4 }}
+    {{- if ne $role "Node" }}
     ports:
       - name: pytorchjob-port
         containerPort: {{ $v.rendezvous.port }}
+    {{- end }}
 volumes:
   {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- if $exporter }}
+  {{- include "neva.exporterVolume" $root | nindent 2 }}
+  {{- end }}
   {{- with $v.extraVolumes }}
   {{- include "neva.yaml" . | nindent 2 }}
   {{- end }}
@@ -31,7 +42,7 @@ operator's own gives up after 200 s, and the master's preflight or a slow pull m
 {{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
 {{- if $root.Values.preflight.enabled }}
 - name: preflight
-  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ ternary "full" "quick" (eq $role "Master") | quote }}]
+  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
   {{- $body | trim | nindent 2 }}
 {{- end }}
 {{- if eq $role "Worker" }}
@@ -53,7 +64,7 @@ imagePullSecrets:
   - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-{{- with $v.podSecurityContext }}
+{{- with include "neva.withoutNulls" $v.podSecurityContext | fromJson }}
 securityContext:
   {{- include "neva.yaml" . | nindent 2 }}
 {{- end }}
@@ -64,7 +75,7 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- include "neva.scheduling" . }}
 {{- end -}}
 
-{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. */}}
+{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. Takes (list root facts role). */}}
 {{- define "neva.trainingContainer" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
@@ -73,6 +84,11 @@ dnsPolicy: ClusterFirstWithHostNet
 {{ include "neva.container" (list $root $f.rdma.enabled $resources) }}
 env:
   {{- include "neva.environment" (list $root $f) | trim | nindent 2 }}
+  {{- if ne (index . 2) "Worker" }}
+  {{- with include "neva.wandbEnvironment" $root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- end }}
 volumeMounts:
   {{- include "neva.mounts" $root | trim | nindent 2 }}
 {{- end -}}
@@ -108,6 +124,8 @@ securityContext:
   {{- end }}
   {{- if include "neva.readOnly" (list $root $name) }}
   readOnly: true
+  # File systems mounted below this one too, where kernel and runtime can; an API server without the field drops it.
+  recursiveReadOnly: IfPossible
   {{- end }}
 {{- end }}
 {{- with $root.Values.extraVolumeMounts }}
@@ -131,15 +149,7 @@ securityContext:
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
 - name: {{ $name }}
-  {{- if include "neva.storageSources" (get $root.Values.storage $name) | fromJsonArray }}
-  persistentVolumeClaim:
-    claimName: {{ include "neva.claimName" (list $root $name) | quote }}
-    {{- if include "neva.readOnly" (list $root $name) }}
-    readOnly: true
-    {{- end }}
-  {{- else }}
-  emptyDir: {}
-  {{- end }}
+  {{- include "neva.volumeSource" (list $root $name) | trim | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -166,9 +176,12 @@ securityContext:
   "NEVA_WORK_DIR" (printf "%s/work" $v.storage.scratch.mountPath)
   "NVTE_FUSED_ATTN" (ternary "1" "0" (eq $v.training.kernels "fused"))
   "PET_RDZV_CONF" (printf "timeout=%s" (include "neva.text" $v.rendezvous.timeoutSeconds)))) -}}
+{{- /* Trainer's port is always 29500. */ -}}
+{{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
 {{- include "neva.merge" (list $env $f.fabric.env) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
 {{- include "neva.envList" (list $root $env $f.hfOnline) }}
+{{- include "neva.secretEnvironment" $root }}
 - name: NODE_NAME
   valueFrom:
     fieldRef:
@@ -215,6 +228,6 @@ Takes (list root map online). */}}
   "capabilities" (dict "drop" (list "ALL"))
   "seccompProfile" (dict "type" "RuntimeDefault") -}}
 {{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
-{{- include "neva.merge" (list $context (deepCopy ($root.Values.securityContext | default dict))) -}}
+{{- include "neva.merge" (list $context (include "neva.withoutNulls" $root.Values.securityContext | fromJson)) -}}
 {{- include "neva.yaml" $context -}}
 {{- end -}}

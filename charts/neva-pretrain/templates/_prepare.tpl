@@ -14,6 +14,16 @@
 {"NVIDIA_VISIBLE_DEVICES": "void"}
 {{- end -}}
 
+{{/* Whether prepare downloads from the hub: a source that is no folder. Takes the root. */}}
+{{- define "neva.prepareOnline" -}}
+{{- $p := .Values.prepare -}}
+{{- $online := and $p.vision.enabled (not (hasPrefix "/" $p.vision.source)) -}}
+{{- range $step := list "tokenizer" "llm" "dataset" -}}
+  {{- with get $p $step -}}{{- if and .enabled .source (not (hasPrefix "/" .source)) -}}{{- $online = true -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- ternary "true" "" $online -}}
+{{- end -}}
+
 {{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes (list root facts configMapName). */}}
 {{- define "neva.preparePod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
@@ -25,10 +35,7 @@
 {{- if not (include "neva.storageSources" $v.storage.scratch | fromJsonArray) -}}
   {{- $_ := set $resources "ephemeral-storage" (printf "%dG" (mul 4 $billions)) -}}
 {{- end -}}
-{{- $online := and $p.vision.enabled (not (hasPrefix "/" $p.vision.source)) -}}
-{{- range $step := list "tokenizer" "llm" "dataset" -}}
-  {{- with get $p $step -}}{{- if and .enabled .source (not (hasPrefix "/" .source)) -}}{{- $online = true -}}{{- end -}}{{- end -}}
-{{- end -}}
+{{- $online := include "neva.prepareOnline" $root | not | not -}}
 {{- $env := include "neva.ownEnvironment" (list $root $f $online) | fromJson -}}
 {{- include "neva.merge" (list $env (include "neva.noGpu" . | fromJson)) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
@@ -40,6 +47,7 @@ containers:
     {{- include "neva.container" (list $root false $resources) | nindent 4 }}
     env:
       {{- include "neva.envList" (list $root $env $online) | trim | nindent 6 }}
+      {{- include "neva.secretEnvironment" $root | nindent 6 }}
     volumeMounts:
       {{- include "neva.mounts" $root | trim | nindent 6 }}
 volumes:

@@ -62,9 +62,11 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
 {{- range $kind := list "required" "preferred" -}}
   {{- with get $topology $kind -}}
     {{- $_ := set $annotations (printf "kueue.x-k8s.io/podset-%s-topology" $kind) . -}}
-    {{- if gt (int64 $f.workers) 0 -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-group-name" "job" -}}{{- end -}}
+    {{- /* A TrainJob and a job of one node are one pod set. */ -}}
+    {{- if and (eq $root.Values.job.kind "PyTorchJob") (gt (int64 $f.workers) 0) -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-group-name" "job" -}}{{- end -}}
   {{- end -}}
 {{- end -}}
+{{- if $topology.unconstrained -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}{{- end -}}
 {{- include "neva.merge" (list $annotations ($root.Values.podAnnotations | default dict)) -}}
 {{- include "neva.stringMap" $annotations -}}
 {{- end -}}

@@ -3,10 +3,14 @@
 {{- $sources := list -}}
 {{- if .existingClaim }}{{ $sources = append $sources "existingClaim" }}{{ end -}}
 {{- if (.gpfs | default dict).nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
+{{- if (.gpfs | default dict).csi }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
+{{- if .storageClassName }}{{ $sources = append $sources "storageClassName" }}{{ end -}}
+{{- if .hostPath }}{{ $sources = append $sources "hostPath" }}{{ end -}}
 {{- $sources | toJson -}}
 {{- end -}}
 
-{{/* Name of the claim that the chart makes of a volume, and of its static PersistentVolume. */}}
+{{/* Name of the claim that the chart makes of a volume, and of its static PersistentVolume. Volumes are the cluster's:
+between dots, which no namespace and no full name has, two releases never mean the same one. */}}
 {{- define "neva.claimName" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
 {{- (get $root.Values.storage $volume).existingClaim | default (printf "%s-%s" (include "neva.fullname" $root) $volume) -}}
@@ -14,11 +18,56 @@
 
 {{- define "neva.persistentVolumeName" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
-{{- printf "%s-%s-%s" $root.Release.Namespace (include "neva.fullname" $root) $volume -}}
+{{- printf "%s.%s.%s" $root.Release.Namespace (include "neva.fullname" $root) $volume -}}
 {{- end -}}
 
 {{/* Whether a volume is only read: datasets and models, unless readOnly is false or they are being prepared. */}}
 {{- define "neva.readOnly" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
 {{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
+{{- end -}}
+
+{{/* What a pod's volume is. Takes (list root volume). */}}
+{{- define "neva.volumeSource" -}}
+{{- $volume := get (index . 0).Values.storage (index . 1) -}}
+{{- if $volume.hostPath }}
+hostPath:
+  path: {{ $volume.hostPath | toJson }}
+  # As in persistentvolume.yaml (G02).
+  type: Directory
+{{- else if include "neva.storageSources" $volume | fromJsonArray }}
+persistentVolumeClaim:
+  claimName: {{ include "neva.claimName" . | quote }}
+  {{- if include "neva.readOnly" . }}
+  readOnly: true
+  {{- end }}
+{{- else }}
+emptyDir: {}
+{{- end }}
+{{- end -}}
+
+{{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
+one. Both would leave the job's pods Pending. Like "neva.refuseRunningJob" it only refuses. Takes (list root volume). */}}
+{{- define "neva.refuseOtherVolume" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- $volume := get $root.Values.storage $name -}}{{- $gpfs := $volume.gpfs | default dict -}}
+{{- $claim := include "neva.claimName" . -}}{{- $static := include "neva.persistentVolumeName" . -}}
+{{- $wanted := $gpfs.nodePath | default ($gpfs.csi | default dict).volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
+{{- $kept := lookup "v1" "PersistentVolumeClaim" $root.Release.Namespace $claim -}}
+{{- $fix := printf "use kubectl delete pvc %s -n %s and kubectl delete pv %s first (the data stays), or another release name" $claim $root.Release.Namespace $static -}}
+{{- $is := "" -}}
+{{- if $kept -}}
+  {{- $is = printf "storageClassName %s" (dig "spec" "storageClassName" "" $kept) -}}
+{{- end -}}
+{{- if or (not $kept) (eq (dig "spec" "volumeName" "" $kept) $static) -}}
+  {{- with lookup "v1" "PersistentVolume" "" $static -}}
+    {{- $is = dig "spec" "hostPath" "path" (dig "spec" "csi" "volumeHandle" "" .) . -}}
+    {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) $gpfs -}}
+      {{- printf "\n\nERROR: storage.%s: got the kept volume %s, whose claim was deleted; must be free for a new claim; use kubectl delete pv %s first (the data stays)" $name $static $static | fail -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $is (ne $is $wanted) -}}
+  {{- printf "\n\nERROR: storage.%s: got %s; must stay what the kept claim %s is for (%s), since a volume cannot change its source; %s" $name $wanted $claim $is $fix | fail -}}
+{{- end -}}
 {{- end -}}

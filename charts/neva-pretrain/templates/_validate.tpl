@@ -22,7 +22,11 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkPrepare" . | fromJsonArray)
   (include "neva.checkPods" . | fromJsonArray)
   (include "neva.checkQueues" . | fromJsonArray)
+  (include "neva.checkKind" . | fromJsonArray)
+  (include "neva.checkMonitoring" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
+  (include "neva.checkSecurity" . | fromJsonArray)
+  (include "neva.checkNetwork" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
 {{- $errors | toJson -}}
 {{- end -}}
@@ -59,7 +63,7 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors := list -}}
 {{- $full := include "neva.fullname" . -}}
 {{- $id := (.Values.run | default dict).id | default "" -}}
-{{- $limit := int (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength -}}
+{{- $limit := int (get (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength .Values.job.kind) -}}
 {{- $label := "^[a-z]([-a-z0-9]*[a-z0-9])?$" -}}
 {{- if not (regexMatch $label $full) -}}
   {{- $errors = append $errors (printf "fullnameOverride: got %s; must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be; use a name such as neva-7b" $full) -}}
@@ -70,7 +74,7 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $length := len $full -}}
 {{- if and $id (ne $id $full) -}}{{- $length = add $length 1 (len $id) -}}{{- end -}}
 {{- if gt (int $length) $limit -}}
-  {{- $errors = append $errors (printf "run.id: got %d characters of full name and id; must be at most %d, so that the last worker's host name has at most 63; use a shorter fullnameOverride or run.id" $length $limit) -}}
+  {{- $errors = append $errors (printf "run.id: got %d characters of full name and id; must be at most %d, so that the last pod's name has at most 63; use a shorter fullnameOverride or run.id" $length $limit) -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
@@ -158,7 +162,7 @@ use {{ compact (list $below $above) | join " or " }}
   {{- if gt (len $sources) 1 -}}
     {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; set the others to null" $name (join " and " $sources)) -}}
   {{- else if and (not $sources) (ne $name "scratch") -}}
-    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim or gpfs.nodePath" $name) -}}
+    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath" $name) -}}
   {{- end -}}
   {{- $path := $volume.mountPath -}}
   {{- if hasKey $seen $path -}}
@@ -273,6 +277,10 @@ use {{ compact (list $below $above) | join " or " }}
     {{- $errors = append $errors (printf "scheduling.schedulingPolicy.minAvailable: got %d; must equal training.nodes (%d), or half a job could hold its GPUs; use %d" (int64 .) $nodes $nodes) -}}
   {{- end -}}
 {{- end -}}
+{{- $networks := ($v.rdma | default dict).networks -}}
+{{- if and $v.hostNetwork $networks -}}
+  {{- $errors = append $errors (printf "rdma.networks: got %s; must be empty with hostNetwork, since Multus attaches nothing to a pod on the node's network; use one of both" (join ", " $networks)) -}}
+{{- end -}}
 {{- if and $v.hostNetwork (eq (int64 $v.rendezvous.port) 23456) -}}
   {{- $errors = append $errors "rendezvous.port: got 23456; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
 {{- end -}}
@@ -285,13 +293,19 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $q := $s.queue | default dict -}}
 {{- $topology := $q.topology | default dict -}}
 {{- $kai := ($s.kai | default dict).queue -}}
-{{- range $wish := list (list "priorityClass" $q.priorityClass) (list "topology.required" $topology.required) (list "topology.preferred" $topology.preferred) -}}
+{{- $wishes := list (list "priorityClass" $q.priorityClass) -}}{{- $levels := list -}}
+{{- range $key := list "required" "preferred" "unconstrained" -}}
+  {{- with get $topology $key -}}
+    {{- $wishes = append $wishes (list (printf "topology.%s" $key) (toString .)) -}}{{- $levels = append $levels $key -}}
+  {{- end -}}
+{{- end -}}
+{{- range $wish := $wishes -}}
   {{- if and (index $wish 1) (not $q.name) -}}
     {{- $errors = append $errors (printf "scheduling.queue.%s: got %s; must come with scheduling.queue.name, since Kueue alone reads it; name the LocalQueue" (index $wish 0) (index $wish 1)) -}}
   {{- end -}}
 {{- end -}}
-{{- if and $topology.required $topology.preferred -}}
-  {{- $errors = append $errors (printf "scheduling.queue.topology.preferred: got %s; must not be set beside required; set one of both" $topology.preferred) -}}
+{{- if gt (len $levels) 1 -}}
+  {{- $errors = append $errors (printf "scheduling.queue.topology: got %s; must be one of them, or Kueue refuses the job; keep one" (join " and " $levels)) -}}
 {{- end -}}
 {{- if and $q.name $kai -}}
   {{- $errors = append $errors (printf "scheduling.kai.queue: got %s; must not be set beside scheduling.queue.name; set one of both" $kai) -}}
@@ -302,6 +316,59 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $suspend := .Values.runPolicy.suspend -}}
 {{- if and $q.name (not (kindIs "invalid" $suspend)) -}}
   {{- $errors = append $errors (printf "runPolicy.suspend: got %s; must not be set with scheduling.queue.name, since Kueue suspends and resumes the job; leave it unset" (include "neva.text" $suspend)) -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What a TrainJob has no counterpart for. */}}
+{{- define "neva.checkKind" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- if eq $v.job.kind "TrainJob" -}}
+  {{- $s := $v.scheduling | default dict -}}{{- $policy := $s.schedulingPolicy | default dict -}}
+  {{- if ne $v.runPolicy.cleanPodPolicy "Running" -}}
+    {{- $errors = append $errors (printf "runPolicy.cleanPodPolicy: got %s; must be Running with job.kind TrainJob, since its pods that still run are deleted when it fails, and no others; use Running" $v.runPolicy.cleanPodPolicy) -}}
+  {{- end -}}
+  {{- $ttl := $v.runPolicy.ttlSecondsAfterFinished -}}
+  {{- if not (kindIs "invalid" $ttl) -}}
+    {{- $errors = append $errors (printf "runPolicy.ttlSecondsAfterFinished: got %s; must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again; leave it out" (include "neva.text" $ttl)) -}}
+  {{- end -}}
+  {{- range $key := list "queue" "priorityClass" -}}
+    {{- if get $policy $key -}}
+      {{- $errors = append $errors (printf "scheduling.schedulingPolicy.%s: got %s; must not be set with job.kind TrainJob, since Trainer's pod group has none; use %s" $key (get $policy $key) (get (dict "queue" "scheduling.queue or scheduling.kai" "priorityClass" "scheduling.priorityClassName") $key)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if and $policy (not $s.schedulerName) (not ($s.kai | default dict).queue) -}}
+    {{- $errors = append $errors "scheduling.schedulerName: got nothing; must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, since Trainer makes the pod group only; use scheduler-plugins-scheduler" -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What watches the run finds something to watch, and takes nothing from it. */}}
+{{- define "neva.checkMonitoring" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- $exporter := include "neva.monitoring" (list . "exporter") | fromJson -}}
+{{- if $exporter.enabled -}}
+  {{- $port := int64 $exporter.port -}}
+  {{- if eq $port (int64 $v.rendezvous.port) -}}
+    {{- $errors = append $errors (printf "monitoring.exporter.port: got %d; must differ from rendezvous.port; use another port below 32768" $port) -}}
+  {{- else if and $v.hostNetwork (eq $port 9400) -}}
+    {{- $errors = append $errors "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
+  {{- end -}}
+{{- else if (include "neva.monitoring" (list . "podMonitor") | fromJson).enabled -}}
+  {{- $errors = append $errors "monitoring.podMonitor.enabled: got true; must be false without monitoring.exporter.enabled, since there is nothing to scrape; set monitoring.exporter.enabled" -}}
+{{- end -}}
+{{- $manager := ($v.config | default dict).exp_manager -}}
+{{- if and ($v.tensorboard | default dict).enabled (kindIs "map" $manager) -}}
+  {{- if and (hasKey $manager "create_tensorboard_logger") (not $manager.create_tensorboard_logger) -}}
+    {{- $errors = append $errors (printf "config.exp_manager.create_tensorboard_logger: got %s; must be true with tensorboard.enabled, or there is nothing to show; remove it" (include "neva.text" $manager.create_tensorboard_logger)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $wandb := $v.wandb | default dict -}}
+{{- if and $wandb.enabled (eq (toString $wandb.mode) "online") (not (($v.secrets | default dict).wandb | default dict).name) -}}
+  {{- $errors = append $errors "secrets.wandb.name: got nothing; must name the Secret with the API key, since wandb.mode is online; use an existing Secret, or wandb.mode offline" -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
@@ -319,8 +386,57 @@ use {{ compact (list $below $above) | join " or " }}
 {{- $errors := list -}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- $secret := and (not (kindIs "invalid" $value)) (include "neva.text" $value) (regexMatch (get ($.Files.Get "files/rules.yaml" | fromYaml) "secretEnv") $name) -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (include "neva.text" $value) $owner) -}}
+    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (ternary "a value" (include "neva.text" $value) (not (empty $secret))) $owner) -}}
+  {{- else if $secret -}}
+    {{- $errors = append $errors (printf "env.%s: got a value; must not hold a secret, which everyone who reads the job would see; use secrets.env.%s with name and key of a Secret" $name $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $name, $secret := (.Values.secrets | default dict).env -}}
+  {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- if and $secret (hasKey ($.Values.env | default dict) $name) -}}{{- $owner = printf "remove it here or in env" -}}{{- end -}}
+  {{- if and $secret $owner -}}
+    {{- $errors = append $errors (printf "secrets.env.%s: got %s; must not be set here; %s" $name $secret.name $owner) -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What the namespace would reject once the job is made, and the pods never come. */}}
+{{- define "neva.checkSecurity" -}}
+{{- $errors := list -}}
+{{- $enforced := (.Values.podSecurity | default dict).enforce -}}
+{{- if $enforced -}}
+  {{- range include "neva.podSecurityBreaks" . | fromJsonArray -}}
+    {{- if or (eq $enforced "restricted") (eq .level "baseline") -}}
+      {{- $errors = append $errors (printf "%s: got %s; must %s where podSecurity.enforce is %s; %s" .key .got .rule $enforced .fix) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{- define "neva.checkNetwork" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}{{- $policy := $v.networkPolicy | default dict -}}
+{{- if $policy.enabled -}}
+  {{- if $v.hostNetwork -}}
+    {{- $errors = append $errors "networkPolicy.enabled: got true; must be false with hostNetwork, since policies do not see the node's network; use false" -}}
+  {{- end -}}
+  {{- $why := list -}}
+  {{- if $v.prepare.enabled -}}
+    {{- if include "neva.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
+  {{- else -}}
+    {{- if ($v.hf | default dict).online -}}{{- $why = append $why "hf.online is true" -}}{{- end -}}
+    {{- $wandb := get $v "wandb" | default dict -}}
+    {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $why = append $why "wandb.mode is online" -}}{{- end -}}
+  {{- end -}}
+  {{- if and $why (not (include "neva.known" $policy.egress | fromJson)) -}}
+    {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit hosts of the internet, since %s; use a rule such as internet: {ports: [{port: 443}]}" (join " and " $why)) -}}
+  {{- end -}}
+  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.known" $policy.ingress | fromJson)) -}}
+    {{- $errors = append $errors "networkPolicy.ingress: got nothing; must admit Prometheus, since monitoring.podMonitor.enabled is true; use a rule such as prometheus: {from: [{namespaceSelector: {}}]}" -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}

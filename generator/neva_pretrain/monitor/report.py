@@ -164,7 +164,7 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
 def _header(title: str, run: Run, status: Status, written: str) -> str:
     step, limit = run.completed or 0, run.max_steps
     share = min(1.0, step / limit) if limit else 0.0
-    left = f"{duration(run.seconds_left())} left" if status is Status.TRAINING else ""
+    left = f"<span>{duration(run.seconds_left())} left</span>" if status is Status.TRAINING else ""
     of = f" of {limit:,}" if limit else ""
     return f"""<header>
 <div class="row"><h1>{escape(title)}</h1><span class="status
@@ -172,7 +172,7 @@ def _header(title: str, run: Run, status: Status, written: str) -> str:
 {escape(written)}</p> <div class="bar" role="progressbar" aria-valuenow="{share * 100:.1f}"
 aria-valuemin="0" aria-valuemax="100"> <div style="width:{share * 100:.2f}%"></div></div> <div
 class="row small"><span><b>step
-{step:,}</b>{of}</span><span>{share:.1%}</span><span>{left}</span></div> </header>"""
+{step:,}</b>{of}</span><span>{share:.1%}</span>{left}</div> </header>"""
 
 
 def _tiles(run: Run) -> str:
@@ -299,7 +299,7 @@ def _chart(
         f' y2="{_HEIGHT - _BOTTOM}"><title>restart at step {s:,}</title></line>'
         for s in restarts
     ]
-    parts.append(f'<text x="{_LEFT - 8}" y="{_HEIGHT - 6}" text-anchor="end">step</text>')
+    parts.append(f'<text class="unit" x="{_LEFT - 8}" y="{_HEIGHT - 6}" text-anchor="end">step</text>')
     if planned is not None:
         parts.append(
             f'<line class="planned" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(planned):.1f}" y2="{py(planned):.1f}"/>'
@@ -412,7 +412,9 @@ table{border-collapse:collapse;width:100%;margin-top:8px;font-size:14px}
 th,td{text-align:left;padding:5px 0;border-top:1px solid var(--line);vertical-align:top}
 th{font-weight:400;color:var(--quiet);width:38%;padding-right:16px}
 td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums} tr:first-child th,tr:first-child
-td{border-top:0} @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
+td{border-top:0} @media(max-width:600px){svg{overflow:visible} svg text{font-size:24px} svg
+.unit{display:none} svg *{vector-effect:non-scaling-stroke}}
+@media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """
 
 _PAGE = """<!doctype html>

@@ -12,7 +12,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,9 @@ from neva_pretrain.monitor.core.tail import CHUNK, Tail
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+ASK_SECONDS = 10.0
+"""Time between looks at the job while its log is silent: a stream may stay open after the end."""
+
 LOST_AFTER = 60
 """Failed calls in a row after which the API server counts as lost."""
 
@@ -311,11 +314,17 @@ class JobLog:
     def _read(self, pod: str, stamped: Stamped, follow: bool) -> Iterator[Chunk]:
         with self._kubectl.logs(self.job, pod, stamped.last, follow) as process:
             assert process.stdout is not None  # noqa: S101 (it is a pipe)
+            asked = time.monotonic()
             try:
                 while True:
                     data = _read(process.stdout.fileno(), POLL_SECONDS)
                     if data == b"":
                         return
+                    if data is None and follow and time.monotonic() - asked >= ASK_SECONDS:
+                        asked = time.monotonic()
+                        with suppress(ClusterError):
+                            if self._has_ended():
+                                return  # what is left is read without following
                     text = stamped.feed(data or b"")
                     yield Chunk(text, stamped.when if text else time.time())
             finally:

@@ -62,7 +62,7 @@ def judgement_lines(judgement: Judgement) -> list[str]:
 def render(run: Run, judgements: list[Judgement], status: Status, width: int) -> RenderableType:
     """Return the view of a run for a terminal of that many columns."""
     inner = max(40, width - 4)
-    parts: list[RenderableType] = [_progress(run, inner), Text(), _figures(run)]
+    parts: list[RenderableType] = [_progress(run, status, inner), Text(), _figures(run)]
     plot = _loss_plot(run, inner)
     if plot is not None:
         parts += [Text(), plot]
@@ -93,15 +93,19 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
     )
 
 
-def _progress(run: Run, width: int) -> RenderableType:
+def _progress(run: Run, status: Status, width: int) -> RenderableType:
     step, limit = run.completed or 0, run.max_steps
-    left = run.seconds_left()
+    left = run.seconds_left() if status is Status.TRAINING else None
     text = Text.assemble((f"step {step:,}", "bold"), f" of {limit:,}" if limit else " of an unknown number")
     if limit:
         text.append(f"   {step / limit:.1%}")
     if left:
         text.append(f"   {duration(left)} left", style="cyan")
-    return Group(text, ProgressBar(total=limit or 1, completed=step if limit else 0, width=width))
+    style = _STATUS_STYLE[status]
+    bar = ProgressBar(
+        total=limit or 1, completed=step if limit else 0, width=width, complete_style=style, finished_style=style
+    )
+    return Group(text, bar)
 
 
 def _figures(run: Run) -> RenderableType:
@@ -160,7 +164,7 @@ def _loss_plot(run: Run, width: int) -> RenderableType | None:
     high, low = number(max(known)), number(min(known))
     margin = max(len(high), len(low)) + 1
     rows = braille(losses, max(10, width - margin), _PLOT_HEIGHT)
-    text = Text("loss\n", style="dim")
+    text = Text.assemble(("loss\n", "dim"))
     for place, row in enumerate(rows):
         label = high if place == 0 else low if place == _PLOT_HEIGHT - 1 else ""
         text.append(f"{label:>{margin - 1}} ", style="dim")

@@ -42,7 +42,7 @@ class Gang(Operator):
             "--bind-address=127.0.0.1",
             f"--secure-port={secure}",
             f"--cert-dir={config.parent}",
-            # The coscheduling plugin is not told when pods end; a gang that waits is tried again after this, else 5 min.
+            # The coscheduling plugin is not told when pods end; a waiting gang is tried again after this, else 5 min.
             "--pod-max-in-unschedulable-pods-duration=10s",
         )
         box.start(

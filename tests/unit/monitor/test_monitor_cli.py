@@ -294,6 +294,14 @@ def test_live_view(width: int) -> None:
         assert any(0x2800 < ord(c) < 0x2900 for c in shown)
 
 
+def test_a_failed_run_has_no_time_left() -> None:
+    """Nothing goes on at the pace of its last steps."""
+    text = bar(0) + bar(1)
+    oom = "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
+    assert " left" in rendered(run_of(text), 100)
+    assert " left" not in rendered(run_of(text + oom), 100)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

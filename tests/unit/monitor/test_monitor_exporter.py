@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -160,6 +161,74 @@ def test_runs_as_the_chart_ships_it(tmp_path: Path) -> None:
         assert until_step(port, 6)["neva_max_steps"] == 2170
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def start(where: Path, log: Path, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
+    """Start the exporter as the pod does."""
+    return subprocess.Popen(
+        [sys.executable, "-S", "-m", "monitor.exporter", "--log", str(log), "--listen", listen],
+        env={"PYTHONPATH": str(where), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(port: int, name: str, value: float) -> dict[str, float]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = samples(scrape(port)[1])
+        if found.get(name) == value:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{name} is not {value}: {found.get(name)}")
+
+
+@pytest.mark.parametrize("age", [3600, 0])
+def test_what_ended_the_last_pod_is_no_alarm_in_this_one(tmp_path: Path, age: int) -> None:
+    """A resumed run appends to its log; only what was written since the pod began is judged."""
+    as_config_map(tmp_path / "neva" / "monitor")
+    log = tmp_path / "train.log"
+    log.write_text(bar(4) + "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n")
+    if age:
+        os.utime(log, (time.time() - age,) * 2)
+    with start(tmp_path / "neva", log) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[-1])
+        until_step(port, 5)
+        found = until(port, "neva_judgement gpu-oom", 0 if age else 1)
+        assert found["neva_restarts_total"] == (1 if age else 0)
+        process.send_signal(signal.SIGTERM)
+
+
+def test_a_port_in_use_is_waited_for(tmp_path: Path) -> None:
+    """A sidecar that ends would make the master's pod unready, and workers could not find it."""
+    as_config_map(tmp_path / "neva" / "monitor")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(tmp_path / "neva", tmp_path / "none.log", f"127.0.0.1:{port}")
+        assert process.stderr is not None
+        assert "in use; trying again" in process.stderr.readline()
+        assert process.poll() is None
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving /metrics on port {port}\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_all_addresses_are_those_of_both_ip_versions() -> None:
+    server = Exporter(Path("none"), SETTINGS, ("", 0))
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            with urllib.request.urlopen(f"http://{host}:{server.port}/healthz", timeout=10) as answer:
+                assert answer.status == 200
+    finally:
+        server.stop()
+        thread.join(timeout=30)
 
 
 @pytest.mark.parametrize("file", sorted(CORE.glob("*.py")), ids=lambda f: f.name)

@@ -245,3 +245,19 @@ def test_state_does_not_grow() -> None:
         run.update(parse(bar(step, total=10**6)), step)
     assert len(run._seconds) == len(run._pace) == RECENT_STEPS
     assert len(run.series.points()) <= 2049
+
+
+def test_a_finished_run_that_is_resumed_is_no_longer_finished() -> None:
+    """The launch script appends to the log of the run id: more steps, the same file."""
+    done = ranks(8) + REGISTERED.format(8) + bar(0) + bar(1) + "\n`Trainer.fit` stopped: `max_steps=2` reached.\n"
+    assert run_of(done).is_finished
+    run = run_of(done + ranks(8) + RESTORED.format(2) + bar(2), max_steps=9)
+    assert (run.completed, run.is_finished, run.restarts) == (3, False, 1)
+
+
+def test_nan_of_the_last_process_is_not_this_ones() -> None:
+    """A restart begins with finite weights again."""
+    nan = "".join(bar(n, loss=math.nan) for n in range(3))
+    assert run_of(ranks(8) + nan).nan_in_a_row == 3
+    run = run_of(ranks(8) + nan + "\n" + ranks(8))
+    assert (run.nan_in_a_row, run.nan_total) == (0, 3)

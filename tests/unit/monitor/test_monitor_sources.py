@@ -131,7 +131,7 @@ def test_lines_without_stamp_pass() -> None:
 
 KUBECTL = '''#!{python}
 """A kubectl that answers from a folder: KIND.json and POD.N.log, the N-th call's log."""
-import pathlib, sys
+import pathlib, sys, time
 home = pathlib.Path({home!r})
 with (home / "calls").open("a") as calls:
     print(*sys.argv[1:], file=calls)
@@ -156,6 +156,9 @@ else:
     pods = home / f"pods-{{number}}.json"
     if pods.exists():
         pods.rename(home / "pods.json")
+    if (home / f"open-{{number}}").exists():
+        sys.stdout.flush()
+        time.sleep(600)
 '''
 
 
@@ -225,6 +228,21 @@ def test_job_is_followed_to_its_end(cluster: Path) -> None:
         "pods --selector=training.kubeflow.org/job-name=neva-1,training.kubeflow.org/replica-type=master" in c
         for c in calls
     )
+
+
+def test_a_stream_that_stays_open_ends_with_the_job(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is lost never closes it."""
+    monkeypatch.setattr(sources, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(sources, "POLL_SECONDS", 0.1)
+    write(cluster / "pytorchjobs.json", job("Running"))
+    write(cluster / "pods.json", pod())
+    (cluster / "log-1").write_text(line(1, "a"))
+    (cluster / "open-1").touch()
+    write(cluster / "after-1.json", job("Failed"))
+    (cluster / "log-2").write_text(line(1, "a") + line(2, "b"))
+    log = JobLog(Kubectl(None, None), "neva")
+    assert b"".join(c.data for c in log.chunks()) == b"a\nb\n"
+    assert log.job.failed
 
 
 def test_restarted_container_is_a_new_process(cluster: Path) -> None:

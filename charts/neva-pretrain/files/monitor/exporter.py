@@ -1,6 +1,6 @@
 """Serves the state of a run to Prometheus, from the log that the training writes beside it.
 
-Run as ``python3 -m monitor.exporter --log /var/log/neva/train.log --listen :9400 --max-steps 2170
+Run as ``python3 -m monitor.exporter --log /results/run-1/logs/node-00000.log --listen :9400 --max-steps 2170
 ...`` with this directory's parent on PYTHONPATH. Text format 0.0.4:
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from .run import Run, Settings
 from .tail import Tail
 
 POLL_SECONDS = 1.0
+RETRY_SECONDS = 5.0
 
 
 def metrics(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> str:
@@ -118,8 +121,12 @@ class Exporter:
         settings: Settings,
         listen: tuple[str, int],
         limits: Limits = DEFAULT_LIMITS,
+        pod_start: float = 0.0,
+        silent: bool = False,
     ) -> None:
+        self._silent = silent
         self._tail = Tail(log)
+        self._pod_start = pod_start
         self._parser = LogParser()
         self._run = Run(settings)
         self._limits = limits
@@ -133,7 +140,9 @@ class Exporter:
         return int(self._server.server_address[1])
 
     def text(self) -> str:
-        """Return the metrics of this moment."""
+        """Return the metrics of this moment; none where another pod tells them."""
+        if self._silent:
+            return ""
         with self._lock:
             return metrics(self._run, time.time(), self._limits)
 
@@ -141,10 +150,20 @@ class Exporter:
         """Serve until :meth:`stop`."""
         thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         thread.start()
+        if self._silent:
+            self._stop.wait()
         with self._lock:
             self._run.update([], time.time())
+        is_old = False
         while not self._stop.is_set():
             data, written = self._tail.read()
+            if 0 < written < self._pod_start and data:
+                is_old = True
+            elif is_old:
+                # A run that is resumed appends to its log: what ended the last pod is no alarm in this one.
+                is_old = False
+                with self._lock:
+                    self._run.new_process()
             if data:
                 with self._lock:
                     self._run.update(self._parser.feed(data), written)
@@ -180,9 +199,16 @@ def _server(listen: tuple[str, int], exporter: Exporter) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: a scrape every few seconds is no news."""
 
+    both = not listen[0] and socket.has_dualstack_ipv6()
+
     class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+        address_family = socket.AF_INET6 if both or ":" in listen[0] else socket.AF_INET
         daemon_threads = True
+
+        def server_bind(self) -> None:
+            if both:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            super().server_bind()
 
     return Server(listen, Handler)
 
@@ -218,10 +244,31 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _pod_start() -> float:
+    """Return when the ConfigMap that this file is from was mounted, 0 where it is from elsewhere."""
+    link = Path(__file__).parent / "..data"
+    return link.lstat().st_mtime if link.is_symlink() else 0.0
+
+
+def _is_first_node() -> bool:
+    """Return whether this pod's node is the one whose log is told; Kubernetes numbers pods that have one template."""
+    return os.environ.get("JOB_COMPLETION_INDEX", "0") == "0"
+
+
+def _open(log: Path, listen: tuple[str, int], settings: Settings) -> Exporter:
+    """Wait for a port that is in use: a sidecar that ends takes the master's name out of DNS."""
+    while True:
+        try:
+            return Exporter(log, settings, listen, pod_start=_pod_start(), silent=not _is_first_node())
+        except OSError as error:
+            print(f"port {listen[1]}: {error.strerror}; trying again", file=sys.stderr, flush=True)
+            time.sleep(RETRY_SECONDS)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     values = vars(_arguments().parse_args(argv))
-    exporter = Exporter(values.pop("log"), listen=values.pop("listen"), settings=Settings(**values))
+    exporter = _open(values.pop("log"), values.pop("listen"), Settings(**values))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: exporter.stop())
     print(f"serving /metrics on port {exporter.port}", flush=True)

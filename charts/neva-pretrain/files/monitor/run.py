@@ -207,6 +207,9 @@ class Run:
         self.ranks.clear()
         self.duplicate_rank = None
         self.registered = None
+        self.not_saved = None
+        self.nan_in_a_row = 0
+        self.finished = self.stopped = ""
         self._retire_incidents()
 
     def _step(self, record: Step, now: float) -> None:

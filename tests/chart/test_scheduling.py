@@ -1,0 +1,218 @@
+"""Where pods run and who lets them: node choice, queues, gangs, fabrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neva_pretrain import chartdata
+from tests.chart import helm
+
+TWO: dict[str, Any] = {"training": {"nodes": 2, "globalBatchSize": 512}}
+RACK = "cloud.provider.com/topology-rack"
+
+
+def metadata(manifests: list[helm.Manifest]) -> list[dict[str, Any]]:
+    """Metadata of the pods, of each role."""
+    return [replica["template"]["metadata"] for replica in helm.replicas(manifests).values()]
+
+
+def scheduled(**scheduling: Any) -> list[helm.Manifest]:
+    return helm.render({**TWO, "scheduling": scheduling})
+
+
+# Nodes
+
+
+def expressions(manifests: list[helm.Manifest]) -> list[dict[str, Any]]:
+    """What a node must be."""
+    affinity = helm.pod(manifests, "Worker")["affinity"]["nodeAffinity"]
+    assert list(affinity) == ["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return list(term["matchExpressions"])
+
+
+def test_nodes_are_chosen_by_gpu_name_and_health() -> None:
+    healthy = {"key": "node-health", "operator": "NotIn", "values": ["bad", "draining"]}
+    unmarked = {"key": "maintenance", "operator": "DoesNotExist"}
+    manifests = scheduled(
+        gpuType={"key": "nvidia.com/gpu.product", "values": ["A", "B"]},
+        avoidNodes=["gpu-0007", "gpu-0011.lab"],
+        nodeExpressions=[healthy, unmarked],
+    )
+    assert expressions(manifests) == [
+        {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["A", "B"]},
+        {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["gpu-0007", "gpu-0011.lab"]},
+        healthy,
+        unmarked,
+    ]
+
+
+def test_any_node_will_do_without_a_gpu_type() -> None:
+    assert "affinity" not in helm.pod(scheduled(gpuType={"values": []}))
+
+
+def test_the_rest_of_the_pods_scheduling() -> None:
+    toleration = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
+    spread = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
+    manifests = scheduled(
+        nodeSelector={"pool": "h100", "gone": None, "spot": False},
+        tolerations=[toleration],
+        topologySpreadConstraints=[spread],
+        priorityClassName="high",
+        schedulerName="mine",
+    )
+    for role in ("Master", "Worker"):
+        pod = helm.pod(manifests, role)
+        assert pod["nodeSelector"] == {"pool": "h100", "spot": "false"}
+        assert pod["tolerations"] == [toleration]
+        (constraint,) = pod["topologySpreadConstraints"]
+        labels = constraint.pop("labelSelector")["matchLabels"]
+        assert labels.items() <= helm.replicas(manifests)[role]["template"]["metadata"]["labels"].items()
+        assert constraint == spread
+        assert (pod["priorityClassName"], pod["schedulerName"]) == ("high", "mine")
+
+
+# Queues
+
+
+@pytest.mark.parametrize(
+    ("topology", "annotations"),
+    [
+        ({"required": RACK}, {"podset-required-topology": RACK, "podset-group-name": "job"}),
+        ({"preferred": RACK}, {"podset-preferred-topology": RACK, "podset-group-name": "job"}),
+        ({"unconstrained": True}, {"podset-unconstrained-topology": "true"}),
+        ({}, {}),
+    ],
+)
+def test_master_and_workers_are_one_group_to_kueue(topology: dict[str, Any], annotations: dict[str, str]) -> None:
+    """The group's meaning is Kueue's: it ignores one beside unconstrained."""
+    manifests = scheduled(queue={"name": "lq", "topology": topology})
+    for found in metadata(manifests):
+        ours = {k.partition("/")[2]: v for k, v in found["annotations"].items() if k.startswith("kueue.x-k8s.io/")}
+        assert ours == annotations
+    alone = helm.render({"scheduling": {"queue": {"name": "lq", "topology": topology}}})
+    (found,) = metadata(alone)
+    assert "kueue.x-k8s.io/podset-group-name" not in found["annotations"], "a group of one pod set"
+
+
+def test_a13_kueues_labels_are_the_jobs_only() -> None:
+    manifests = scheduled(queue={"name": "lq", "priorityClass": "high"})
+    labels = helm.job(manifests)["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "lq"
+    assert labels["kueue.x-k8s.io/priority-class"] == "high"
+    assert not [key for found in metadata(manifests) for key in found["labels"] if key.startswith("kueue")]
+    for other in manifests:
+        if other["kind"] != "PyTorchJob":
+            assert not [key for key in other["metadata"]["labels"] if key.startswith("kueue")]
+    assert "kueue" not in helm.render_text()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a13_nothing_but_kueue_suspends_a_queued_job(asked: bool) -> None:
+    (error,) = helm.render_fails({"scheduling": {"queue": {"name": "lq"}}, "runPolicy": {"suspend": asked}})
+    assert error.startswith(f"runPolicy.suspend: got {str(asked).lower()};")
+
+
+@pytest.mark.parametrize(
+    ("queue", "key"),
+    [
+        ({"priorityClass": "high"}, "scheduling.queue.priorityClass: got high;"),
+        ({"topology": {"required": RACK}}, f"scheduling.queue.topology.required: got {RACK};"),
+        ({"topology": {"unconstrained": True}}, "scheduling.queue.topology.unconstrained: got true;"),
+        (
+            {"name": "lq", "topology": {"required": RACK, "preferred": RACK}},
+            "scheduling.queue.topology: got required and preferred;",
+        ),
+    ],
+)
+def test_what_no_kueue_would_read_or_accept_is_refused(queue: dict[str, Any], key: str) -> None:
+    (error,) = helm.render_fails({"scheduling": {"queue": queue}})
+    assert error.startswith(key)
+
+
+def test_kai_finds_its_queue_on_the_job_and_its_pods() -> None:
+    manifests = scheduled(kai={"queue": "team"})
+    assert helm.job(manifests)["metadata"]["labels"]["kai.scheduler/queue"] == "team"
+    assert {found["labels"]["kai.scheduler/queue"] for found in metadata(manifests)} == {"team"}
+    assert {helm.pod(manifests, role)["schedulerName"] for role in ("Master", "Worker")} == {"kai-scheduler"}
+    assert "kai" not in helm.render_text()
+
+
+def test_kai_and_another_scheduler_or_kueue_are_refused() -> None:
+    (error,) = helm.render_fails({"scheduling": {"kai": {"queue": "a"}, "schedulerName": "b"}})
+    assert error.startswith("scheduling.schedulerName: got b;")
+    (error,) = helm.render_fails({"scheduling": {"kai": {"queue": "a"}, "queue": {"name": "b"}}})
+    assert error.startswith("scheduling.kai.queue: got a;")
+
+
+@pytest.mark.parametrize("label", ["kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class", "kai.scheduler/queue"])
+def test_a13_a_queue_is_a_value_and_no_label(label: str) -> None:
+    for key in ("commonLabels", "podLabels", "workerLabels"):
+        (error,) = helm.render_fails({key: {label: "x"}})
+        assert error.startswith(f"{key}.{label}: got x; must not be set here; use scheduling.")
+
+
+# Fabrics
+
+
+@pytest.mark.parametrize("name", ["ib", "roce", "efa", "tcp"])
+def test_a_fabric_is_its_devices_and_its_environment(name: str) -> None:
+    fabric = chartdata.fabrics()[name]
+    manifests = helm.render({**TWO, "fabric": name})
+    for role in ("Master", "Worker"):
+        container = helm.container(manifests, role)
+        limits = set(container["resources"]["limits"]) - {"cpu", "memory", "nvidia.com/gpu"}
+        assert limits == ({fabric["rdma"]["resourceName"]} if fabric["rdma"]["enabled"] else set())
+        added = container["securityContext"]["capabilities"].get("add")
+        assert added == (["IPC_LOCK"] if fabric["rdma"]["enabled"] else None)
+        assert fabric["env"].items() <= helm.env(manifests, role).items()
+        others = {key for other in chartdata.fabrics().values() for key in other["env"]} - set(fabric["env"])
+        assert not others & set(helm.env(manifests, role)), "no other fabric's environment"
+
+
+def test_one_node_needs_no_fabric_and_two_do() -> None:
+    assert "NCCL_IB_TIMEOUT" not in helm.env(helm.render({"fabric": "none"}))
+    (error,) = helm.render_fails({**TWO, "fabric": "none"})
+    assert error.startswith("fabric: got none;")
+
+
+@pytest.mark.parametrize("value", ["^ibs,lo", "=eth0", "mlx5_0:1,mlx5_3:1", "", "a=b^c,d", "$(X) $$"])
+def test_c03_c04_the_users_environment_wins_byte_for_byte(value: str) -> None:
+    names = sorted({key for fabric in chartdata.fabrics().values() for key in fabric["env"]})
+    for fabric in ("ib", "roce", "efa", "tcp"):
+        seen = helm.env(helm.render({**TWO, "fabric": fabric, "env": dict.fromkeys(names, value)}), "Worker")
+        assert {seen[name] for name in names} == {value}
+
+
+def test_multus_attaches_the_networks_that_are_named() -> None:
+    networks = ["rdma/roce-a@net1", "roce-b"]
+    key = "k8s.v1.cni.cncf.io/networks"
+    for found in metadata(helm.render({**TWO, "fabric": "roce", "rdma": {"networks": networks}})):
+        assert found["annotations"][key] == "rdma/roce-a@net1,roce-b"
+    for found in metadata(
+        helm.render({**TWO, "rdma": {"networks": networks}, "podAnnotations": {key: '[{"name": "mine"}]'}})
+    ):
+        assert found["annotations"][key] == '[{"name": "mine"}]', "the user's own annotation wins"
+    assert key not in helm.render_text(TWO)
+    for bad in ("UPPER", "a/b/c", "a b", "a,b"):
+        assert helm.render_fails({"rdma": {"networks": [bad]}})
+
+
+def test_a15_a_pod_on_the_nodes_network_gets_no_other() -> None:
+    values = {"hostNetwork": True, "rendezvous": {"port": 24000}, "rdma": {"networks": ["a", "b"]}}
+    (error,) = helm.render_fails(values)
+    assert error.startswith("rdma.networks: got a, b; must be empty with hostNetwork")
+
+
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
+def test_a15_the_port_of_a_job_on_the_nodes_network_is_its_own(kind: str) -> None:
+    values = {**TWO, "job": {"kind": kind}, "hostNetwork": True}
+    (error,) = helm.render_fails(values)
+    assert error.startswith("rendezvous.port: got 23456;")
+    manifests = helm.render({**values, "rendezvous": {"port": 24000}})
+    for role in helm.replicas(manifests):
+        assert helm.pod(manifests, role)["dnsPolicy"] == "ClusterFirstWithHostNet"
+    port = helm.env(manifests, "Node")["NEVA_MASTER_PORT"] if kind == "TrainJob" else "24000"
+    assert port == "24000"

@@ -1,0 +1,262 @@
+"""Least privilege of every pod, its Pod Security level as the notes say it, policies, and no secret in clear."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neva_pretrain import rules, security, values
+from tests.chart import helm
+from tests.chart.test_notes import chart as chart  # the fixture
+from tests.chart.test_notes import notes
+from tests.chart.test_schema import FILES, OPTIONS, schema
+
+PREPARE = {"prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}}
+TWO_NODES = {"training": {"nodes": 2, "globalBatchSize": 512}}
+NON_ROOT = {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}
+
+
+def pods(manifests: list[helm.Manifest]) -> Iterator[helm.Manifest]:
+    """Every pod spec in a render, wherever it lies."""
+
+    def walk(node: Any) -> Iterator[helm.Manifest]:
+        if isinstance(node, dict):
+            if isinstance(node.get("containers"), list):
+                yield node
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    return walk(manifests)
+
+
+@pytest.mark.parametrize("partial", [TWO_NODES, PREPARE, {**TWO_NODES, "fabric": "tcp"}, *OPTIONS.values()])
+def test_every_container_has_the_least_privilege(partial: dict[str, Any]) -> None:
+    manifests = helm.render(partial)
+    seen = list(pods(manifests))
+    assert seen
+    added = (partial.get("securityContext") or {}).get("capabilities", {}).get("add")
+    for pod in seen:
+        assert pod["automountServiceAccountToken"] is False
+        assert "fsGroup" not in pod.get("securityContext", {}), "it would walk the whole file system"
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert "privileged" not in context
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert context["capabilities"]["drop"] == ["ALL"]
+            rdma = any("rdma" in name or "efa" in name for name in container["resources"]["limits"])
+            assert context["capabilities"].get("add") == (added or (["IPC_LOCK"] if rdma else None))
+
+
+NOTES = [
+    (TWO_NODES, "meets privileged only; baseline is broken by rdma.enabled; restricted also by "
+     "securityContext.runAsNonRoot, podSecurity.operatorInitContainer"),
+    ({"fabric": "tcp"}, "meets baseline; restricted is broken by securityContext.runAsNonRoot"),
+    ({"fabric": "tcp", **NON_ROOT}, "meets restricted"),
+    ({"securityContext": {**NON_ROOT["securityContext"], "capabilities": {"add": []}}}, "meets restricted"),
+    ({**TWO_NODES, "fabric": "tcp", **NON_ROOT},
+     "meets baseline; restricted is broken by podSecurity.operatorInitContainer"),
+    ({**TWO_NODES, "fabric": "tcp", **NON_ROOT, "podSecurity": {"operatorInitContainer": True}}, "meets restricted"),
+    ({**PREPARE, **NON_ROOT}, "meets restricted"),
+    (PREPARE, "meets baseline; restricted is broken by securityContext.runAsNonRoot"),
+    ({"fabric": "tcp", **NON_ROOT, "storage": {"scratch": {"hostPath": "/nvme"}}},
+     "meets privileged only; baseline is broken by storage.scratch.hostPath"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("partial", "words"), NOTES, ids=[json.dumps(partial) for partial, _ in NOTES])
+def test_notes_tell_the_level_and_what_breaks_it(chart: Path, partial: dict[str, Any], words: str) -> None:
+    assert f"Pod Security: {words}\n" in notes(chart, partial)
+
+
+def test_a_default_without_rdma_meets_baseline() -> None:
+    complete = values.complete({"fabric": "tcp"})
+    assert "baseline" not in {broken.level for broken in security.pod_security_breaks(complete)}
+
+
+def test_a_namespace_that_enforces_a_level_is_refused_what_it_would_reject() -> None:
+    """At install, in place of a job whose pods never come."""
+    hosts = {"storage": {"scratch": {"hostPath": "/nvme"}}, "hostNetwork": True, "rendezvous": {"port": 24000}}
+    lines = helm.render_fails({**hosts, "podSecurity": {"enforce": "baseline"}})
+    assert [line.split(":")[0] for line in lines] == ["hostNetwork", "storage.scratch.hostPath", "rdma.enabled"]
+    assert all("where podSecurity.enforce is baseline; use " in line for line in lines)
+    lines = helm.render_fails({**TWO_NODES, "podSecurity": {"enforce": "restricted"}})
+    keys = ["rdma.enabled", "securityContext.runAsNonRoot", "podSecurity.operatorInitContainer"]
+    assert [line.split(":")[0] for line in lines] == keys
+    assert helm.render({"fabric": "tcp", "podSecurity": {"enforce": "baseline"}})
+    assert helm.render({**PREPARE, **NON_ROOT, "podSecurity": {"enforce": "restricted"}})
+
+
+def test_null_in_a_security_context_is_not_set() -> None:
+    manifests = helm.render({"securityContext": {"seccompProfile": None, "capabilities": {"add": None}}})
+    context = helm.container(manifests)["securityContext"]
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert context["capabilities"] == {"add": ["IPC_LOCK"], "drop": ["ALL"]}
+
+
+# NetworkPolicy
+
+POLICY: dict[str, Any] = {
+    "networkPolicy": {
+        "enabled": True,
+        "egress": {"hub": {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 443}]}},
+        "ingress": {"metrics": {"from": [{"namespaceSelector": {}}], "ports": [{"port": 9400, "protocol": "TCP"}]}},
+    }
+}
+
+
+def matches(policy: helm.Manifest, labels: dict[str, str]) -> bool:
+    selector = policy["spec"]["podSelector"]["matchLabels"]
+    return bool(selector) and selector.items() <= labels.items()
+
+
+def test_there_is_no_policy_unless_asked_for() -> None:
+    assert not helm.of_kind(helm.render(), "NetworkPolicy")
+
+
+@pytest.mark.parametrize("partial", [TWO_NODES, {**PREPARE, "podLabels": {"team": "a"}}])
+def test_a_policy_admits_the_jobs_pods_dns_and_what_is_named(partial: dict[str, Any]) -> None:
+    manifests = helm.render({**partial, **POLICY})
+    policies = {m["metadata"]["name"]: m for m in helm.of_kind(manifests, "NetworkPolicy")}
+    assert set(policies) == {"neva", "neva-egress-hub", "neva-ingress-metrics"}
+    templates = [m["spec"]["template"] for m in helm.of_kind(manifests, "Job")]
+    if not templates:
+        templates = [replica["template"] for replica in helm.replicas(manifests).values()]
+    for labels in [t["metadata"]["labels"] for t in [*templates, *helm.of_kind(manifests, "Pod")]]:
+        assert all(matches(policy, labels) for policy in policies.values())
+        assert not matches(policies["neva"], {**labels, "app.kubernetes.io/instance": "other"})
+    own = policies["neva"]["spec"]
+    peer = {"podSelector": own["podSelector"]}
+    assert own["policyTypes"] == ["Ingress", "Egress"]
+    assert own["ingress"] == [{"from": [peer]}]
+    dns = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    ports = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    assert own["egress"] == [{"to": [peer]}, {"to": [dns], "ports": ports}]
+    hub = policies["neva-egress-hub"]["spec"]
+    assert (hub["policyTypes"], hub["egress"]) == (["Egress"], [POLICY["networkPolicy"]["egress"]["hub"]])
+    metrics = policies["neva-ingress-metrics"]["spec"]
+    assert (metrics["policyTypes"], metrics["ingress"]) == (
+        ["Ingress"],
+        [POLICY["networkPolicy"]["ingress"]["metrics"]],
+    )
+
+
+def test_a_policy_that_cannot_act_or_cuts_the_hub_off_is_refused() -> None:
+    on = {"networkPolicy": {"enabled": True}}
+    (line,) = helm.render_fails({**on, "hostNetwork": True, "rendezvous": {"port": 24000}})
+    assert line.startswith("networkPolicy.enabled: got true; must be false with hostNetwork")
+    for partial, why in ((PREPARE, "prepare downloads"), ({"hf": {"online": True}}, "hf.online is true")):
+        (line,) = helm.render_fails({**on, **partial})
+        assert line.startswith("networkPolicy.egress: got nothing; must admit hosts of the internet")
+        assert why in line
+    assert helm.render({**on, "prepare": {**PREPARE["prepare"], **local()}})
+
+
+def local() -> dict[str, Any]:
+    """Sources of prepare on mounted paths."""
+    steps = ("tokenizer", "vision", "llm", "dataset")
+    return {step: {"source": "/models/preset/in"} for step in steps}
+
+
+# Secrets
+
+
+def test_environment_of_a_secret_comes_by_reference() -> None:
+    partial = {"secrets": {"env": {"NGC_API_KEY": {"name": "ngc", "key": "api"}}}}
+    reference = {"name": "NGC_API_KEY", "valueFrom": {"secretKeyRef": {"name": "ngc", "key": "api"}}}
+    assert reference in helm.container(helm.render(partial))["env"]
+    manifests = helm.render({**PREPARE, **partial})
+    (container,) = helm.one(manifests, "Job")["spec"]["template"]["spec"]["containers"]
+    assert reference in container["env"]
+    (tester,) = helm.one(manifests, "Pod")["spec"]["containers"]
+    assert reference not in tester["env"]
+
+
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "NGC_APIKEY", "TOKEN"]
+)
+def test_a_secret_in_clear_is_refused_and_not_repeated(name: str) -> None:
+    (line,) = helm.render_fails({"env": {name: "s3cr3t"}})
+    assert line.startswith(f"env.{name}: got a value; must not ")
+    assert "s3cr3t" not in line
+
+
+def test_names_that_only_look_like_secrets_are_free() -> None:
+    names = ["TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "MAX_TOKENS", "KEYRING"]
+    assert helm.render({"env": dict.fromkeys(names, "x")})
+
+
+def test_one_name_has_one_source() -> None:
+    secret = {"name": "s", "key": "k"}
+    (line,) = helm.render_fails({"env": {"A": "x"}, "secrets": {"env": {"A": secret}}})
+    assert line == "secrets.env.A: got s; must not be set here; remove it here or in env"
+    (line,) = helm.render_fails({"secrets": {"env": {"HF_TOKEN": secret}}})
+    assert line.endswith("use secrets.huggingface")
+
+
+# A token of each kind that the programs of this field use.
+TOKEN = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bnvapi-[A-Za-z0-9_-]{20,}|\b(ghp|gho|ghs)_[A-Za-z0-9]{30,}|\bAKIA[A-Z0-9]{16}\b"
+    r"|\bglpat-[A-Za-z0-9_-]{20}|\bxox[abp]-[A-Za-z0-9-]{10,}|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\."
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(?<!sha256:)(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])"
+)
+
+
+def test_the_pattern_finds_tokens() -> None:
+    tokens = [
+        f"hf_{'a1' * 17}",
+        f"nvapi-{'a' * 64}",
+        f"ghp_{'a' * 36}",
+        "AKIA" + "A" * 16,
+        "0123456789abcdef" * 2 + "01234567",
+    ]
+    assert all(TOKEN.search(f"key: {token}\n") for token in tokens)
+
+
+@pytest.mark.parametrize("partial", [None, TWO_NODES, PREPARE, POLICY, *FILES, *OPTIONS.values()], ids=str)
+def test_no_render_holds_a_token(partial: Any) -> None:
+    assert not TOKEN.search(helm.render_text(partial))
+
+
+def test_no_file_of_the_chart_or_the_values_holds_a_token() -> None:
+    files = [f for f in [*helm.CHART.rglob("*"), *(helm.ROOT / "values").rglob("*")] if f.is_file()]
+    assert len(files) > 20
+    assert not [str(f) for f in files if f.suffix != ".pyc" and TOKEN.search(f.read_text("utf-8"))]
+
+
+def test_no_property_takes_a_secret_but_by_reference() -> None:
+    """Below secrets there are names and keys of Secrets; elsewhere no property is named like a secret."""
+    words = {"token", "password", "passwd", "apikey", "secret", "credential", "credentials", "auth"}
+
+    def walk(node: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        more = node.get("additionalProperties")  # of a map
+        for name, part in {**node.get("properties", {}), **({"*": more} if isinstance(more, dict) else {})}.items():
+            if part.get("type") not in ("integer", "number", "boolean"):
+                yield (*path, name)
+            yield from walk(part, (*path, name))
+
+    named = []
+    for path in walk(schema(), ()):
+        split = {word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", path[-1])}
+        if split & words or {"api", "key"} <= split or {"access", "key"} <= split:
+            named.append(".".join(path))
+        if path[0] == "secrets" and len(path) == 3:
+            assert path[-1] in ("name", "key", "*", "online", "mode", "project"), path
+    assert not named
+
+
+def test_rules_use_the_same_breaks_as_the_notes() -> None:
+    complete = values.complete({**TWO_NODES, "podSecurity": {"enforce": "restricted"}})
+    said = [str(violation).partition(":")[0] for violation in rules.check_security(complete)]
+    assert said == [broken.key for broken in security.pod_security_breaks(complete)]

@@ -1,0 +1,192 @@
+"""Volumes as the chart renders them: one source each, read-only where nothing writes, kept when the release goes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from neva_pretrain import rules, values
+from tests.chart import helm
+
+HANDLES = [
+    "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a dir",
+    "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;fileset;/gpfs/fs1/fileset/dir",
+    "0;1;7118073361626808055;0A0B0C0D:5D36FE8D;;dependent-1;/gpfs/fs1/d",
+    "0;2;13009550825755318848;9A7B0B0A:5EDAA32C;;independent_2;/ibm/gpfs0/i",
+]
+BAD_HANDLES = [
+    "",
+    "7118073361626808055;0A0B0C0D:5D36FE8D;path=/gpfs/fs1",
+    "1;2;7118073361626808055;0A0B0C0D:5D36FE8D;cg;fileset;/gpfs/fs1/a",
+    "0;3;7118073361626808055;0A0B0C0D:5D36FE8D;;fileset;/gpfs/fs1/a",
+    "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a",
+    "0;0;cluster;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a",
+    "0;0;7118073361626808055;fs1;;;/gpfs/fs1/a",
+    "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;gpfs/fs1/a",
+    "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/../a",
+    "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a\n",
+]
+SOURCES: dict[str, dict[str, Any]] = {
+    "existingClaim": {"existingClaim": "c"},
+    "gpfs.nodePath": {"gpfs": {"nodePath": "/gpfs/x"}},
+    "gpfs.csi": {"gpfs": {"csi": {"volumeHandle": HANDLES[0]}}},
+    "storageClassName": {"storageClassName": "fast"},
+    "hostPath": {"hostPath": "/nvme"},
+}
+
+
+def only(**sources: dict[str, Any]) -> dict[str, Any]:
+    """Values whose volumes have these sources and not the chart's default ones."""
+    unset = {"nodePath": None}
+    volumes = {name: {**source, "gpfs": {**unset, **source.get("gpfs", {})}} for name, source in sources.items()}
+    return {"storage": volumes}
+
+
+def csi(**more: Any) -> dict[str, Any]:
+    return {"gpfs": {"nodePath": None, "csi": {"volumeHandle": HANDLES[0], **more}}}
+
+
+def named(manifests: list[helm.Manifest], kind: str, volume: str) -> helm.Manifest:
+    """The manifest of a volume; names end in the volume's."""
+    (found,) = [m for m in helm.of_kind(manifests, kind) if re.search(rf"[.-]{volume}$", m["metadata"]["name"])]
+    return found
+
+
+def volume(manifests: list[helm.Manifest], name: str) -> helm.Manifest:
+    """A volume of the pod."""
+    (found,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == name]
+    return dict(found)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ["datasets", "models", "results", "scratch"])
+def test_each_volume_takes_each_source(name: str, source: str) -> None:
+    manifests = helm.render(only(**{name: SOURCES[source]}))
+    found = volume(manifests, name)
+    if source == "hostPath":
+        assert found["hostPath"] == {"path": "/nvme", "type": "Directory"}, "G02"
+        assert not [m for m in helm.of_kind(manifests, "PersistentVolumeClaim") if m["metadata"]["name"].endswith(name)]
+        return
+    claim = "c" if source == "existingClaim" else f"neva-{name}"
+    read_only = {"readOnly": True} if name in ("datasets", "models") else {}
+    assert found == {"name": name, "persistentVolumeClaim": {"claimName": claim, **read_only}}
+    static = [m["metadata"]["name"] for m in helm.of_kind(manifests, "PersistentVolume")]
+    assert (f"default.neva.{name}" in static) == source.startswith("gpfs.")
+
+
+@pytest.mark.parametrize("first", SOURCES)
+@pytest.mark.parametrize("second", SOURCES)
+def test_two_sources_are_refused_by_name(first: str, second: str) -> None:
+    """The generator's words, which the agreement tests hold equal to the chart's."""
+    if first == second:
+        return
+    merged = values.merge(SOURCES[first], SOURCES[second])
+    partial = {"storage": {"scratch": merged}}
+    complete = values.complete(partial)
+    (error,) = [str(v) for v in rules.violations(complete)]
+    assert re.match(r"storage.scratch: got \S+ and \S+; must have exactly one source; ", error)
+    assert first in error
+    assert second in error
+
+
+def test_a_csi_volume_is_static_kept_and_reserved_for_its_claim() -> None:
+    manifests = helm.render({"storage": {"results": csi(volumeAttributes={"a": 1}), "datasets": {"size": "9Ti"}}})
+    found = named(manifests, "PersistentVolume", "results")
+    assert found["spec"] == {
+        "capacity": {"storage": "1Ti"},
+        "accessModes": ["ReadWriteMany"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": "",
+        "claimRef": {"namespace": "default", "name": "neva-results"},
+        "csi": {
+            "driver": "spectrumscale.csi.ibm.com",
+            "fsType": "gpfs",
+            "volumeHandle": HANDLES[0],
+            "volumeAttributes": {"a": "1"},
+        },
+    }
+    claim = named(manifests, "PersistentVolumeClaim", "results")
+    assert claim["spec"]["volumeName"] == found["metadata"]["name"]
+    for manifest in (found, claim):
+        assert manifest["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    other = helm.render({"storage": {"results": csi(driver="csi.example.com", fsType="xfs")}})
+    spec = named(other, "PersistentVolume", "results")["spec"]["csi"]
+    assert (spec["driver"], spec["fsType"], "volumeAttributes" in spec) == ("csi.example.com", "xfs", False)
+
+
+@pytest.mark.parametrize("handle", HANDLES)
+def test_handles_of_ibms_form_arrive_as_they_are(handle: str) -> None:
+    manifests = helm.render({"storage": {"models": {"gpfs": {"nodePath": None, "csi": {"volumeHandle": handle}}}}})
+    assert named(manifests, "PersistentVolume", "models")["spec"]["csi"]["volumeHandle"] == handle
+
+
+@pytest.mark.parametrize("handle", BAD_HANDLES)
+def test_other_handles_are_refused_by_both(handle: str) -> None:
+    partial = {"storage": {"models": {"gpfs": {"nodePath": None, "csi": {"volumeHandle": handle}}}}}
+    assert any("volumeHandle" in line for line in helm.render_fails(partial))
+    assert values.schema_violations(values.complete(partial))
+
+
+@pytest.mark.parametrize("source", [{"nodePath": "/g"}, {"nodePath": None, "csi": {"volumeHandle": HANDLES[0]}}])
+def test_a_static_volume_can_be_for_some_nodes_only(source: dict[str, Any]) -> None:
+    manifests = helm.render({"storage": {"results": {"gpfs": {**source, "nodeLabel": "scale=true"}}}})
+    (term,) = named(manifests, "PersistentVolume", "results")["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    assert term == {"matchExpressions": [{"key": "scale", "operator": "In", "values": ["true"]}]}
+
+
+def test_a_dynamic_claim_names_class_and_size_and_is_kept() -> None:
+    manifests = helm.render(only(results={"storageClassName": "scale", "size": "5Ti"}))
+    claim = named(manifests, "PersistentVolumeClaim", "results")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", "G03"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "scale",
+        "resources": {"requests": {"storage": "5Ti"}},
+    }
+
+
+def test_nothing_is_written_below_a_read_only_mount() -> None:
+    """By mount and by claim; file systems mounted below it too, where the node can."""
+    manifests = helm.render({"storage": {"models": {"readOnly": False}}})
+    mounts = {m["name"]: m for m in helm.container(manifests)["volumeMounts"]}
+    assert mounts["datasets"]["readOnly"] is True
+    assert mounts["datasets"]["recursiveReadOnly"] == "IfPossible"
+    for name in ("models", "results", "scratch"):
+        assert not {"readOnly", "recursiveReadOnly"} & set(mounts[name])
+    assert volume(manifests, "datasets")["persistentVolumeClaim"]["readOnly"] is True
+    assert "readOnly" not in volume(manifests, "models")["persistentVolumeClaim"]
+
+
+@pytest.mark.parametrize("path", ["..", "../x", "a/../b", "a/..", "/abs", "a\nb"])
+def test_a_sub_path_stays_in_its_volume(path: str) -> None:
+    assert any("subPath" in line for line in helm.render_fails({"storage": {"results": {"subPath": path}}}))
+
+
+def test_a_sub_path_may_hold_dots_and_spaces() -> None:
+    manifests = helm.render({"storage": {"results": {"subPath": "a..b/.c d"}}})
+    (mount,) = [m for m in helm.container(manifests)["volumeMounts"] if m["name"] == "results"]
+    assert mount["subPath"] == "a..b/.c d"
+
+
+def test_releases_and_namespaces_never_share_a_volume() -> None:
+    """a-b/c and a/b-c would be the same name between dashes."""
+    names = [
+        m["metadata"]["name"]
+        for namespace, release in (("a-b", "c"), ("a", "b-c"), ("a", "c"), ("a", "b"), ("b", "a"))
+        for m in helm.of_kind(helm.render(release=release, namespace=namespace), "PersistentVolume")
+    ]
+    assert len(names) == len(set(names)) == 15
+    longest = helm.render({"fullnameOverride": "n" * 41}, namespace="x" * 63)
+    for manifest in helm.of_kind(longest, "PersistentVolume"):
+        assert len(manifest["metadata"]["name"]) <= 253
+        assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", p) for p in manifest["metadata"]["name"].split("."))
+
+
+def test_g01_selinux_labels_reach_pods_and_containers() -> None:
+    options = {"level": "s0:c123,c456"}
+    manifests = helm.render({"podSecurityContext": {"seLinuxOptions": options}})
+    assert helm.pod(manifests)["securityContext"] == {"seLinuxOptions": options}
+    manifests = helm.render({"securityContext": {"seLinuxOptions": options}})
+    assert helm.container(manifests)["securityContext"]["seLinuxOptions"] == options

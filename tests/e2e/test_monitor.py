@@ -1,0 +1,413 @@
+"""A run that is watched: neva-monitor on a served log, the exporter and TensorBoard as the chart starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import tools
+from tests.e2e.release import ROOT, Release
+from tests.sandbox import Sandbox
+from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks
+
+pytestmark = pytest.mark.e2e
+
+STEPS = 40
+VALUES: dict[str, Any] = {
+    "training": {"nodes": 2, "globalBatchSize": 512, "maxSteps": STEPS, "warmupSteps": 2},
+    "checkpoint": {"everyNSteps": 20},
+}
+SAVED = "Epoch 0, global step {0}: 'step' reached {0}.00000 (best {0}.00000), saving model to '/results/x.ckpt'"
+FINISHED = f"`Trainer.fit` stopped: `max_steps={STEPS}` reached."
+
+
+@pytest.fixture
+def release(sandbox: Sandbox, namespace: str) -> Iterator[Release]:
+    yield Release(sandbox, namespace)
+    sandbox.kubectl("delete", "deployments", "--all", "-n", namespace)
+    for volume in sandbox.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
+        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
+            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+
+
+def install(release: Release, folder: Path, *parts: dict[str, Any], verb: str = "install") -> str:
+    """Install with these values over each other's top level; return the notes."""
+    values = folder / "values.yaml"
+    values.write_text(yaml.safe_dump({key: value for part in (VALUES, *parts) for key, value in part.items()}))
+    return release.apply(verb, "-f", str(values))
+
+
+def line(step: int, **more: Any) -> str:
+    """One line of the log; the launch script ends a bar's with a line feed."""
+    return bar(step, total=STEPS, seconds=2.0, batch=512, **more).strip("\r")
+
+
+# neva-monitor
+
+
+@pytest.fixture
+def command(sandbox: Sandbox, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
+    """neva-monitor as installed, in a shell that has kubectl and this cluster."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "kubectl").symlink_to(tools.path("kubectl"))
+    environment = {**sandbox.env, "PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color", "COLUMNS": "100"}
+    return [str(Path(sys.executable).with_name("neva-monitor"))], environment
+
+
+class Terminal:
+    """A process on a terminal; what it has drawn so far."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
+        self._end, other = pty.openpty()
+        self.process = subprocess.Popen(
+            argv, env=environment, stdin=other, stdout=subprocess.PIPE, stderr=other, text=True
+        )
+        os.close(other)
+        self._drawn = bytearray()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while select.select([self._end], [], []) and (data := os.read(self._end, 65536)):
+                self._drawn += data
+        except OSError:  # the other end is closed
+            pass
+
+    @property
+    def drawn(self) -> str:
+        """The text, without colours and cursor moves."""
+        return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", self._drawn.decode("utf-8", "replace"))
+
+    def shows(self, text: str) -> None:
+        """Wait until a text has been drawn."""
+        wait_for(lambda: text in self.drawn, lambda: f"{text!r} on the terminal: {self.drawn[-2000:]}")
+
+    def result(self, timeout: float = 60) -> tuple[int, str]:
+        """Exit code and standard output."""
+        said, _ = self.process.communicate(timeout=timeout)
+        os.close(self._end)
+        return self.process.returncode, said
+
+
+def stop(*processes: subprocess.Popen[Any]) -> None:
+    """End what a failed assertion left."""
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], what: str | Callable[[], str], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout} s: {what if isinstance(what, str) else what()}"
+        time.sleep(0.1)
+
+
+def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: tuple[list[str], dict[str, str]]
+) -> None:
+    """On a terminal, and as JSON for scripts; plan and steps are the job's annotations."""
+    argv, environment = command
+    install(release, tmp_path)
+    release.wait_for("Running")
+    master = f"{release.job()['metadata']['name']}-master-0"
+
+    def log(text: str) -> None:
+        sandbox.write_logs(text, master, container="pytorch", namespace=release.namespace)
+
+    log(ranks(16) + REGISTERED.format(16))
+    watch = [*argv, "neva", "-n", release.namespace]
+    screen = Terminal(watch, environment)
+    script = subprocess.Popen([*watch, "-o", "json"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        for step in range(20):
+            log(line(step))
+        screen.shows(f"step 20 of {STEPS}   50.0%")
+        log(SAVED.format(20))
+        for step in range(20, 30):
+            log(line(step))
+        screen.shows(f"step 30 of {STEPS}   75.0%")
+        assert screen.process.poll() is script.poll() is None, "they follow"
+        for step in range(30, STEPS):
+            log(line(step))
+        log(f"{SAVED.format(STEPS)}\n{FINISHED}")
+        screen.shows(f"step {STEPS} of {STEPS}   100.0%")
+        sandbox.complete(master, namespace=release.namespace)
+        release.wait_for("Succeeded")
+        code, said = screen.result()
+        assert code == 0, said
+        assert f"step {STEPS}/{STEPS}" in said
+        assert f"finished: {STEPS} steps" in said
+        told = json.loads(script.communicate(timeout=60)[0])
+        assert script.returncode == 0
+    finally:
+        stop(screen.process, script)
+    assert (told["status"], told["step"], told["maxSteps"]) == ("finished", STEPS, STEPS)
+    assert (told["worldSize"], told["restarts"]) == (16, 0)
+    assert told["checkpoint"]["step"] == STEPS
+    settings = told["settings"]
+    assert (settings["model"], settings["gpus"], settings["checkpoint_every"]) == ("llama2_7b_chat", 16, 20)
+    assert told["speed"]["of_plan"] == pytest.approx(settings["planned_step_seconds"] / 2.0)
+
+
+def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: tuple[list[str], dict[str, str]]
+) -> None:
+    argv, environment = command
+    install(release, tmp_path)
+    release.wait_for("Running")
+    master = f"{release.job()['metadata']['name']}-master-0"
+    oom = "[rank3]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 3 has a total capacity"
+    text = "\n".join([*(line(step) for step in range(5)), oom])
+    sandbox.write_logs(text, master, container="pytorch", namespace=release.namespace)
+    watcher = subprocess.Popen(
+        [*argv, "neva", "-n", release.namespace],
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        sandbox.fail(master, namespace=release.namespace)
+        release.wait_for("Failed")
+        said, _ = watcher.communicate(timeout=60)
+    finally:
+        stop(watcher)
+    assert watcher.returncode == 1, said
+    assert f"step 5/{STEPS}" in said
+    assert "FAILED: a GPU ran out of memory (rank 3)" in said
+    assert f"evidence: {oom}" in said
+
+
+# What the chart starts
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port if port < 32768 else 20000 + port % 10000
+
+
+def fetch(port: int, path: str) -> str:
+    """What a real HTTP client gets; empty while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+@contextmanager
+def started(container: dict[str, Any], environment: dict[str, str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a container's command and arguments as they are, with its environment and nothing of ours."""
+    own = {entry["name"]: entry["value"] for entry in container["env"]}
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [*container["command"], *container["args"]], env={**own, **environment}, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def metrics(port: int) -> dict[str, float]:
+    """The samples by name, as Prometheus' own parser reads them; judgements by their code."""
+    text = fetch(port, "/metrics")
+    return {
+        sample.labels.get("code", sample.name): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
+    sandbox: Sandbox, release: Release, tmp_path: Path
+) -> None:
+    """The pod on the API server, and what it runs: the ConfigMap's files, command and arguments unchanged."""
+    results, port = tmp_path / "results", free_port()
+    notes = install(
+        release,
+        tmp_path,
+        {
+            "storage": {"results": {"mountPath": str(results)}},
+            "monitoring": {"exporter": {"enabled": True, "port": port}, "plan": {"stepSeconds": 1.0}},
+        },
+    )
+    release.wait_for("Running")
+    name = release.job()["metadata"]["name"]
+    assert f"kubectl port-forward {name}-master-0 {port} -n {release.namespace} &" in notes
+    master, worker = (release.pods()[f"{name}-{role}-0"] for role in ("master", "worker"))
+    sidecar = {c["name"]: c for c in master["spec"]["initContainers"]}["exporter"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert [c["name"] for c in master["spec"]["containers"]] == ["pytorch"]
+    assert master["status"]["qosClass"] == "Guaranteed"
+    assert "exporter" not in [c["name"] for c in worker["spec"]["initContainers"]]
+
+    (volume,) = (v for v in master["spec"]["volumes"] if v["name"] == "monitor")
+    files = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
+    package = tmp_path / "neva" / "monitor"
+    package.mkdir(parents=True)
+    for file, text in files.items():
+        (package / file).write_text(text)
+    moved = {"PYTHONPATH": str(package.parent), "PATH": os.environ["PATH"]}
+    with started(sidecar, moved, tmp_path / "said") as process:
+        wait_for(lambda: fetch(port, "/healthz") == "ok\n", "the exporter answers")
+        assert "neva_step" not in metrics(port), "no log yet"
+        log = results / "neva" / "logs" / "node-00000.log"
+        log.parent.mkdir(parents=True)
+        with log.open("w") as training:
+            training.write("\n".join([ranks(16), REGISTERED.format(16), *(line(step) for step in range(25)), ""]))
+            training.flush()
+            wait_for(lambda: metrics(port).get("neva_step") == 25, "step 25 is served")
+            training.write(SAVED.format(25) + "\n" + line(25) + "\n")
+            training.flush()
+            wait_for(lambda: metrics(port).get("neva_step") == 26, "step 26 is served")
+        seen = metrics(port)
+        assert (seen["neva_max_steps"], seen["neva_samples_per_second"], seen["neva_of_plan_ratio"]) == (
+            STEPS,
+            256,
+            0.5,
+        )
+        assert seen["neva_last_checkpoint_step"] == 25
+        assert seen["slow"] == 1
+        assert seen["gpu-oom"] == 0
+        process.send_signal(signal.SIGTERM)  # the kubelet's, once training has ended
+        assert process.wait(timeout=30) == 0
+
+    sandbox.complete(f"{name}-master-0", namespace=release.namespace)
+    release.wait_for("Succeeded")
+    (status,) = (
+        s for s in release.pods()[f"{name}-master-0"]["status"]["initContainerStatuses"] if s["name"] == "exporter"
+    )
+    assert "running" in status["state"], "it was not what the job waited for"
+
+
+EVENTS = """
+import sys
+from torch.utils.tensorboard import SummaryWriter
+with SummaryWriter(sys.argv[1]) as writer:
+    for step in range(10):
+        writer.add_scalar("reduced_train_loss", 10 - step, step)
+"""
+
+
+def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
+    """The Deployment becomes available; its command, unchanged, serves what a real SummaryWriter wrote."""
+    results, port = tmp_path / "results", free_port()
+    values = {
+        "storage": {"results": {"mountPath": str(results)}},
+        "tensorboard": {"enabled": True, "port": port},
+    }
+    notes = install(release, tmp_path, values)
+    assert f"kubectl port-forward service/neva-tensorboard {port} -n {release.namespace}" in notes
+    release.wait_for("Running")
+
+    def available() -> bool:
+        status = sandbox.get("deployment", "neva-tensorboard", namespace=release.namespace)["status"]
+        return bool(status.get("availableReplicas") == 1)
+
+    sandbox.wait(available, "TensorBoard available")
+    (pod,) = sandbox.pods("app.kubernetes.io/component=tensorboard", release.namespace)
+    slices = sandbox.get(
+        "endpointslices", "-l", "kubernetes.io/service-name=neva-tensorboard", namespace=release.namespace
+    )
+    (found,) = slices["items"]
+    assert [e["addresses"] for e in found["endpoints"]] == [[pod["status"]["podIP"]]], "no training pod among them"
+    assert found["ports"][0]["port"] == port
+    (container,) = pod["spec"]["containers"]
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "results")
+    assert mount == {"name": "results", "mountPath": str(results), "readOnly": True}
+
+    (config,) = (v for v in release.pods().popitem()[1]["spec"]["volumes"] if v["name"] == "config")
+    data = sandbox.get("configmap", config["configMap"]["name"], namespace=release.namespace)["data"]
+    folder = yaml.safe_load(data["neva_pretrain.yaml"])["exp_manager"]["explicit_log_dir"]
+    subprocess.run([sys.executable, "-c", EVENTS, folder], check=True, timeout=120)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with started(container, {"PATH": path, "TMPDIR": str(tmp_path)}, tmp_path / "said"):
+        probe = container["readinessProbe"]["httpGet"]["path"]
+        wait_for(lambda: "TensorBoard" in fetch(port, probe), "the probe's page", timeout=120)
+        run = str(Path(folder).relative_to(results))
+        tags = "/data/plugin/scalars/tags"
+        wait_for(lambda: run in json.loads(fetch(port, tags) or "{}"), "the run's tags", timeout=120)
+        assert "reduced_train_loss" in json.loads(fetch(port, tags))[run]
+        query = urllib.parse.urlencode({"run": run, "tag": "reduced_train_loss"})
+        points = json.loads(fetch(port, f"/data/plugin/scalars/scalars?{query}"))
+        assert [(step, value) for _, step, value in points] == [(step, 10 - step) for step in range(10)]
+
+
+def test_only_looking_on_never_touches_the_running_job(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
+    """TensorBoard and dashboard come and go by upgrades while it runs; kinds of a missing operator are left out."""
+    install(release, tmp_path)
+    release.wait_for("Running")
+    before = release.job()["metadata"]
+    watch = {
+        "tensorboard": {"enabled": True},
+        "monitoring": {"dashboard": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    }
+    notes = install(release, tmp_path, watch, verb="upgrade")
+    assert "WARNING: no PrometheusRule was made" in notes
+    (dashboard,) = sandbox.get("configmaps", "-l", "grafana_dashboard=1", namespace=release.namespace)["items"]
+    assert json.loads(dashboard["data"]["neva-pretrain.json"])["title"] == "NeVa pretraining"
+    install(release, tmp_path, verb="upgrade")
+    assert not sandbox.get("deployments", namespace=release.namespace)["items"]
+    after = release.job()["metadata"]
+    assert (after["uid"], after["generation"]) == (before["uid"], before["generation"])
+
+
+def stub(plural: str, kind: str) -> dict[str, Any]:
+    """A kind of the Prometheus operator that takes anything; its real schema is what kubeconform checks."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind, "listKind": f"{kind}List"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+        "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def test_with_the_prometheus_operator_its_objects_are_made(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
+    stubs = [stub("podmonitors", "PodMonitor"), stub("prometheusrules", "PrometheusRule")]
+    sandbox.create(stubs)
+    try:
+        for kind in ("podmonitors", "prometheusrules"):
+            sandbox.kubectl("wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=60s")
+        monitoring = {"exporter": {"enabled": True}, **{k: {"enabled": True} for k in ("podMonitor", "prometheusRule")}}
+        notes = install(release, tmp_path, {"monitoring": monitoring})
+        assert "WARNING" not in notes
+        monitor = sandbox.get("podmonitor", "neva", namespace=release.namespace)
+        release.wait_for("Running")
+        selector = ",".join(f"{k}={v}" for k, v in monitor["spec"]["selector"]["matchLabels"].items())
+        scraped = [
+            pod["metadata"]["name"]
+            for pod in sandbox.pods(selector, release.namespace)
+            for c in [*pod["spec"]["containers"], *pod["spec"]["initContainers"]]
+            if any(port.get("name") == "metrics" for port in c.get("ports", []))
+        ]
+        assert scraped == [f"{release.job()['metadata']['name']}-master-0"]
+        rule = sandbox.get("prometheusrule", "neva", namespace=release.namespace)
+        alerts = yaml.safe_load((ROOT / "charts" / "neva-pretrain" / "files" / "alerts.yaml").read_text())
+        assert rule["spec"] == alerts
+    finally:
+        release.uninstall()
+        for one in stubs:
+            sandbox.kubectl("delete", "crd", one["metadata"]["name"])

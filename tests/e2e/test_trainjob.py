@@ -1,0 +1,185 @@
+"""The chart as a TrainJob: real Kubeflow Trainer and JobSet with their webhooks, real Kueue, real gang scheduler."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.queues import queue
+from tests.e2e.release import CHART, ROOT, Release, container_environment, names, process_environment
+from tests.e2e.torchrun import train_for_real
+from tests.sandbox import Sandbox
+from tests.sandbox.operators.gang import SCHEDULER
+
+pytestmark = pytest.mark.e2e
+
+FILE = ROOT / "values" / "trainjob.yaml"
+TRAINJOB = ["--set", "job.kind=TrainJob"]
+LABEL = "jobset.sigs.k8s.io/jobset-name"
+
+
+def nodes(count: int) -> list[str]:
+    """Options of a TrainJob of that size."""
+    return [*TRAINJOB, "--set", f"training.nodes={count}", "--set", f"training.globalBatchSize={256 * count}"]
+
+
+@pytest.fixture
+def releases(full: Sandbox, room: str) -> Iterator[tuple[Release, Release]]:
+    """Two releases side by side, none installed."""
+    yield Release(full, room, "first", "TrainJob"), Release(full, room, "second", "TrainJob")
+    for volume in full.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
+        if volume["spec"].get("claimRef", {}).get("namespace") == room:
+            full.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+
+
+@pytest.fixture
+def release(releases: tuple[Release, Release]) -> Release:
+    return releases[0]
+
+
+def placed(release: Release) -> int:
+    """Pods that have a node."""
+    return sum("nodeName" in pod["spec"] for pod in release.pods().values())
+
+
+def complete(release: Release) -> None:
+    """Let all pods of the release's job succeed."""
+    release.sandbox.complete("-l", f"{LABEL}={release.job()['metadata']['name']}", namespace=release.namespace)
+    release.wait_for("Complete")
+
+
+def test_values_file_runs_and_completes(full: Sandbox, release: Release) -> None:
+    """Install, Running with the right pods, Complete when they end, uninstall; only data is kept."""
+    count = yaml.safe_load(FILE.read_text())["training"]["nodes"]
+    said = release.install("-f", str(FILE))
+    full.wait_for_phase("Running", count, namespace=release.namespace)
+    name, pods = release.job()["metadata"]["name"], release.pods()
+    assert f"kubectl get trainjob {name}" in said
+    first = f"{LABEL}={name},batch.kubernetes.io/job-completion-index=0"
+    assert f"kubectl logs -f -l {first} -c node --tail=-1 -n {release.namespace}" in said
+    (master,) = full.pods(first, release.namespace)
+
+    assert len(pods) == count == len({pod["spec"]["nodeName"] for pod in pods.values()})
+    ranks = set()
+    for pod in pods.values():
+        environment = process_environment(pod)
+        assert environment["PET_NNODES"] == environment["NEVA_NODES"] == str(count)
+        assert environment["PET_NPROC_PER_NODE"] == environment["NEVA_GPUS_PER_NODE"] == "8"
+        assert environment["PET_MASTER_ADDR"] == f"{name}-node-0-0.{name}"
+        assert environment["PET_MASTER_PORT"] == "29500"
+        assert environment["NEVA_MASTER_PORT"] == "23456"
+        assert environment["NCCL_IB_TIMEOUT"] == "22"
+        ranks.add(environment["PET_NODE_RANK"])
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        mounts = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
+        wanted = {"/etc/neva": True, "/datasets/preset": True, "/models/preset": True, "/results": False}
+        assert {path: mounts[path] for path in wanted} == wanted
+        assert {"/dev/shm", "/scratch"} <= set(mounts)
+        assert pod["spec"]["restartPolicy"] == "Never"
+        (preflight,) = pod["spec"]["initContainers"]
+        assert preflight["command"][-2:] == ["--level", "auto"]
+        assert container_environment(pod, preflight)["JOB_COMPLETION_INDEX"] == environment["PET_NODE_RANK"]
+    assert ranks == {str(rank) for rank in range(count)}
+    assert process_environment(master)["PET_NODE_RANK"] == "0"
+    assert (master["spec"]["hostname"], master["spec"]["subdomain"]) == (f"{name}-node-0-0", name)
+
+    service = full.get("service", name, namespace=release.namespace)["spec"]
+    assert service["publishNotReadyAddresses"], "the master's name resolves while its preflight runs"
+
+    complete(release)
+    release.uninstall()
+
+    def left() -> set[str]:
+        kinds = "trainjobs,trainingruntimes,jobsets,jobs,pods,configmaps,serviceaccounts,services"
+        return set(names(full.get(kinds, namespace=release.namespace)["items"])) - {"kube-root-ca.crt", "default"}
+
+    full.wait(lambda: not left(), "all but the data gone")
+    assert len(full.get("persistentvolumeclaims", namespace=release.namespace)["items"]) == 3
+
+
+def test_a06_a_failed_node_ends_the_job_and_frees_the_gpus(full: Sandbox, release: Release) -> None:
+    """A06: no pod is started anew without its peers, and none keeps its GPUs."""
+    release.install(*nodes(3))
+    full.wait_for_phase("Running", 3, namespace=release.namespace)
+    victim = next(name for name in release.pods() if "-node-0-1-" in name)
+    full.fail(victim, namespace=release.namespace)
+    release.wait_for("Failed")
+    full.wait(lambda: all(p["status"]["phase"] == "Failed" for p in release.pods().values()), "running pods deleted")
+
+
+def test_a11_upgrade_never_replaces_a_running_job_in_silence(full: Sandbox, release: Release) -> None:
+    release.install(*nodes(2))
+    full.wait_for_phase("Running", 2, namespace=release.namespace)
+    name = release.job()["metadata"]["name"]
+    changed = [*nodes(2), "--set", "training.seed=7"]
+    done = release.helm("upgrade", release.name, str(CHART), *changed)
+    assert done.returncode != 0
+    assert f"must not replace the job {name}, which has not ended; use kubectl delete trainjob {name}" in done.stderr
+    release.apply("upgrade", *nodes(2))
+    assert release.job()["metadata"]["name"] == name
+    complete(release)
+    release.install(*changed)
+    assert release.job()["metadata"]["name"] != name
+
+
+def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: tuple[Release, Release]) -> None:
+    """A quota of 8 nodes, two jobs of 8; Kueue alone suspends."""
+    first, second = releases
+    room = {"cpu": 80 * 8, "memory": f"{800 * 8}Gi", "nvidia.com/gpu": 64, "rdma/hca_shared_devices_all": 8}
+    full.create(queue(first.namespace, room))
+    queued = [*nodes(8), "--set", "scheduling.queue.name=gpus"]
+    first.install(*queued)
+    full.wait(lambda: placed(first) == 8, "the first runs")
+    second.install(*queued)
+    workloads = "workloads.kueue.x-k8s.io"
+    full.wait(lambda: len(full.get(workloads, namespace=second.namespace)["items"]) == 2, "the second is queued")
+    assert second.job()["spec"]["suspend"] is True
+    assert not second.pods()
+    complete(first)
+    full.wait(lambda: placed(second) == 8, "the second runs")
+
+
+def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
+    full: Sandbox, releases: tuple[Release, Release]
+) -> None:
+    """12 + 12 nodes on 16; Trainer makes the pod groups, the chart names the scheduler."""
+    gang = ["--set", "scheduling.schedulingPolicy.minAvailable=12"]
+    gang += ["--set", f"scheduling.schedulerName={SCHEDULER}"]
+    for release in releases:
+        release.install(*nodes(12), *gang)
+    full.wait(lambda: 12 in [placed(release) for release in releases], "one runs", timeout=180)
+    winner, other = sorted(releases, key=placed, reverse=True)
+    full.wait(lambda: len(other.pods()) == 12, "the other one's pods")
+    full.wait(lambda: "FailedScheduling" in full.kubectl("get", "events", "-n", other.namespace), "tried")
+    assert placed(other) == 0
+    group = full.get("podgroup", other.job()["metadata"]["name"], namespace=other.namespace)
+    assert group["spec"]["minMember"] == 12
+    complete(winner)
+    full.wait(lambda: placed(other) == 12, "the other one runs whole", timeout=180)
+
+
+def test_real_torchrun_with_trainers_environment(release: Release, tmp_path: Path) -> None:
+    """Trainer's port gives way to rendezvous.port, its ranks are torchrun's."""
+    records = train_for_real(release, tmp_path)
+    assert "-node-0-0-" in records[0]["pod"], "rank 0 on the first node"
+
+
+def test_the_monitor_finds_a_trainjob(full: Sandbox, release: Release) -> None:
+    release.install(*nodes(2))
+    full.wait_for_phase("Running", 2, namespace=release.namespace)
+    master = next(name for name in release.pods() if "-node-0-0-" in name)
+    bar = "Epoch 0: :  50%|##| 1000/2170 [1:00:00<1:00:00, reduced_train_loss=2.50, global_step=999.0, "
+    bar += "consumed_samples=512000.0, train_step_timing in s=3.60]\n"
+    full.write_logs(bar, master, namespace=release.namespace)
+    command = [str(Path(sys.executable).with_name("neva-monitor")), release.name, "-n", release.namespace]
+    done = subprocess.run([*command, "--once", "-o", "json"], env=full.env, capture_output=True, text=True, check=False)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert (report["step"], report["maxSteps"], report["settings"]["gpus"]) == (1000, 2170, 16), done

@@ -1,0 +1,88 @@
+"""Real torchrun on this machine, as the pods of a release would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.e2e.release import Release, process_environment
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port if port < 32768 else 20000 + port % 10000
+
+
+def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
+    """Install 4 nodes x 2 processes, run launch.sh of the ConfigMap with the env of the real pods, return all ranks.
+
+    Not there on one machine without GPUs: cluster DNS (the master is 127.0.0.1), nvidia-smi and NeMo's script (named
+    stand-ins), and the mounts (folders of the test).
+    """
+    sandbox, port = release.sandbox, free_port()
+    plan = {"nodes": 4, "gpusPerNode": 2, "tensorParallelSize": 2, "microBatchSize": 2, "globalBatchSize": 8}
+    values = {"training": plan, "rendezvous": {"port": port}, "fabric": "tcp", "job": {"kind": release.kind}}
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    release.install("-f", str(folder / "values.yaml"))
+    sandbox.wait_for_phase("Running", 4, namespace=release.namespace)
+    pods = release.pods()
+    (volume,) = (v for v in next(iter(pods.values()))["spec"]["volumes"] if v["name"] == "config")
+    data = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
+    config = folder / "etc"
+    config.mkdir()
+    for name, text in data.items():
+        (config / name).write_text(text)
+    stand_ins = folder / "bin"
+    stand_ins.mkdir()
+    smi = stand_ins / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nprintf 'GPU 0: stand-in\\nGPU 1: stand-in\\n'\n")
+    smi.chmod(0o755)
+    output, results = folder / "output", folder / "results"
+    output.mkdir()
+
+    running = []
+    for name, pod in pods.items():
+        here = folder / name
+        moved = {
+            "NEVA_CONFIG_DIR": str(config),
+            "NEVA_ENTRYPOINT": str(Path(__file__).with_name("stand_in_training.py")),
+            "NEVA_RESULTS_DIR": str(results),
+            "NEVA_WORK_DIR": str(here / "work"),
+            "TMPDIR": str(here / "tmp"),
+            "HF_HOME": str(here / "hf"),
+            "MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "STAND_IN_OUTPUT": str(output),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{stand_ins}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        environment = process_environment(pod) | moved
+        command = ["bash", str(config / "launch.sh")]
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    for process in running:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+    records = sorted((json.loads(f.read_text()) for f in output.glob("*.json")), key=lambda r: r["rank"])
+    assert [r["rank"] for r in records] == list(range(8)), "every global rank once"
+    assert {(r["world"], r["sum"]) for r in records} == {(8, 28)}
+    for record in records:
+        assert record["local"] == record["rank"] % 2
+        assert f"--config-path={config}" in record["arguments"]
+        assert Path(record["folder"]).name == "work"
+    run = json.loads((results / "run.json").read_text())
+    assert run["training"]["nodes"] == 4
+    assert sorted(f.name for f in (results / "logs").iterdir()) == [f"node-0000{i}.log" for i in range(4)]
+    return records
