@@ -42,7 +42,9 @@ def room(full: Sandbox) -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     full.kubectl("create", "namespace", name)
     yield name
-    full.kubectl("delete", "pytorchjobs,trainjobs,pods", "--all", "-n", name)
+    full.kubectl("delete", "pytorchjobs,trainjobs", "--all", "-n", name)
+    full.kubectl("delete", "pods", "--all", "-n", name)
+    full.wait(lambda: not full.pods(namespace=name), "GPUs free")  # an operator may have made one more meanwhile
     # A queue of the next test is not told when one of this test frees its nodes: Kueue asks again within a cohort only.
     workloads = "workloads.kueue.x-k8s.io"
     full.wait(lambda: not full.get(workloads, namespace=name)["items"], "Kueue has let go of the nodes")
