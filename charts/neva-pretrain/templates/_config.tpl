@@ -96,7 +96,7 @@ Takes (list root facts). */}}
   "hf" (dict "online" $f.hfOnline "home" $f.hfHome)
   "resume" $v.checkpoint.resume
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
-  "preflight" (include "neva.known" (omit $v.preflight "enabled" "resources") | fromJson)
+  "preflight" (include "neva.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" ($root.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}
@@ -110,13 +110,6 @@ Takes (list root facts). */}}
 {{- $settings = deepCopy $settings -}}
 {{- include "neva.integers" $settings -}}
 {{- toPrettyJson $settings -}}
-{{- end -}}
-
-{{/* A map without its unset keys, as JSON. */}}
-{{- define "neva.known" -}}
-{{- $known := dict -}}
-{{- range $k, $v := . -}}{{- if not (kindIs "invalid" $v) -}}{{- $_ := set $known $k $v -}}{{- end -}}{{- end -}}
-{{- $known | toJson -}}
 {{- end -}}
 
 {{/* The job's ConfigMap. Takes (list root facts). */}}

@@ -66,6 +66,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   value: {{ include "neva.text" (index . 1) | replace "$" "$$" | toJson }}
 {{- end -}}
 
+{{/* One environment variable out of a Secret. Takes (list name map), the map with name and key of the Secret. */}}
+{{- define "neva.secretVariable" -}}
+{{- $secret := index . 1 -}}
+- name: {{ index . 0 }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.name | quote }}
+      key: {{ $secret.key | quote }}
+{{- end -}}
+
 {{/* Bytes of a Kubernetes quantity, as a float. */}}
 {{- define "neva.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}

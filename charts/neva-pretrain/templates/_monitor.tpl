@@ -93,33 +93,17 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
     name: {{ include "neva.exporterName" . }}
 {{- end -}}
 
-{{/* Requests equal limits, so that the pod stays Guaranteed. Takes a map of cpu and memory. */}}
-{{- define "neva.equalResources" -}}
-limits:
-  {{- toYaml . | nindent 2 }}
-requests:
-  {{- toYaml . | nindent 2 }}
-{{- end -}}
-
 {{/* Privileges of what only reads results: training's user, and nothing else of it. Takes the root. */}}
 {{- define "neva.readerSecurityContext" -}}
-{{- $context := dict
-  "allowPrivilegeEscalation" false
-  "capabilities" (dict "drop" (list "ALL"))
-  "readOnlyRootFilesystem" true
-  "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- $context := include "neva.leastPrivilege" . | fromJson -}}
+{{- $_ := set $context "readOnlyRootFilesystem" true -}}
 {{- include "neva.merge" (list $context (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
 {{- include "neva.yaml" $context -}}
 {{- end -}}
 
 {{/* The results volume where training sees it, read-only. Takes the root. */}}
 {{- define "neva.resultsMount" -}}
-{{- $volume := .Values.storage.results -}}
-- name: results
-  mountPath: {{ $volume.mountPath | quote }}
-  {{- with $volume.subPath }}
-  subPath: {{ . | toJson }}
-  {{- end }}
+{{- include "neva.storageMount" (list . "results") }}
   readOnly: true
 {{- end -}}
 
@@ -134,11 +118,7 @@ requests:
 {{- end }}
 {{- $secret := ($v.secrets | default dict).wandb | default dict }}
 {{- if and (eq $wandb.mode "online") $secret.name }}
-- name: WANDB_API_KEY
-  valueFrom:
-    secretKeyRef:
-      name: {{ $secret.name | quote }}
-      key: {{ $secret.key | quote }}
+{{ include "neva.secretVariable" (list "WANDB_API_KEY" $secret) }}
 {{- end }}
 {{- end }}
 {{- end -}}

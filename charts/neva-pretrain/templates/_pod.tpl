@@ -99,12 +99,17 @@ volumeMounts:
 image: {{ include "neva.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy | default "IfNotPresent" }}
 resources:
-  limits:
-    {{- toYaml $resources | nindent 4 }}
-  requests:
-    {{- toYaml $resources | nindent 4 }}
+  {{- include "neva.equalResources" $resources | nindent 2 }}
 securityContext:
   {{- include "neva.securityContext" (list $root $rdma) | nindent 2 }}
+{{- end -}}
+
+{{/* Requests equal limits, so that the pod stays Guaranteed. Takes a map. */}}
+{{- define "neva.equalResources" -}}
+limits:
+  {{- toYaml . | nindent 2 }}
+requests:
+  {{- toYaml . | nindent 2 }}
 {{- end -}}
 
 {{/* Mounts of the training container, and of whatever must see what it sees. Takes the root. */}}
@@ -116,12 +121,7 @@ securityContext:
 - name: shm
   mountPath: /dev/shm
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{- $volume := get $root.Values.storage $name }}
-- name: {{ $name }}
-  mountPath: {{ $volume.mountPath | quote }}
-  {{- with $volume.subPath }}
-  subPath: {{ . | toJson }}
-  {{- end }}
+{{ include "neva.storageMount" (list $root $name) }}
   {{- if include "neva.readOnly" (list $root $name) }}
   readOnly: true
   # File systems mounted below this one too, where kernel and runtime can; an API server without the field drops it.
@@ -212,21 +212,23 @@ Takes (list root map online). */}}
 {{ include "neva.env" (list $name $value) }}
 {{- end }}{{ end }}
 {{- if index . 2 }}{{ with $root.Values.secrets.huggingface }}{{ if .name }}
-- name: HF_TOKEN
-  valueFrom:
-    secretKeyRef:
-      name: {{ .name | quote }}
-      key: {{ .key | quote }}
+{{ include "neva.secretVariable" (list "HF_TOKEN" .) }}
 {{- end }}{{ end }}{{ end }}
+{{- end -}}
+
+{{/* Privileges of a container that needs none, as JSON. */}}
+{{- define "neva.leastPrivilege" -}}
+{{- dict
+  "allowPrivilegeEscalation" false
+  "capabilities" (dict "drop" (list "ALL"))
+  "seccompProfile" (dict "type" "RuntimeDefault")
+| toJson -}}
 {{- end -}}
 
 {{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes (list root rdma). */}}
 {{- define "neva.securityContext" -}}
 {{- $root := index . 0 -}}
-{{- $context := dict
-  "allowPrivilegeEscalation" false
-  "capabilities" (dict "drop" (list "ALL"))
-  "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- $context := include "neva.leastPrivilege" . | fromJson -}}
 {{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
 {{- include "neva.merge" (list $context (include "neva.withoutNulls" $root.Values.securityContext | fromJson)) -}}
 {{- include "neva.yaml" $context -}}

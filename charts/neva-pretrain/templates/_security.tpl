@@ -125,10 +125,6 @@ meets restricted
 {{/* Environment from Secrets. Takes the root. */}}
 {{- define "neva.secretEnvironment" -}}
 {{- range $name, $secret := ($.Values.secrets | default dict).env }}{{ if $secret }}
-- name: {{ $name }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ $secret.name | quote }}
-      key: {{ $secret.key | quote }}
+{{ include "neva.secretVariable" (list $name $secret) }}
 {{- end }}{{ end }}
 {{- end -}}

@@ -27,6 +27,16 @@ between dots, which no namespace and no full name has, two releases never mean t
 {{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
 {{- end -}}
 
+{{/* Where a container sees a volume. Takes (list root volume). */}}
+{{- define "neva.storageMount" -}}
+{{- $volume := get (index . 0).Values.storage (index . 1) -}}
+- name: {{ index . 1 }}
+  mountPath: {{ $volume.mountPath | quote }}
+  {{- with $volume.subPath }}
+  subPath: {{ . | toJson }}
+  {{- end }}
+{{- end -}}
+
 {{/* What a pod's volume is. Takes (list root volume). */}}
 {{- define "neva.volumeSource" -}}
 {{- $volume := get (index . 0).Values.storage (index . 1) -}}

@@ -432,10 +432,10 @@ use {{ compact (list $below $above) | join " or " }}
     {{- $wandb := get $v "wandb" | default dict -}}
     {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $why = append $why "wandb.mode is online" -}}{{- end -}}
   {{- end -}}
-  {{- if and $why (not (include "neva.known" $policy.egress | fromJson)) -}}
+  {{- if and $why (not (include "neva.withoutNulls" $policy.egress | fromJson)) -}}
     {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit hosts of the internet, since %s; use a rule such as internet: {ports: [{port: 443}]}" (join " and " $why)) -}}
   {{- end -}}
-  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.known" $policy.ingress | fromJson)) -}}
+  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.withoutNulls" $policy.ingress | fromJson)) -}}
     {{- $errors = append $errors "networkPolicy.ingress: got nothing; must admit Prometheus, since monitoring.podMonitor.enabled is true; use a rule such as prometheus: {from: [{namespaceSelector: {}}]}" -}}
   {{- end -}}
 {{- end -}}
