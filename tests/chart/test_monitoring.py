@@ -403,6 +403,15 @@ def test_tensorboard_shows_the_results_to_its_service() -> None:
     assert "create_tensorboard_logger" not in hydra(manifests)["exp_manager"], "NeMo's default is true"
 
 
+def test_tensorboard_reads_results_wherever_they_are() -> None:
+    """A folder of the node has no claim: the pod mounts what training mounts."""
+    values = {**BOARD, "storage": {"results": {"hostPath": "/nvme/results", "gpfs": {"nodePath": None}}}}
+    manifests = helm.render(values)
+    (training,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == "results"]
+    volumes = helm.one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert training == volumes[0] == {"name": "results", "hostPath": {"path": "/nvme/results", "type": "Directory"}}
+
+
 def test_tensorboards_service_never_finds_a_training_pod() -> None:
     manifests = helm.render({**NODES, **BOARD})
     wanted = helm.one(manifests, "Service")["spec"]["selector"].items()

@@ -31,9 +31,6 @@ volumes:
   {{- if $exporter }}
   {{- include "neva.exporterVolume" $root | nindent 2 }}
   {{- end }}
-  {{- with $v.extraVolumes }}
-  {{- include "neva.yaml" . | nindent 2 }}
-  {{- end }}
 {{- end -}}
 
 {{/* What runs before training, on the same devices and mounts. The worker's wait for the master comes here, since the
@@ -133,7 +130,7 @@ requests:
 {{- end }}
 {{- end -}}
 
-{{/* Volumes of the mounts above. Takes (list root configMapName). */}}
+{{/* Volumes of the mounts above, the user's too. Takes (list root configMapName). */}}
 {{- define "neva.volumes" -}}
 {{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
 - name: config
@@ -150,6 +147,9 @@ requests:
 {{- range $name := list "datasets" "models" "results" "scratch" }}
 - name: {{ $name }}
   {{- include "neva.volumeSource" (list $root $name) | trim | nindent 2 }}
+{{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ include "neva.yaml" . }}
 {{- end }}
 {{- end -}}
 

@@ -52,7 +52,4 @@ containers:
       {{- include "neva.mounts" $root | trim | nindent 6 }}
 volumes:
   {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
-  {{- with $v.extraVolumes }}
-  {{- include "neva.yaml" . | nindent 2 }}
-  {{- end }}
 {{- end -}}
