@@ -168,10 +168,10 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
         broken = [*refused.violations, *broken]
     if broken:
         raise RefusedError(broken)
-    warnings = list(verdict.warnings)
+    warnings, complete = list(verdict.warnings), values.complete(result)
     if not options["optimize"]:
-        warnings += possible_gain(setup_of(values.complete(result), options["gpu"]))
-    result = with_prediction(result, options["gpu"])
+        warnings += possible_gain(setup_of(complete, options["gpu"]))
+    result = with_prediction(result, complete, options["gpu"])
     return values.emit(result, command, notes, options["output"]), warnings
 
 

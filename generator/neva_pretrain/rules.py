@@ -15,28 +15,15 @@ from typing import Any
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
+from neva_pretrain.reading import VOLUMES, Values, mapping, preparing, rdma_enabled, section, text
 from neva_pretrain.security import pod_security_breaks
 
-Values = Mapping[str, Any]
-
-VOLUMES = ("datasets", "models", "results", "scratch")
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
 DEFAULT_EXPORTER_PORT = 9400
 PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
-
-
-def text(value: object) -> str:
-    """Return a scalar as the chart prints it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def nearest(value: int, choices: Sequence[int]) -> str:
@@ -50,22 +37,6 @@ def divisors(limit: int, numbers: Sequence[int]) -> list[int]:
     """Return all numbers up to a limit that divide all the given ones, ascending."""
     common = gcd(*numbers)
     return [d for d in range(1, limit + 1) if common % d == 0]
-
-
-def section(values: Values, *path: str) -> Any:
-    """Return a nested value, or an empty mapping where a part of the path is missing or null."""
-    node: Any = values
-    for key in path:
-        node = (node or {}).get(key)
-    return {} if node is None else node
-
-
-def mapping(values: Values, *path: str) -> Mapping[str, Any]:
-    """Return a nested mapping, empty where it is missing or something else."""
-    node: Any = values
-    for key in path:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else {}
 
 
 def quantity(amount: str) -> Decimal:
@@ -90,11 +61,6 @@ def read_only(values: Values, volume: str) -> bool:
     return (
         not preparing(values) and volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
     )
-
-
-def preparing(values: Values) -> bool:
-    """Return whether the release prepares data and models in place of training."""
-    return bool(section(values, "prepare").get("enabled"))
 
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
@@ -363,8 +329,7 @@ def check_prepare(values: Values) -> Iterator[Violation]:
 def check_pods(values: Values) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
     fabric, rdma = chartdata.fabrics()[values["fabric"]], section(values, "rdma")
-    enabled = rdma.get("enabled")
-    if fabric["rdma"]["enabled"] if enabled is None else enabled:
+    if rdma_enabled(values):
         if not (rdma.get("resourceName") or fabric["rdma"]["resourceName"]):
             yield Violation(
                 "rdma.resourceName",

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from neva_pretrain import chartdata
+from neva_pretrain.reading import VOLUMES, Values, preparing, rdma_enabled, section, text
 
-Values = Mapping[str, Any]
-
-VOLUMES = ("datasets", "models", "results", "scratch")
 CONTEXTS = ("podSecurityContext", "securityContext")
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 SAFE_PROFILES = ("RuntimeDefault", "Localhost")
@@ -30,16 +28,16 @@ class Break(NamedTuple):
 
 def pod_security_breaks(values: Values) -> Iterator[Break]:
     """Yield what breaks baseline, and what breaks restricted only."""
-    trains = not _map(values, "prepare").get("enabled")
+    trains = not preparing(values)
     if values.get("hostNetwork"):
         yield Break("baseline", "hostNetwork", "true", "be false", "use false")
     yield from _volumes(values)
     yield from _annotations(values)
     for where in CONTEXTS:
-        yield from _either_context(where, _map(values, where))
+        yield from _either_context(where, section(values, where))
     yield from _container(values, trains=trains)
-    workers = values["training"]["nodes"] > 1 and _map(values, "job").get("kind", "PyTorchJob") == "PyTorchJob"
-    if trains and workers and not _map(values, "podSecurity").get("operatorInitContainer"):
+    workers = values["training"]["nodes"] > 1 and values["job"]["kind"] == "PyTorchJob"
+    if trains and workers and not section(values, "podSecurity").get("operatorInitContainer"):
         yield Break(
             "restricted",
             "podSecurity.operatorInitContainer",
@@ -48,10 +46,6 @@ def pod_security_breaks(values: Values) -> Iterator[Break]:
             "give the operator the init container of docs/security.md, since its own has no security context, "
             "and use true",
         )
-
-
-def _map(values: Values, key: str) -> Mapping[str, Any]:
-    return values.get(key) or {}
 
 
 def _standard(name: str) -> list[str]:
@@ -75,8 +69,8 @@ def _volumes(values: Values) -> Iterator[Break]:
 
 
 def _annotations(values: Values) -> Iterator[Break]:
-    for name, value in sorted(_map(values, "podAnnotations").items()):
-        profile = _text(value)
+    for name, value in sorted(section(values, "podAnnotations").items()):
+        profile = text(value)
         if (
             name.startswith(APPARMOR)
             and profile not in ("", "runtime/default")
@@ -84,12 +78,6 @@ def _annotations(values: Values) -> Iterator[Break]:
         ):
             rule = "be runtime/default or localhost/..."
             yield Break("baseline", f"podAnnotations.{name}", profile, rule, "use runtime/default")
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _either_context(where: str, context: Mapping[str, Any]) -> Iterator[Break]:
@@ -116,7 +104,7 @@ def _either_context(where: str, context: Mapping[str, Any]) -> Iterator[Break]:
 
 
 def _container(values: Values, *, trains: bool) -> Iterator[Break]:
-    pod, context = _map(values, "podSecurityContext"), _map(values, "securityContext")
+    pod, context = section(values, "podSecurityContext"), section(values, "securityContext")
     if context.get("privileged"):
         yield Break("baseline", "securityContext.privileged", "true", "be false", "use false")
     if (mount := context.get("procMount")) and mount != "Default":
@@ -136,9 +124,6 @@ def _container(values: Values, *, trains: bool) -> Iterator[Break]:
 
 
 def _capabilities(values: Values, capabilities: Mapping[str, Any], *, trains: bool) -> Iterator[Break]:
-    rdma = _map(values, "rdma").get("enabled")
-    if rdma is None:
-        rdma = chartdata.fabrics()[values["fabric"]]["rdma"]["enabled"]
     added, restricted = capabilities.get("add"), _standard("restrictedCapabilities")
     if added is not None:
         for name in added:
@@ -147,7 +132,7 @@ def _capabilities(values: Values, capabilities: Mapping[str, Any], *, trains: bo
                 yield Break("baseline", key, name, "hold only what containers have by default", "remove it")
             elif name not in restricted:
                 yield Break("restricted", key, name, f"hold only {', '.join(restricted)}", "remove it")
-    elif trains and rdma:
+    elif trains and rdma_enabled(values):
         yield Break(
             "baseline",
             "rdma.enabled",

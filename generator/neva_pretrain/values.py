@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,8 @@ from neva_pretrain import chartdata
 from neva_pretrain.catalog import Model
 from neva_pretrain.errors import InputError, Violation
 from neva_pretrain.plan import Plan, save_interval
-from neva_pretrain.rules import VOLUMES, storage_sources, text
+from neva_pretrain.reading import VOLUMES, text
+from neva_pretrain.rules import storage_sources
 
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
 
@@ -112,9 +114,14 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     return merge(chartdata.defaults(), values)
 
 
+@cache
+def _as_helm_reads(pattern: str) -> re.Pattern[str]:
+    """Return a pattern as Helm reads it: in Python's alone, ``$`` also matches before a last line feed."""
+    return re.compile(re.sub(r"(?<!\\)\$", r"\\Z", pattern))
+
+
 def _as_helm_matches(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
-    """Match as Helm does: in Python's patterns alone, ``$`` also matches before a last line feed."""
-    if isinstance(instance, str) and not re.search(re.sub(r"(?<!\\)\$", r"\\Z", pattern), instance):
+    if isinstance(instance, str) and not _as_helm_reads(pattern).search(instance):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 

@@ -13,6 +13,7 @@ from neva_pretrain.fit import check_fit
 from neva_pretrain.hardware import GPUS
 from neva_pretrain.plan import REFERENCE_BATCH, Plan
 from neva_pretrain.planner import Request, search
+from neva_pretrain.reading import section
 
 WORTH_SAYING = 1.05
 """Gain from which the planner speaks up; less is within the cost model's error."""
@@ -73,10 +74,9 @@ def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:
     )
 
 
-def with_prediction(partial: Mapping[str, Any], gpu: str) -> dict[str, Any]:
-    """Return values with what the exporter measures the run against, where it is on; what they say stays."""
-    complete = values.complete(partial)
-    if not rules.section(complete, "monitoring", "exporter").get("enabled"):
+def with_prediction(partial: Mapping[str, Any], complete: Mapping[str, Any], gpu: str) -> dict[str, Any]:
+    """Return a file's values with what the exporter measures the run against, where it is on; what they say stays."""
+    if not section(complete, "monitoring", "exporter").get("enabled"):
         return dict(partial)
     setup = setup_of(complete, gpu)
     plan = {

@@ -88,7 +88,7 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
 {{- if or (eq (toString $pod.runAsNonRoot) "false") (not (ternary $context.runAsNonRoot $pod.runAsNonRoot (hasKey $context "runAsNonRoot"))) -}}
   {{- $breaks = append $breaks (dict "level" "restricted" "key" $key "got" (ternary "false" "nothing" (or (hasKey $pod "runAsNonRoot") (hasKey $context "runAsNonRoot"))) "rule" "be true" "fix" "use true, and runAsUser of an image that runs as that user") -}}
 {{- end -}}
-{{- $operator := eq ((get $v "job" | default dict).kind | default "PyTorchJob") "PyTorchJob" -}}
+{{- $operator := eq $v.job.kind "PyTorchJob" -}}
 {{- if and $trains $operator (gt (int64 $v.training.nodes) 1) (not ($v.podSecurity | default dict).operatorInitContainer) -}}
   {{- $breaks = append $breaks (dict "level" "restricted" "key" "podSecurity.operatorInitContainer" "got" "false" "rule" "be true" "fix" "give the operator the init container of docs/security.md, since its own has no security context, and use true") -}}
 {{- end -}}

@@ -1,0 +1,50 @@
+"""How values are read, by rules and by all else that judges them: what is null or missing is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neva_pretrain import chartdata
+
+Values = Mapping[str, Any]
+
+VOLUMES = ("datasets", "models", "results", "scratch")
+
+
+def text(value: object) -> str:
+    """Return a scalar as the chart prints it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def section(values: Values, *path: str) -> Any:
+    """Return a nested value, or an empty mapping where a part of the path is missing or null."""
+    node: Any = values
+    for key in path:
+        node = (node or {}).get(key)
+    return {} if node is None else node
+
+
+def mapping(values: Values, *path: str) -> Mapping[str, Any]:
+    """Return a nested mapping, empty where it is missing or something else."""
+    node: Any = values
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
+def preparing(values: Values) -> bool:
+    """Return whether the release prepares data and models in place of training."""
+    return bool(section(values, "prepare").get("enabled"))
+
+
+def rdma_enabled(values: Values) -> bool:
+    """Return whether pods ask for RDMA devices: as ``rdma.enabled`` says, else as the fabric does."""
+    said = section(values, "rdma").get("enabled")
+    return bool(chartdata.fabrics()[values["fabric"]]["rdma"]["enabled"] if said is None else said)
