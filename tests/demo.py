@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -236,15 +234,6 @@ def _say(text: str) -> None:
     click.secho(f"\n# {text}", fg="green")
 
 
-def _interrupted(_: int, __: FrameType | None) -> None:
-    # Once is enough: a second Ctrl-C must not cut the cleaning up short.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    # Also when a script started us in the background, where SIGINT is ignored by default.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    process.interrupt_once()
     main(prog_name="python -m tests.demo")

@@ -8,7 +8,6 @@ for them every 15 s, which would be most of a small job's time.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from types import FrameType
 from typing import Any
 
 import click
@@ -170,14 +168,6 @@ def _checked(done: subprocess.CompletedProcess[str]) -> None:
         raise SandboxError(f"{Path(done.args[0]).name} {done.args[1]}: {done.stderr.strip()}")
 
 
-def _interrupted(_: int, __: FrameType | None) -> None:
-    # Once is enough: a second Ctrl-C must not cut the cleaning up short.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    process.interrupt_once()
     main(prog_name="python -m tests.bench.bench_scale")

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.queues import FLAVOR, TOPOLOGY
+from tests.e2e.release import Release, drop_volumes
 from tests.sandbox import Sandbox
 
 
@@ -25,7 +26,14 @@ def namespace(sandbox: Sandbox) -> Iterator[str]:
     sandbox.kubectl("create", "namespace", name)
     yield name
     sandbox.kubectl("delete", "pytorchjobs,jobs,pods", "--all", "-n", name)
+    drop_volumes(sandbox, name)
     sandbox.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def release(sandbox: Sandbox, namespace: str) -> Release:
+    """Name a release in the test's namespace; nothing is installed yet."""
+    return Release(sandbox, namespace)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +53,7 @@ def room(full: Sandbox) -> Iterator[str]:
     full.kubectl("delete", "pytorchjobs,trainjobs", "--all", "-n", name)
     full.kubectl("delete", "pods", "--all", "-n", name)
     full.wait(lambda: not full.pods(namespace=name), "GPUs free")  # an operator may have made one more meanwhile
+    drop_volumes(full, name)
     # A queue of the next test is not told when one of this test frees its nodes: Kueue asks again within a cohort only.
     workloads = "workloads.kueue.x-k8s.io"
     full.wait(lambda: not full.get(workloads, namespace=name)["items"], "Kueue has let go of the nodes")

@@ -17,6 +17,13 @@ TOPOLOGY = {
     "metadata": {"name": "racks"},
     "spec": {"levels": [{"nodeLabel": "neva.test/rack"}, {"nodeLabel": "kubernetes.io/hostname"}]},
 }
+NODE = {"cpu": 80, "memory": "800Gi", "nvidia.com/gpu": 8, "rdma/hca_shared_devices_all": 1}
+
+
+def quota(nodes: int) -> dict[str, int | str]:
+    """What so many nodes of the chart's pods ask for; Kueue counts every resource."""
+    amounts = {name: amount for name, amount in NODE.items() if isinstance(amount, int)}
+    return {**{name: amount * nodes for name, amount in amounts.items()}, "memory": f"{800 * nodes}Gi"}
 
 
 def queue(name: str, quota: Mapping[str, int | str]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +81,10 @@ class Release:
         selector = f"{KINDS[self.kind].label}={self.job()['metadata']['name']}"
         return {p["metadata"]["name"]: p for p in self.sandbox.pods(selector, self.namespace)}
 
+    def placed(self) -> list[str]:
+        """Return the nodes of the job's pods that have one."""
+        return [p["spec"]["nodeName"] for p in self.pods().values() if p["spec"].get("nodeName")]
+
 
 def process_environment(pod: dict[str, Any]) -> dict[str, str]:
     """Return the environment of the pod's training process, as the kubelet would make it.
@@ -147,11 +150,24 @@ def static_volume(name: str, namespace: str, claim: str, storage_class: str = ""
     }
 
 
+def drop_volumes(sandbox: Sandbox, namespace: str) -> None:
+    """Delete the volumes of a namespace's claims: they are the cluster's, and kept ones outlive it."""
+    for volume in sandbox.get("persistentvolumes")["items"]:
+        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
+            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+
+
+def check_pod(pod: Mapping[str, Any]) -> None:
+    """Check what every training pod of the examples has: its GPUs, and mounts that only read what is shared."""
+    (container,) = pod["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
+    wanted = {"/etc/neva": True, "/datasets/preset": True, "/models/preset": True, "/results": False}
+    assert {path: mounts[path] for path in wanted} == wanted
+    assert {"/dev/shm", "/scratch"} <= set(mounts)
+    assert not any("serviceaccount" in path for path in mounts)
+
+
 def names(items: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of objects, sorted."""
     return sorted(item["metadata"]["name"] for item in items)
-
-
-def dump(value: object) -> str:
-    """Return compact JSON, for messages."""
-    return json.dumps(value, sort_keys=True)

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.release import ROOT, Release, names, process_environment, provide_storage
+from tests.e2e.release import ROOT, Release, check_pod, names, process_environment, provide_storage
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
 FILES = [f for f in sorted((ROOT / "values").glob("*.yaml")) if "kind: TrainJob" not in f.read_text()]
-
-
-@pytest.fixture
-def release(sandbox: Sandbox, namespace: str) -> Release:
-    return Release(sandbox, namespace)
-
-
-@pytest.fixture(autouse=True)
-def volumes_gone(sandbox: Sandbox, namespace: str) -> Any:
-    """Kept volumes are cluster-wide: the next test starts without them."""
-    yield
-    for volume in sandbox.get("persistentvolumes")["items"]:
-        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
-            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
 
 
 @pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
@@ -57,13 +42,7 @@ def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file:
         assert environment["MASTER_PORT"] == "23456"
         ranks.add(environment["PET_NODE_RANK"])
         assert (environment["PET_NODE_RANK"] == "0") == (name == master)
-        (container,) = pod["spec"]["containers"]
-        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
-        mounts = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
-        wanted = {"/etc/neva": True, "/datasets/preset": True, "/models/preset": True, "/results": False}
-        assert {path: mounts[path] for path in wanted} == wanted
-        assert {"/dev/shm", "/scratch"} <= set(mounts)
-        assert not any("serviceaccount" in path for path in mounts)
+        check_pod(pod)
     assert ranks == {str(rank) for rank in range(nodes)}
 
     claims = sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.e2e.queues import FLAVOR, TOPOLOGY, queue
+from tests.e2e.queues import FLAVOR, TOPOLOGY, queue, quota
 from tests.e2e.release import ROOT, Release
-from tests.e2e.test_queues import placed, quota
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -23,11 +20,8 @@ PRIORITY = {
 
 
 @pytest.fixture
-def release(full: Sandbox, room: str) -> Iterator[Release]:
-    yield Release(full, room)
-    for volume in full.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == room:
-            full.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+def release(full: Sandbox, room: str) -> Release:
+    return Release(full, room)
 
 
 def install(release: Release, name: str) -> None:
@@ -38,7 +32,7 @@ def install(release: Release, name: str) -> None:
 def test_kueue(full: Sandbox, release: Release) -> None:
     full.create(queue(release.namespace, quota(8)))
     install(release, "kueue")
-    full.wait(lambda: len(placed(release)) == 8, "all nodes")
+    full.wait(lambda: len(release.placed()) == 8, "all nodes")
     (workload,) = full.get("workloads.kueue.x-k8s.io", namespace=release.namespace)["items"]
     assert workload["spec"]["queueName"] == "gpus"
 
@@ -55,14 +49,14 @@ def test_kueue_topology(full: Sandbox, release: Release) -> None:
     objects[0]["spec"]["resourceGroups"][0]["flavors"][0]["name"] = "cloud"
     full.create([PRIORITY, topology, flavor, *objects])
     install(release, "kueue-topology")
-    full.wait(lambda: len(placed(release)) == 8, "all nodes")
-    assert len({racks[node] for node in placed(release)}) == 1
+    full.wait(lambda: len(release.placed()) == 8, "all nodes")
+    assert len({racks[node] for node in release.placed()}) == 1
     (workload,) = full.get("workloads.kueue.x-k8s.io", namespace=release.namespace)["items"]
     assert workload["spec"]["priority"] == 1000
 
 
 def test_gang(full: Sandbox, release: Release) -> None:
     install(release, "gang")
-    full.wait(lambda: len(placed(release)) == 12, "all nodes")
+    full.wait(lambda: len(release.placed()) == 12, "all nodes")
     group = full.get("podgroup", release.job()["metadata"]["name"], namespace=release.namespace)["spec"]
     assert (group["minMember"], group["scheduleTimeoutSeconds"]) == (12, 120)

@@ -8,7 +8,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import tools
 from tests.e2e.release import ROOT, Release
 from tests.sandbox import Sandbox
+from tests.sandbox.process import free_ports
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks
 
 pytestmark = pytest.mark.e2e
@@ -44,9 +44,6 @@ FINISHED = f"`Trainer.fit` stopped: `max_steps={STEPS}` reached."
 def release(sandbox: Sandbox, namespace: str) -> Iterator[Release]:
     yield Release(sandbox, namespace)
     sandbox.kubectl("delete", "deployments", "--all", "-n", namespace)
-    for volume in sandbox.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
-            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
 
 
 def install(release: Release, folder: Path, *parts: dict[str, Any], verb: str = "install") -> str:
@@ -54,6 +51,13 @@ def install(release: Release, folder: Path, *parts: dict[str, Any], verb: str = 
     values = folder / "values.yaml"
     values.write_text(yaml.safe_dump({key: value for part in (VALUES, *parts) for key, value in part.items()}))
     return release.apply(verb, "-f", str(values))
+
+
+def running_master(release: Release, folder: Path) -> str:
+    """Install, wait until the job runs, return the name of its master's pod."""
+    install(release, folder)
+    release.wait_for("Running")
+    return f"{release.job()['metadata']['name']}-master-0"
 
 
 def line(step: int, **more: Any) -> str:
@@ -128,9 +132,7 @@ def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
 ) -> None:
     """On a terminal, and as JSON for scripts; plan and steps are the job's annotations."""
     argv, environment = command
-    install(release, tmp_path)
-    release.wait_for("Running")
-    master = f"{release.job()['metadata']['name']}-master-0"
+    master = running_master(release, tmp_path)
 
     def log(text: str) -> None:
         sandbox.write_logs(text, master, container="pytorch", namespace=release.namespace)
@@ -174,9 +176,7 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
     sandbox: Sandbox, release: Release, tmp_path: Path, command: tuple[list[str], dict[str, str]]
 ) -> None:
     argv, environment = command
-    install(release, tmp_path)
-    release.wait_for("Running")
-    master = f"{release.job()['metadata']['name']}-master-0"
+    master = running_master(release, tmp_path)
     oom = "[rank3]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 3 has a total capacity"
     text = "\n".join([*(line(step) for step in range(5)), oom])
     sandbox.write_logs(text, master, container="pytorch", namespace=release.namespace)
@@ -197,12 +197,6 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
 
 
 # What the chart starts
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port if port < 32768 else 20000 + port % 10000
 
 
 def fetch(port: int, path: str) -> str:
@@ -242,7 +236,7 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
     sandbox: Sandbox, release: Release, tmp_path: Path
 ) -> None:
     """The pod on the API server, and what it runs: the ConfigMap's files, command and arguments unchanged."""
-    results, port = tmp_path / "results", free_port()
+    results, (port,) = tmp_path / "results", free_ports(1)
     notes = install(
         release,
         tmp_path,
@@ -311,7 +305,7 @@ with SummaryWriter(sys.argv[1]) as writer:
 
 def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
     """The Deployment becomes available; its command, unchanged, serves what a real SummaryWriter wrote."""
-    results, port = tmp_path / "results", free_port()
+    results, (port,) = tmp_path / "results", free_ports(1)
     values = {
         "storage": {"results": {"mountPath": str(results)}},
         "tensorboard": {"enabled": True, "port": port},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ pytestmark = pytest.mark.e2e
 TWO_NODES = ["--set", "training.nodes=2", "--set", "training.globalBatchSize=512"]
 PREPARE = ["--set", "prepare.enabled=true", "--set", "prepare.llm.source=/models/preset/Llama-2-7b-chat-hf"]
 COMPLETE = r"podAnnotations.neva\.test/complete=true"  # the simulated kubelet ends such a pod with success
-
-
-@pytest.fixture
-def release(sandbox: Sandbox, namespace: str) -> Iterator[Release]:
-    yield Release(sandbox, namespace)
-    for volume in sandbox.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
-            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
 
 
 def the_job(release: Release) -> dict[str, Any]:

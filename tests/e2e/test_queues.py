@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.e2e.queues import queue
+from tests.e2e.queues import queue, quota
 from tests.e2e.release import Release
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
-NODE = {"cpu": 80, "memory": "800Gi", "nvidia.com/gpu": 8, "rdma/hca_shared_devices_all": 1}
 KUEUE = ["--set", "scheduling.queue.name=gpus"]
 RACK = [*KUEUE, "--set-string", r"scheduling.queue.topology.required=neva\.test/rack"]
-
-
-def quota(nodes: int) -> dict[str, int | str]:
-    """What so many nodes of the chart's pods ask for; Kueue counts every resource."""
-    amounts = {name: amount for name, amount in NODE.items() if isinstance(amount, int)}
-    return {**{name: amount * nodes for name, amount in amounts.items()}, "memory": f"{800 * nodes}Gi"}
 
 
 def nodes(count: int) -> list[str]:
@@ -30,17 +21,9 @@ def nodes(count: int) -> list[str]:
 
 
 @pytest.fixture
-def releases(full: Sandbox, room: str) -> Iterator[tuple[Release, Release]]:
+def releases(full: Sandbox, room: str) -> tuple[Release, Release]:
     """Two releases side by side; they share no volume."""
-    yield Release(full, room, "first"), Release(full, room, "second")
-    for volume in full.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == room:
-            full.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
-
-
-def placed(release: Release) -> list[str]:
-    """Nodes of the release's pods."""
-    return [p["spec"]["nodeName"] for p in release.pods().values() if p["spec"].get("nodeName")]
+    return Release(full, room, "first"), Release(full, room, "second")
 
 
 def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: tuple[Release, Release]) -> None:
@@ -49,7 +32,7 @@ def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: 
     full.create(queue(first.namespace, quota(8)))
     first.apply("install", *nodes(8), *KUEUE)
     first.wait_for("Running")
-    full.wait(lambda: len(placed(first)) == 8, "first job placed")
+    full.wait(lambda: len(first.placed()) == 8, "first job placed")
     second.apply("install", *nodes(8), *KUEUE)
     full.wait(
         lambda: len(full.get("workloads.kueue.x-k8s.io", namespace=second.namespace)["items"]) == 2, "second queued"
@@ -59,7 +42,7 @@ def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: 
     full.complete(f"{first.job()['metadata']['name']}-master-0", namespace=first.namespace)
     first.wait_for("Succeeded")
     second.wait_for("Running")
-    full.wait(lambda: len(placed(second)) == 8, "second job placed")
+    full.wait(lambda: len(second.placed()) == 8, "second job placed")
 
 
 def test_kueue_keeps_master_and_workers_in_one_rack(full: Sandbox, releases: tuple[Release, Release]) -> None:
@@ -69,11 +52,11 @@ def test_kueue_keeps_master_and_workers_in_one_rack(full: Sandbox, releases: tup
     for release in releases:
         release.apply("install", *nodes(8), *RACK)
         release.wait_for("Running")
-        full.wait(lambda release=release: len(placed(release)) == 8, "job placed")
+        full.wait(lambda release=release: len(release.placed()) == 8, "job placed")
     racks = []
     for release in releases:
         label = "neva.test/rack"
-        racks.append({full.get("node", n)["metadata"]["labels"][label] for n in placed(release)})
+        racks.append({full.get("node", n)["metadata"]["labels"][label] for n in release.placed()})
     assert all(len(one) == 1 for one in racks)
     assert racks[0] != racks[1]
 
@@ -99,13 +82,13 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     first, second = releases
     for release in releases:
         release.apply("install", *nodes(12), "--set", "scheduling.schedulingPolicy.minAvailable=12")
-    full.wait(lambda: 12 in (len(placed(first)), len(placed(second))), "one runs", timeout=120)
-    winner, other = sorted(releases, key=lambda release: -len(placed(release)))
+    full.wait(lambda: 12 in (len(first.placed()), len(second.placed())), "one runs", timeout=120)
+    winner, other = sorted(releases, key=lambda release: -len(release.placed()))
     full.wait(lambda: len(other.pods()) == 12, "the other one's pods")
     full.wait(lambda: "FailedScheduling" in full.kubectl("get", "events", "-n", other.namespace), "tried")
-    assert not placed(other)
+    assert not other.placed()
     group = full.get("podgroup", other.job()["metadata"]["name"], namespace=other.namespace)
     assert group["spec"]["minMember"] == 12
     full.complete(f"{winner.job()['metadata']['name']}-master-0", namespace=winner.namespace)
     winner.wait_for("Succeeded")
-    full.wait(lambda: len(placed(other)) == 12, "the other one runs whole", timeout=180)
+    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole", timeout=180)

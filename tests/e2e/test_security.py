@@ -20,7 +20,7 @@ import yaml
 
 from neva_pretrain import security, values
 from tests.chart import helm
-from tests.e2e.release import CHART, ROOT, Release, names, provide_storage
+from tests.e2e.release import CHART, ROOT, Release, drop_volumes, names, provide_storage
 from tests.sandbox import Sandbox, SandboxError
 from tests.tools import path as tool_path
 
@@ -49,9 +49,7 @@ def labelled(sandbox: Sandbox, level: str) -> str:
 def cleared(sandbox: Sandbox, name: str) -> None:
     sandbox.kubectl("delete", "pytorchjobs,jobs,pods,pvc", "--all", "-n", name, "--wait=false")
     sandbox.kubectl("delete", "namespace", name, "--wait=false")
-    for volume in sandbox.get("persistentvolumes")["items"]:
-        if volume["spec"].get("claimRef", {}).get("namespace") == name:
-            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+    drop_volumes(sandbox, name)
 
 
 @pytest.fixture

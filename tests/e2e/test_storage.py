@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,6 @@ pytestmark = pytest.mark.e2e
 
 Manifest = dict[str, Any]
 BINDING = 60
-
-
-@pytest.fixture
-def release(sandbox: Sandbox, namespace: str) -> Iterator[Release]:
-    """A release whose kept volumes, which are the cluster's, go with the test."""
-    yield Release(sandbox, namespace)
-    sandbox.kubectl("delete", "pvc", "--all", "-n", namespace, "--wait=false")
-    for volume in sandbox.get("persistentvolumes")["items"]:
-        if volume["spec"].get("claimRef", {}).get("namespace") == namespace:
-            sandbox.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
 
 
 def write(folder: Path, values: Manifest) -> str:

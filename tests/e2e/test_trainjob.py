@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 
 from tests.e2e.queues import queue
-from tests.e2e.release import CHART, ROOT, Release, container_environment, names, process_environment
+from tests.e2e.release import CHART, ROOT, Release, check_pod, container_environment, names, process_environment
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 from tests.sandbox.operators.gang import SCHEDULER
@@ -31,22 +30,14 @@ def nodes(count: int) -> list[str]:
 
 
 @pytest.fixture
-def releases(full: Sandbox, room: str) -> Iterator[tuple[Release, Release]]:
+def releases(full: Sandbox, room: str) -> tuple[Release, Release]:
     """Two releases side by side, none installed."""
-    yield Release(full, room, "first", "TrainJob"), Release(full, room, "second", "TrainJob")
-    for volume in full.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == room:
-            full.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+    return Release(full, room, "first", "TrainJob"), Release(full, room, "second", "TrainJob")
 
 
 @pytest.fixture
 def release(releases: tuple[Release, Release]) -> Release:
     return releases[0]
-
-
-def placed(release: Release) -> int:
-    """Pods that have a node."""
-    return sum("nodeName" in pod["spec"] for pod in release.pods().values())
 
 
 def complete(release: Release) -> None:
@@ -77,12 +68,7 @@ def test_values_file_runs_and_completes(full: Sandbox, release: Release) -> None
         assert environment["NEVA_MASTER_PORT"] == "23456"
         assert environment["NCCL_IB_TIMEOUT"] == "22"
         ranks.add(environment["PET_NODE_RANK"])
-        (container,) = pod["spec"]["containers"]
-        assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
-        mounts = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
-        wanted = {"/etc/neva": True, "/datasets/preset": True, "/models/preset": True, "/results": False}
-        assert {path: mounts[path] for path in wanted} == wanted
-        assert {"/dev/shm", "/scratch"} <= set(mounts)
+        check_pod(pod)
         assert pod["spec"]["restartPolicy"] == "Never"
         (preflight,) = pod["spec"]["initContainers"]
         assert preflight["command"][-2:] == ["--level", "auto"]
@@ -137,14 +123,14 @@ def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: 
     full.create(queue(first.namespace, room))
     queued = [*nodes(8), "--set", "scheduling.queue.name=gpus"]
     first.install(*queued)
-    full.wait(lambda: placed(first) == 8, "the first runs")
+    full.wait(lambda: len(first.placed()) == 8, "the first runs")
     second.install(*queued)
     workloads = "workloads.kueue.x-k8s.io"
     full.wait(lambda: len(full.get(workloads, namespace=second.namespace)["items"]) == 2, "the second is queued")
     assert second.job()["spec"]["suspend"] is True
     assert not second.pods()
     complete(first)
-    full.wait(lambda: placed(second) == 8, "the second runs")
+    full.wait(lambda: len(second.placed()) == 8, "the second runs")
 
 
 def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
@@ -155,15 +141,15 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     gang += ["--set", f"scheduling.schedulerName={SCHEDULER}"]
     for release in releases:
         release.install(*nodes(12), *gang)
-    full.wait(lambda: 12 in [placed(release) for release in releases], "one runs", timeout=180)
-    winner, other = sorted(releases, key=placed, reverse=True)
+    full.wait(lambda: 12 in [len(release.placed()) for release in releases], "one runs", timeout=180)
+    winner, other = sorted(releases, key=lambda release: len(release.placed()), reverse=True)
     full.wait(lambda: len(other.pods()) == 12, "the other one's pods")
     full.wait(lambda: "FailedScheduling" in full.kubectl("get", "events", "-n", other.namespace), "tried")
-    assert placed(other) == 0
+    assert len(other.placed()) == 0
     group = full.get("podgroup", other.job()["metadata"]["name"], namespace=other.namespace)
     assert group["spec"]["minMember"] == 12
     complete(winner)
-    full.wait(lambda: placed(other) == 12, "the other one runs whole", timeout=180)
+    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole", timeout=180)
 
 
 def test_real_torchrun_with_trainers_environment(release: Release, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,8 @@ def nodes(count: int, kind: str = "TrainJob") -> list[str]:
 
 
 @pytest.fixture
-def release(full: Sandbox, room: str, request: pytest.FixtureRequest) -> Iterator[Release]:
-    yield Release(full, room, getattr(request, "param", "first"), "TrainJob")
-    for volume in full.get("persistentvolumes")["items"]:  # kept ones are cluster-wide
-        if volume["spec"].get("claimRef", {}).get("namespace") == room:
-            full.kubectl("delete", "pv", volume["metadata"]["name"], "--wait=false")
+def release(full: Sandbox, room: str, request: pytest.FixtureRequest) -> Release:
+    return Release(full, room, getattr(request, "param", "first"), "TrainJob")
 
 
 def test_a_suspended_job_holds_no_node_and_starts_when_it_is_resumed(full: Sandbox, release: Release) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.release import Release, process_environment
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port if port < 32768 else 20000 + port % 10000
+from tests.sandbox.process import free_ports
 
 
 def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
@@ -28,7 +21,7 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
     Not there on one machine without GPUs: cluster DNS (the master is 127.0.0.1), nvidia-smi and NeMo's script (named
     stand-ins), and the mounts (folders of the test).
     """
-    sandbox, port = release.sandbox, free_port()
+    sandbox, (port,) = release.sandbox, free_ports(1)
     plan = {"nodes": 4, "gpusPerNode": 2, "tensorParallelSize": 2, "microBatchSize": 2, "globalBatchSize": 8}
     values = {"training": plan, "rendezvous": {"port": port}, "fabric": "tcp", "job": {"kind": release.kind}}
     (folder / "values.yaml").write_text(yaml.safe_dump(values))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from tests.sandbox.cluster import COMPONENTS, Sandbox, SandboxError, default_folder
-from tests.sandbox.process import find, stop
+from tests.sandbox.process import find, interrupt_once, stop
 from tests.tools import ToolError
 
 WHERE: list[Callable[[Any], Any]] = [
@@ -95,17 +93,8 @@ def status(name: str, folder: Path | None) -> None:
     click.echo(f"kubeconfig {Sandbox.open(folder=place).kubeconfig}")
 
 
-def _interrupted(_: int, __: FrameType | None) -> None:
-    # Once is enough: a second Ctrl-C must not cut the cleaning up short.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    # Also when a script started us in the background, where SIGINT is ignored by default.
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    interrupt_once()
     try:
         main(prog_name="python -m tests.sandbox")
     except (SandboxError, ToolError) as error:

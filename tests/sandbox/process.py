@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from tests.tools import cache_root
 
@@ -113,6 +114,22 @@ def _kill(pid: int, folder: Path, timeout: float) -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)  # reap it when it is our own child
     return True
+
+
+def interrupt_once() -> None:
+    """Make Ctrl-C, and being told to stop, one KeyboardInterrupt: a second must not cut the cleaning up short.
+
+    Also when a script started us in the background, where SIGINT is ignored by default.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupted(_: int, __: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupted)
 
 
 def free_ports(count: int) -> list[int]:
