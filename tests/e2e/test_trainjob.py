@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.queues import queue
+from tests.e2e.queues import queue, quota
 from tests.e2e.release import CHART, ROOT, Release, check_pod, container_environment, names, process_environment
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
@@ -119,8 +119,7 @@ def test_a11_upgrade_never_replaces_a_running_job_in_silence(full: Sandbox, rele
 def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: tuple[Release, Release]) -> None:
     """A quota of 8 nodes, two jobs of 8; Kueue alone suspends."""
     first, second = releases
-    room = {"cpu": 80 * 8, "memory": f"{800 * 8}Gi", "nvidia.com/gpu": 64, "rdma/hca_shared_devices_all": 8}
-    full.create(queue(first.namespace, room))
+    full.create(queue(first.namespace, quota(8)))
     queued = [*nodes(8), "--set", "scheduling.queue.name=gpus"]
     first.install(*queued)
     full.wait(lambda: len(first.placed()) == 8, "the first runs")
