@@ -125,8 +125,8 @@ def trouble(box: Sandbox) -> str:
         return f"{', '.join(gone)} not running"
     ready = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
     try:
-        box.kubectl("get", "--raw", "/readyz", timeout=10)
-        count = box.kubectl("get", "nodes", "-o", ready, timeout=30).split().count("True")
+        box.kubectl("get", "--raw", "/readyz", timeout=60)
+        count = box.kubectl("get", "nodes", "-o", ready, timeout=60).split().count("True")
     except subprocess.TimeoutExpired:
         return "the API server does not answer"
     except SandboxError as error:
@@ -180,7 +180,7 @@ def _show(shell: Shell, name: str, nodes: int) -> None:
     if "neva" in shell.ask("helm list --all --short").split():
         _say("The job of an earlier demo goes first")
         shell.run("helm uninstall neva --wait")
-        box.wait(lambda: not box.pods(INSTANCE), "pods of the old job gone", timeout=120)
+        box.wait(lambda: not box.pods(INSTANCE), "pods of the old job gone")
 
     _say(f"Values for {gpus} GPUs")
     shell.run(f"neva-values --gpus {gpus} > values.yaml")

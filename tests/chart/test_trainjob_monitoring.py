@@ -12,6 +12,7 @@ import pytest
 from neva_pretrain.monitor.core import exporter as exporter_module
 from tests.chart import helm
 from tests.chart.test_notes import chart, notes  # noqa: F401 (chart is a fixture)
+from tests.waiting import PATIENCE
 
 TRAINJOB: dict[str, Any] = {"job": {"kind": "TrainJob"}, "training": {"nodes": 4, "globalBatchSize": 1024}}
 EXPORTER: dict[str, Any] = {"monitoring": {"exporter": {"enabled": True}}}
@@ -41,12 +42,12 @@ def test_only_the_first_node_tells_metrics(
     thread.start()
     try:
         for path, wanted in (("metrics", told), ("healthz", True)):
-            with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/{path}", timeout=PATIENCE) as answer:
                 assert answer.status == 200
                 assert bool(answer.read()) == wanted
     finally:
         served.stop()
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
     assert not thread.is_alive()
 
 

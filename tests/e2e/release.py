@@ -72,9 +72,9 @@ class Release:
         conditions = self.job().get("status", {}).get("conditions", [])
         return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
-    def wait_for(self, kind: str, timeout: float = 120) -> None:
+    def wait_for(self, kind: str) -> None:
         """Wait until the job's condition of that kind holds."""
-        self.sandbox.wait(lambda: self.has_condition(kind), f"job {kind}", timeout=timeout)
+        self.sandbox.wait(lambda: self.has_condition(kind), f"job {kind}")
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """Return the job's pods by name."""

@@ -14,6 +14,7 @@ from tests import demo, tools
 from tests.e2e.release import ROOT
 from tests.sandbox import Sandbox, process
 from tests.sandbox.cluster import default_folder
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -36,7 +37,12 @@ def down(name: str) -> None:
 
 def test_demo_gets_128_gpus_to_running_and_down_leaves_nothing(name: str) -> None:
     done = subprocess.run(
-        command("tests.demo", "--name", name), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command("tests.demo", "--name", name),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

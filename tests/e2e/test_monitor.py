@@ -11,10 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.e2e.release import ROOT, Release
 from tests.sandbox import Sandbox
 from tests.sandbox.process import free_ports
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.e2e
 
@@ -104,9 +104,9 @@ class Terminal:
 
     def shows(self, text: str) -> None:
         """Wait until a text has been drawn."""
-        wait_for(lambda: text in self.drawn, lambda: f"{text!r} on the terminal: {self.drawn[-2000:]}")
+        until(lambda: text in self.drawn, lambda: f"{text!r} on the terminal: {self.drawn[-2000:]}")
 
-    def result(self, timeout: float = 60) -> tuple[int, str]:
+    def result(self, timeout: float = PATIENCE) -> tuple[int, str]:
         """Exit code and standard output."""
         said, _ = self.process.communicate(timeout=timeout)
         os.close(self._end)
@@ -118,13 +118,6 @@ def stop(*processes: subprocess.Popen[Any]) -> None:
     for process in processes:
         process.kill()
         process.communicate()
-
-
-def wait_for(condition: Callable[[], bool], what: str | Callable[[], str], timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout} s: {what if isinstance(what, str) else what()}"
-        time.sleep(0.1)
 
 
 def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
@@ -160,7 +153,7 @@ def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
         assert code == 0, said
         assert f"step {STEPS}/{STEPS}" in said
         assert f"finished: {STEPS} steps" in said
-        told = json.loads(script.communicate(timeout=60)[0])
+        told = json.loads(script.communicate(timeout=PATIENCE)[0])
         assert script.returncode == 0
     finally:
         stop(screen.process, script)
@@ -187,7 +180,7 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
     try:
         sandbox.fail(master, namespace=release.namespace)
         release.wait_for("Failed")
-        said, _ = watcher.communicate(timeout=60)
+        said, _ = watcher.communicate(timeout=PATIENCE)
     finally:
         stop(watcher)
     assert watcher.returncode == 1, said
@@ -202,7 +195,7 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
 def fetch(port: int, path: str) -> str:
     """What a real HTTP client gets; empty while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""
@@ -263,17 +256,17 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
         (package / file).write_text(text)
     moved = {"PYTHONPATH": str(package.parent), "PATH": os.environ["PATH"]}
     with started(sidecar, moved, tmp_path / "said") as process:
-        wait_for(lambda: fetch(port, "/healthz") == "ok\n", "the exporter answers")
+        until(lambda: fetch(port, "/healthz") == "ok\n", "the exporter answers")
         assert "neva_step" not in metrics(port), "no log yet"
         log = results / "neva" / "logs" / "node-00000.log"
         log.parent.mkdir(parents=True)
         with log.open("w") as training:
             training.write("\n".join([ranks(16), REGISTERED.format(16), *(line(step) for step in range(25)), ""]))
             training.flush()
-            wait_for(lambda: metrics(port).get("neva_step") == 25, "step 25 is served")
+            until(lambda: metrics(port).get("neva_step") == 25, "step 25 is served")
             training.write(SAVED.format(25) + "\n" + line(25) + "\n")
             training.flush()
-            wait_for(lambda: metrics(port).get("neva_step") == 26, "step 26 is served")
+            until(lambda: metrics(port).get("neva_step") == 26, "step 26 is served")
         seen = metrics(port)
         assert (seen["neva_max_steps"], seen["neva_samples_per_second"], seen["neva_of_plan_ratio"]) == (
             STEPS,
@@ -284,7 +277,7 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
         assert seen["slow"] == 1
         assert seen["gpu-oom"] == 0
         process.send_signal(signal.SIGTERM)  # the kubelet's, once training has ended
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
     sandbox.complete(f"{name}-master-0", namespace=release.namespace)
     release.wait_for("Succeeded")
@@ -333,14 +326,14 @@ def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release,
     (config,) = (v for v in release.pods().popitem()[1]["spec"]["volumes"] if v["name"] == "config")
     data = sandbox.get("configmap", config["configMap"]["name"], namespace=release.namespace)["data"]
     folder = yaml.safe_load(data["neva_pretrain.yaml"])["exp_manager"]["explicit_log_dir"]
-    subprocess.run([sys.executable, "-c", EVENTS, folder], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", EVENTS, folder], check=True)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with started(container, {"PATH": path, "TMPDIR": str(tmp_path)}, tmp_path / "said"):
         probe = container["readinessProbe"]["httpGet"]["path"]
-        wait_for(lambda: "TensorBoard" in fetch(port, probe), "the probe's page", timeout=120)
+        until(lambda: "TensorBoard" in fetch(port, probe), "the probe's page")
         run = str(Path(folder).relative_to(results))
         tags = "/data/plugin/scalars/tags"
-        wait_for(lambda: run in json.loads(fetch(port, tags) or "{}"), "the run's tags", timeout=120)
+        until(lambda: run in json.loads(fetch(port, tags) or "{}"), "the run's tags")
         assert "reduced_train_loss" in json.loads(fetch(port, tags))[run]
         query = urllib.parse.urlencode({"run": run, "tag": "reduced_train_loss"})
         points = json.loads(fetch(port, f"/data/plugin/scalars/scalars?{query}"))
@@ -384,7 +377,9 @@ def test_with_the_prometheus_operator_its_objects_are_made(sandbox: Sandbox, rel
     sandbox.create(stubs)
     try:
         for kind in ("podmonitors", "prometheusrules"):
-            sandbox.kubectl("wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=60s")
+            sandbox.kubectl(
+                "wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=300s"
+            )
         monitoring = {"exporter": {"enabled": True}, **{k: {"enabled": True} for k in ("podMonitor", "prometheusRule")}}
         notes = install(release, tmp_path, {"monitoring": monitoring})
         assert "WARNING" not in notes

@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.release import ROOT, Release, names
 from tests.sandbox import Sandbox
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -36,7 +37,7 @@ def mounts(pod: dict[str, Any]) -> dict[str, bool]:
 
 def test_prepare_completes_and_the_same_values_then_train(sandbox: Sandbox, release: Release) -> None:
     notes = release.apply("install", *TWO_NODES, *PREPARE, "--set-string", COMPLETE)
-    sandbox.wait(lambda: ended(release, "Complete"), "prepare complete", timeout=120)
+    sandbox.wait(lambda: ended(release, "Complete"), "prepare complete")
     job = the_job(release)
     assert f"kubectl logs -f job/{job['metadata']['name']} -n {release.namespace}" in notes
     (pod,) = sandbox.pods(f"job-name={job['metadata']['name']}", release.namespace)
@@ -85,5 +86,5 @@ def test_helm_test_runs_on_the_mounts_of_training(sandbox: Sandbox, release: Rel
 
 def test_a_failed_helm_test_fails(sandbox: Sandbox, release: Release) -> None:
     release.apply("install", "--set-string", r"podAnnotations.neva\.test/fail=true")
-    done = release.helm("test", "neva", "--timeout", "60s")
+    done = release.helm("test", "neva", "--timeout", f"{PATIENCE:.0f}s")
     assert done.returncode != 0

@@ -82,7 +82,7 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     first, second = releases
     for release in releases:
         release.apply("install", *nodes(12), "--set", "scheduling.schedulingPolicy.minAvailable=12")
-    full.wait(lambda: 12 in (len(first.placed()), len(second.placed())), "one runs", timeout=120)
+    full.wait(lambda: 12 in (len(first.placed()), len(second.placed())), "one runs")
     winner, other = sorted(releases, key=lambda release: -len(release.placed()))
     full.wait(lambda: len(other.pods()) == 12, "the other one's pods")
     full.wait(lambda: "FailedScheduling" in full.kubectl("get", "events", "-n", other.namespace), "tried")
@@ -91,4 +91,4 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     assert group["spec"]["minMember"] == 12
     full.complete(f"{winner.job()['metadata']['name']}-master-0", namespace=winner.namespace)
     winner.wait_for("Succeeded")
-    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole", timeout=180)
+    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.sandbox import Sandbox, SandboxError
 from tests.sandbox.process import find
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.e2e
 
@@ -135,7 +136,7 @@ def test_an_interrupt_during_up_leaves_no_process(tmp_path: Path, seconds: float
     with subprocess.Popen([*UP, str(folder)], stderr=subprocess.PIPE) as child:
         time.sleep(seconds)
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=30)
+        child.communicate(timeout=PATIENCE)
     assert child.returncode != 0
     assert find(folder) == []
 

@@ -16,7 +16,6 @@ from tests.sandbox import Sandbox
 pytestmark = pytest.mark.e2e
 
 Manifest = dict[str, Any]
-BINDING = 60
 
 
 def write(folder: Path, values: Manifest) -> str:
@@ -37,7 +36,7 @@ def await_bound(release: Release, wanted: Sequence[str]) -> None:
         phases = {name: claim["status"].get("phase") for name, claim in claims(release).items()}
         return phases == dict.fromkeys(wanted, "Bound")
 
-    release.sandbox.wait(bound, f"claims {', '.join(wanted)} bound", timeout=BINDING)
+    release.sandbox.wait(bound, f"claims {', '.join(wanted)} bound")
 
 
 @pytest.mark.parametrize("file", ["scitix-cks", "storage-scale-csi"])
@@ -144,7 +143,7 @@ def test_a_kept_volume_never_changes_its_source_in_silence(release: Release, tmp
     release.sandbox.kubectl("delete", "pvc", "neva-results", "-n", release.namespace)
     name = f"{release.namespace}.neva.results"
     phase = release.sandbox.get
-    release.sandbox.wait(lambda: phase("pv", name)["status"]["phase"] == "Released", "volume released", timeout=BINDING)
+    release.sandbox.wait(lambda: phase("pv", name)["status"]["phase"] == "Released", "volume released")
     done = release.helm("install", "neva", str(CHART))
     assert f"ERROR: storage.results: got the kept volume {name}, whose claim was deleted" in done.stderr
     assert f"use kubectl delete pv {name} first" in done.stderr

@@ -140,7 +140,7 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     gang += ["--set", f"scheduling.schedulerName={SCHEDULER}"]
     for release in releases:
         release.install(*nodes(12), *gang)
-    full.wait(lambda: 12 in [len(release.placed()) for release in releases], "one runs", timeout=180)
+    full.wait(lambda: 12 in [len(release.placed()) for release in releases], "one runs")
     winner, other = sorted(releases, key=lambda release: len(release.placed()), reverse=True)
     full.wait(lambda: len(other.pods()) == 12, "the other one's pods")
     full.wait(lambda: "FailedScheduling" in full.kubectl("get", "events", "-n", other.namespace), "tried")
@@ -148,7 +148,7 @@ def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
     group = full.get("podgroup", other.job()["metadata"]["name"], namespace=other.namespace)
     assert group["spec"]["minMember"] == 12
     complete(winner)
-    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole", timeout=180)
+    full.wait(lambda: len(other.placed()) == 12, "the other one runs whole")
 
 
 def test_real_torchrun_with_trainers_environment(release: Release, tmp_path: Path) -> None:

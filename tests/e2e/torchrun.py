@@ -13,6 +13,7 @@ import yaml
 
 from tests.e2e.release import Release, process_environment
 from tests.sandbox.process import free_ports
+from tests.waiting import PATIENCE
 
 
 def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
@@ -65,7 +66,7 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
     for process in running:
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
 
     records = sorted((json.loads(f.read_text()) for f in output.glob("*.json")), key=lambda r: r["rank"])

@@ -20,6 +20,7 @@ import yaml
 from tests import tools
 from tests.sandbox import process
 from tests.sandbox.nodes import nodes as node_objects
+from tests.waiting import PATIENCE
 
 Object = dict[str, Any]
 Say = Callable[[str], None]
@@ -161,7 +162,7 @@ class Sandbox:
 
     # --- talking to the API server -------------------------------------------------------------
 
-    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = 120) -> str:
+    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = PATIENCE) -> str:
         """Run kubectl against this cluster and return what it prints."""
         command = [str(tools.path("kubectl")), *args]
         done = subprocess.run(
@@ -196,7 +197,7 @@ class Sandbox:
         items: list[Object] = self.get("pods", "-l", selector, namespace=namespace)["items"]
         return items
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout: float = 60, pause: float = 0.2) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE, pause: float = 0.2) -> None:
         """Poll until ``condition`` holds; an API error on the way counts as not yet."""
         deadline = time.monotonic() + timeout
         last = ""
@@ -219,7 +220,7 @@ class Sandbox:
             phases = [pod["status"].get("phase") for pod in self.pods(selector, namespace)]
             return phases.count(phase) == count
 
-        self.wait(reached, f"{count} pods {phase}", timeout=60 + count * 0.5)
+        self.wait(reached, f"{count} pods {phase}", timeout=PATIENCE + count * 0.5)
 
     # --- what pods do --------------------------------------------------------------------------
 
@@ -310,7 +311,7 @@ class Sandbox:
         config.write_text(yaml.safe_dump(_kwokctl_config()), encoding="utf-8")
         command = [str(tools.path("kwokctl")), "create", "cluster", "--name", "neva"]
         command += ["--config", str(config), "--kubeconfig", str(self.kubeconfig)]
-        command += ["--wait", "60s"]
+        command += ["--wait", f"{PATIENCE:.0f}s"]
         log = self.folder / "logs" / "kwokctl.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as output:
@@ -357,7 +358,7 @@ class Sandbox:
             lines = self.kubectl("get", "nodes", "-o", f"jsonpath={ready}").split()
             return lines.count("True") == self.nodes
 
-        self.wait(all_ready, f"{self.nodes} nodes Ready", timeout=60 + self.nodes * 0.1)
+        self.wait(all_ready, f"{self.nodes} nodes Ready", timeout=PATIENCE + self.nodes * 0.1)
 
     def _stop(self) -> list[process.Process]:
         return process.stop(self.folder)

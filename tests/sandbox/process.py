@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.tools import cache_root
+from tests.waiting import PATIENCE
 
 MARK = "NEVA_SANDBOX"
 
@@ -66,7 +67,7 @@ def find(folder: Path) -> list[Process]:
     return sorted(found, key=lambda process: process.pid)
 
 
-def stop(folder: Path, timeout: float = 10) -> list[Process]:
+def stop(folder: Path, timeout: float = PATIENCE) -> list[Process]:
     """Kill every process of the sandbox and return them; state is thrown away, so no grace."""
     deadline = time.monotonic() + timeout
     stopped: list[Process] = []

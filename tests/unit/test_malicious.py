@@ -24,6 +24,7 @@ import yaml
 from neva_pretrain import chartdata, rules, values
 from tests.chart import helm
 from tests.unit.test_launch import World
+from tests.waiting import PATIENCE
 
 Values = dict[str, Any]
 Path_ = tuple[str | int, ...]
@@ -566,7 +567,7 @@ def test_no_script_ever_runs_a_text(script: str, tmp_path: Path) -> None:
         for name, content in config["data"].items():
             (folder / name).write_text(content)
         command = [sys.executable, script, "--settings", "settings.json"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr, (text[:40], done.stderr)
     assert not list(tmp_path.rglob(f"{MARK}*"))

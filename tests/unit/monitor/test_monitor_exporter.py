@@ -28,6 +28,7 @@ from neva_pretrain.monitor.core.exporter import Exporter, address, metrics
 from neva_pretrain.monitor.core.judge import CODES
 from neva_pretrain.monitor.core.run import Run, Settings
 from tests.unit.monitor.nemo_logs import bar, parse, run_of
+from tests.waiting import PATIENCE, ended, until
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "neva-pretrain" / "files"
@@ -103,23 +104,30 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
     thread.start()
     yield served
     served.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE)
     assert not thread.is_alive()
 
 
 def scrape(port: int, path: str = "/metrics") -> tuple[str, str]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
 def until_step(port: int, step: int) -> dict[str, float]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = samples(scrape(port)[1])
-        if found.get("neva_step") == step:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} is not served")
+    return until_served(port, "neva_step", step)
+
+
+def until_served(port: int, name: str, value: float) -> dict[str, float]:
+    """Scrape until a sample has a value."""
+    found: dict[str, float] = {}
+
+    def served() -> bool:
+        found.clear()
+        found.update(samples(scrape(port)[1]))
+        return found.get(name) == value
+
+    until(served, lambda: f"{name} is not {value}: {found.get(name)}")
+    return found
 
 
 def test_scrape_follows_the_log(exporter: Exporter, tmp_path: Path) -> None:
@@ -155,12 +163,12 @@ def test_runs_as_the_chart_ships_it(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process:
+    with ended(process):
         assert process.stdout is not None
         port = int(process.stdout.readline().split()[-1])
         assert until_step(port, 6)["neva_max_steps"] == 2170
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def start(where: Path, log: Path, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
@@ -174,16 +182,6 @@ def start(where: Path, log: Path, listen: str = "127.0.0.1:0") -> subprocess.Pop
     )
 
 
-def until(port: int, name: str, value: float) -> dict[str, float]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = samples(scrape(port)[1])
-        if found.get(name) == value:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{name} is not {value}: {found.get(name)}")
-
-
 @pytest.mark.parametrize("age", [3600, 0])
 def test_what_ended_the_last_pod_is_no_alarm_in_this_one(tmp_path: Path, age: int) -> None:
     """A resumed run appends to its log; only what was written since the pod began is judged."""
@@ -192,11 +190,11 @@ def test_what_ended_the_last_pod_is_no_alarm_in_this_one(tmp_path: Path, age: in
     log.write_text(bar(4) + "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n")
     if age:
         os.utime(log, (time.time() - age,) * 2)
-    with start(tmp_path / "neva", log) as process:
+    with ended(start(tmp_path / "neva", log)) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split()[-1])
         until_step(port, 5)
-        found = until(port, "neva_judgement gpu-oom", 0 if age else 1)
+        found = until_served(port, "neva_judgement gpu-oom", 0 if age else 1)
         assert found["neva_restarts_total"] == (1 if age else 0)
         process.send_signal(signal.SIGTERM)
 
@@ -210,11 +208,11 @@ def test_a_port_in_use_is_waited_for(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "in use; trying again" in process.stderr.readline()
         assert process.poll() is None
-    with process:
+    with ended(process):
         assert process.stdout is not None
         assert process.stdout.readline() == f"serving /metrics on port {port}\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
@@ -224,11 +222,11 @@ def test_all_addresses_are_those_of_both_ip_versions() -> None:
     thread.start()
     try:
         for host in ("127.0.0.1", "[::1]"):
-            with urllib.request.urlopen(f"http://{host}:{server.port}/healthz", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{host}:{server.port}/healthz", timeout=PATIENCE) as answer:
                 assert answer.status == 200
     finally:
         server.stop()
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("file", sorted(CORE.glob("*.py")), ids=lambda f: f.name)
