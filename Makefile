@@ -14,7 +14,8 @@ help:  ## Show the targets
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	@echo 'python: installing the package and its development tools into $(VENV); the first time takes a minute'
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 install: $(VENV)/.installed  ## Install the package and its development tools into .venv
@@ -39,7 +40,8 @@ unit: tools  ## Unit, property and chart tests
 test: lint unit  ## All that needs no control plane
 
 $(VENV)/.e2e: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[dev,e2e]'
+	@echo 'python: installing torch and the rest of the end-to-end tests into $(VENV); the first time takes minutes'
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev,e2e]'
 	@$(BIN)/python -m tests.tools build all
 	touch $@
 

@@ -8,12 +8,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.tools.progress import Heartbeat, go_build, say
 from tests.tools.table import GROUPS, TOOLS, Group
 
 
@@ -40,11 +40,11 @@ def manifests(group_name: str) -> Path:
 
 def ensure(*names: str) -> list[Path]:
     """Build what is missing of these tools and return their paths, in the order asked for."""
-    for group in _in_build_order(names):
-        if _missing(group):
-            with _lock(group):
-                if _missing(group):  # another process may have built it while we waited
-                    _build(group)
+    missing = [group for group in _in_build_order(names) if _missing(group)]
+    for number, group in enumerate(missing, 1):
+        with _lock(group):
+            if _missing(group):  # another process may have built it while we waited
+                _build(group, f"{number} of {len(missing)}")
     return [path(name) for name in names]
 
 
@@ -74,33 +74,34 @@ def _lock(group: Group) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another build of {group.name}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            say(f"waiting for another build of {group.name}")
+            with Heartbeat(f"{group.name}: another build has not ended"):
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _build(group: Group) -> None:
+def _build(group: Group, place: str) -> None:
     if shutil.which("go") is None:
         raise ToolError(
             f"go: not on PATH; needed once to build {group.name} {group.version} from source; "
             "install Go 1.26 or newer (https://go.dev/dl) and run this again"
         )
     names = ", ".join(tool.name for tool in group.tools)
-    _say(f"building {group.name} {group.version} ({names}); the first time takes minutes")
+    say(f"{place}: building {group.name} {group.version} ({names}); the first time takes minutes")
     started = time.monotonic()
     target = cache_root() / "bin"
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache_root()) as scratch:
         if not _go_build(group, Path(scratch)):
             # The first download of a large module can time out; what came is kept.
-            _say(f"{group.name}: the build failed; trying once more")
+            say(f"{group.name}: the build failed; trying once more")
             if not _go_build(group, Path(scratch)):
                 raise ToolError(f"{group.name} {group.version}: go build failed, see above")
         if group.manifests:
             _copy_manifests(group, Path(scratch))
         for tool in group.tools:
             (Path(scratch) / tool.go_name).replace(path(tool.name))
-    _say(f"built {group.name} {group.version} in {time.monotonic() - started:.0f} s")
+    say(f"built {group.name} {group.version} in {time.monotonic() - started:.0f} s")
 
 
 def _go_env() -> dict[str, str]:
@@ -109,13 +110,13 @@ def _go_env() -> dict[str, str]:
 
 
 def _go_build(group: Group, output: Path) -> bool:
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    command = ["go", "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
     command += ["-ldflags", group.ldflags, "-o", f"{output}/"]
     if group.patches:
-        command += [f"-modfile={_patched(group, output)}"]
+        with Heartbeat(f"{group.name}: fetching and patching"):
+            command += [f"-modfile={_patched(group, output)}"]
     command += [tool.package for tool in group.tools]
-    done = subprocess.run(command, cwd=group.folder, env=_go_env(), stdout=sys.stderr, check=False)
-    return done.returncode == 0
+    return go_build(group.name, command, group.folder, _go_env())
 
 
 def _patched(group: Group, scratch: Path) -> Path:
@@ -163,7 +164,3 @@ def _copy_manifests(group: Group, scratch: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     copy.replace(target)
-
-
-def _say(text: str) -> None:
-    print(f"tools: {text}", file=sys.stderr, flush=True)

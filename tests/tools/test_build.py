@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import GROUPS, TOOLS, ToolError, ensure, path
+from tests.tools import GROUPS, TOOLS, ToolError, ensure, path, progress
+from tests.waiting import PATIENCE
 
 FAKE_GO = """#!/bin/sh
 echo run >> "$LOG"
+echo 'go: downloading example.org/a v1.2.3' >&2
+echo example.org/a >&2
+[ -z "$UNTIL" ] || until [ -e "$UNTIL" ]; do sleep 0.05; done
+[ "$(wc -l < "$LOG")" -gt "$FAILURES" ] || echo 'a.go:3: undefined: b' >&2
 [ "$(wc -l < "$LOG")" -gt "$FAILURES" ] || exit 1
 sleep 0.3
 for word in "$@"; do
@@ -43,6 +48,35 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
         return log
 
     return install
+
+
+def test_u15_a_long_build_says_how_far_it_is(
+    fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The stand-in's build ends only once a line of progress has been seen."""
+    fake_go(0)
+    go_on, said = tmp_path / "go-on", []
+
+    def told(text: str) -> None:
+        said.append(text)
+        if "compiled" in text:
+            go_on.touch()
+
+    monkeypatch.setenv("UNTIL", str(go_on))
+    monkeypatch.setattr(progress, "INTERVAL", 0.05)
+    monkeypatch.setattr(progress, "say", told)
+    ensure("kubeconform")
+    assert any("kubeconform: 1 packages compiled, now example.org/a, " in text for text in said)
+
+
+def test_what_the_compiler_said_is_shown_on_failure(fake_go: FakeGo, capfd: pytest.CaptureFixture[str]) -> None:
+    fake_go(2)
+    with pytest.raises(ToolError):
+        ensure("kubeconform")
+    said = capfd.readouterr().err
+    assert "a.go:3: undefined: b" in said
+    assert "downloading" not in said
+    assert "tools: 1 of 1: building kubeconform" in said
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=lambda group: group.name)
@@ -79,7 +113,7 @@ def test_two_builds_at_once_build_once(fake_go: FakeGo) -> None:
     log = fake_go(0)
     command = [sys.executable, "-m", "tests.tools", "build", "kubeconform"]
     first, second = (subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2))
-    told = [process.communicate(timeout=30)[1] for process in (first, second)]
+    told = [process.communicate(timeout=PATIENCE)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(log.read_text(encoding="utf-8").splitlines()) == 1
     assert any("waiting for another build" in text for text in told)
