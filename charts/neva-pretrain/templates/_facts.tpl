@@ -1,13 +1,29 @@
 {{/*
-All that follows from the values, computed once, as JSON. generator/neva_pretrain/plan.py derives the same numbers; a
-property test holds the two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
+All that follows from the values, as JSON. generator/neva_pretrain/plan.py derives the same numbers; a property test
+holds the two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
 */}}
 {{- define "neva.facts" -}}
+{{- include "neva.once" (list . "neva.checkedFacts" .) -}}
+{{- end -}}
+
+{{- define "neva.checkedFacts" -}}
 {{- include "neva.validate" . -}}
 {{- include "neva.uncheckedFacts" . -}}
 {{- end -}}
 
 {{- define "neva.uncheckedFacts" -}}
+{{- include "neva.once" (list . "neva.derivedFacts" .) -}}
+{{- end -}}
+
+{{/* What a define yields, remembered for the rest of this render: all templates of a chart share one root. For defines
+that are a function of the root alone. Takes (list root name arguments). */}}
+{{- define "neva.once" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- if not (hasKey $root $name) -}}{{- $_ := set $root $name (include $name (index . 2)) -}}{{- end -}}
+{{- get $root $name -}}
+{{- end -}}
+
+{{- define "neva.derivedFacts" -}}
 {{- $v := .Values -}}
 {{- $t := $v.training -}}
 {{- $catalog := .Files.Get "files/models.yaml" | fromYaml -}}
@@ -82,6 +98,10 @@ never a silent edit of a running one. Takes (list root facts). */}}
 
 {{/* Name of the job: full name, run id when it says more (or prepare), hash. Takes (list root facts). */}}
 {{- define "neva.jobName" -}}
+{{- include "neva.once" (list (index . 0) "neva.hashedName" .) -}}
+{{- end -}}
+
+{{- define "neva.hashedName" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $full := include "neva.fullname" $root -}}
 {{- $middle := ternary "prepare" $f.runId (eq $f.mode "prepare") -}}
