@@ -14,6 +14,7 @@ import click
 
 from neva_pretrain import __version__, catalog, values
 from neva_pretrain.errors import NevaError, RefusedError
+from neva_pretrain.output import Boundary, say
 from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
 
 GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
@@ -33,8 +34,8 @@ Completion for bash (zsh and fish alike):
 """
 
 
-class _Group(click.Group):
-    """The one boundary that turns this package's errors into ``ERROR: ...`` lines and exit code 1."""
+class _Group(Boundary, click.Group):
+    """The command with its subcommands."""
 
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
@@ -61,14 +62,6 @@ class _Group(click.Group):
                     ("preflight", "Check data, models and results folders on this machine."),
                 ]
             )
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except NevaError as error:
-            for line in error.lines():
-                click.echo(f"ERROR: {line}", err=True)
-            ctx.exit(1)
 
 
 @click.group(
@@ -116,13 +109,13 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
     content, warnings = generate(options, _command_line())
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     output: Path | None = options["output"]
     if output is None:
-        click.echo(content, nl=False)
+        say(content, nl=False)
     else:
         values.write(output, content)
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}", err=True)
 
 
 def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
@@ -267,13 +260,13 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str) -> N
         )
         if output == "text":
             for message in messages:
-                click.echo(f"{file}: ERROR: {message}")
+                say(f"{file}: ERROR: {message}")
             for warning in verdict.warnings:
-                click.echo(f"{file}: warning: {warning}")
+                say(f"{file}: warning: {warning}")
             if not messages:
-                click.echo(f"{file}: ok")
+                say(f"{file}: ok")
     if output == "json":
-        click.echo(json.dumps(documents, indent=2))
+        say(json.dumps(documents, indent=2))
     if not all(document["ok"] for document in documents):
         ctx.exit(1)
 

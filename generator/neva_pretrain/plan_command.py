@@ -10,6 +10,7 @@ import click
 from neva_pretrain import catalog, planner
 from neva_pretrain.cost import Kernels
 from neva_pretrain.hardware import GPUS
+from neva_pretrain.output import say
 from neva_pretrain.plan import BatchPolicy
 from neva_pretrain.plan_view import document, text
 
@@ -120,8 +121,8 @@ def plan(
         from neva_pretrain.plan_plot import draw
 
         draw(result, plot)
-        click.echo(f"plot: {plot}", err=True)
+        say(f"plot: {plot}", err=True)
     if output == "json":
-        click.echo(json.dumps(document(result), indent=2))
+        say(json.dumps(document(result), indent=2))
     else:
-        click.echo(text(result, top), nl=False)
+        say(text(result, top), nl=False)

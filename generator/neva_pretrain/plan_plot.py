@@ -5,9 +5,11 @@ Only this module imports matplotlib, and only when a plot is asked for.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neva_pretrain import output
 from neva_pretrain.errors import NevaError
 from neva_pretrain.hardware import GIB
 from neva_pretrain.planner import Candidate, Result, over_gpus, over_micro_batch
@@ -56,8 +58,10 @@ def draw(result: Result, path: Path) -> None:
         (rate, used), (total, end) = figure.subplots(2, 2)
         _over_micro_batch(result, rate, used)
         _over_gpus(result, total, end)
-        metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=130, metadata=metadata)
+        form = path.suffix[1:]
+        metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
+        figure.savefig(drawn := io.BytesIO(), format=form, dpi=130, metadata=metadata)
+    output.write(path, drawn.getvalue(), "--plot")
 
 
 def _over_micro_batch(result: Result, rate: Axes, used: Axes) -> None:

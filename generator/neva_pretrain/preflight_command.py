@@ -18,6 +18,7 @@ import click
 
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import InputError
+from neva_pretrain.output import say
 
 Values = Mapping[str, Any]
 
@@ -281,5 +282,5 @@ def run_checks(context: click.Context, settings: dict[str, Any], only: list[str]
         found = [chart.run_check(c, run) for c in checks]
     except chart.UsageError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(chart.as_json(chart.Level.FULL, found) if output == "json" else chart.as_text(found))
+    say(chart.as_json(chart.Level.FULL, found) if output == "json" else chart.as_text(found))
     context.exit(1 if any(r.status is chart.Status.FAILED for r in found) else 0)

@@ -9,7 +9,6 @@ import difflib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,8 @@ from jsonschema.validators import extend
 from neva_pretrain import chartdata
 from neva_pretrain.catalog import Model
 from neva_pretrain.errors import InputError, Violation
+from neva_pretrain.output import printable
+from neva_pretrain.output import write as write
 from neva_pretrain.plan import Plan, save_interval
 from neva_pretrain.reading import VOLUMES, text
 from neva_pretrain.rules import storage_sources
@@ -240,39 +241,18 @@ def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path
     schema = os.path.relpath(SCHEMA_IN_CHECKOUT, output.parent if output and not output.is_absolute() else ".")
     lines = [
         f"# yaml-language-server: $schema={schema}",
-        f"# {' '.join(command.splitlines())}",
+        f"# {printable(' '.join(command.splitlines()))}",
         f"#   {plan.gpus} GPUs on {_counted(plan.nodes, 'node')}: 1 master, {_counted(plan.workers, 'worker')}",
         f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
         f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.epochs:.2f} epochs",
         *(f"# {note}" for note in notes),
     ]
-    body = yaml.dump(
-        dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000
-    )
+    style: dict[str, Any] = {"Dumper": _Dumper, "sort_keys": False, "default_flow_style": False, "width": 1000}
+    body: str = yaml.dump(dict(values), allow_unicode=True, **style)
+    if body != printable(body):  # shown in another order than it has: escaped, so that a terminal may have it too
+        body = yaml.dump(dict(values), allow_unicode=False, **style)
     return "\n".join(lines) + "\n" + body
 
 
 def _counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def write(path: Path, content: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InputError: the folder or the file cannot be written.
-    """
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None

@@ -150,11 +150,13 @@ class TestPlot:
     def test_draws_the_same_bytes_twice(self, tmp_path: Path, suffix: str, magic: bytes) -> None:
         pytest.importorskip("matplotlib")
         files = [tmp_path / f"{n}.{suffix}" for n in (1, 2)]
+        files[1].symlink_to(tmp_path / "real")  # stays a link (K07)
         for file in files:
             shown("--gpus", "64", "--plot", str(file))
         one, two = (file.read_bytes() for file in files)
         assert one.startswith(magic)
         assert one == two
+        assert files[1].is_symlink()
 
     def test_says_what_it_wrote_on_stderr(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")

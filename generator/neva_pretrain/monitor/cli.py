@@ -24,6 +24,7 @@ from neva_pretrain.monitor.core.judge import Judgement, Limits, Status, exit_cod
 from neva_pretrain.monitor.core.parser import LogParser
 from neva_pretrain.monitor.core.run import Run, Settings
 from neva_pretrain.monitor.sources import Chunk
+from neva_pretrain.output import Boundary, say, write
 
 _EPILOG = """
 \b
@@ -63,7 +64,11 @@ class _Input:
     grows: bool = False
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class _Monitor(Boundary):
+    refused = 2
+
+
+@click.command(cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", required=False)
 @click.option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
@@ -153,17 +158,14 @@ def command(
     judgements = judge(run, now, limits)
     state = status(run, judgements)
     if output == "json":
-        click.echo(json.dumps(report.as_dict(run, judgements, state), indent=2))
+        say(json.dumps(report.as_dict(run, judgements, state), indent=2))
     else:
         _print_summary(run, judgements, state)
     if plot:
         report.save_plot(run, plot)
     if page:
         written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        try:
-            page.write_text(report.html(run, judgements, state, written), encoding="utf-8")
-        except OSError as error:
-            raise NevaError(f"--html {page}: {error.strerror}") from error
+        write(page, report.html(run, judgements, state, written), "--html")
     return exit_code(judgements)
 
 
@@ -259,10 +261,10 @@ class _Lines:
 
     def print(self) -> None:
         judgements = judge(self._run, time.time(), self._limits)
-        click.echo(view.plain_line(self._run, status(self._run, judgements)))
+        say(view.plain_line(self._run, status(self._run, judgements)))
         for judgement in judgements:
             if judgement.code not in self._said:
-                click.echo("\n".join(view.judgement_lines(judgement)))
+                say("\n".join(view.judgement_lines(judgement)))
         self._said = {j.code for j in judgements}
 
 
@@ -271,22 +273,11 @@ def _print_summary(run: Run, judgements: list[Judgement], state: Status) -> None
     if console.is_terminal:
         console.print(view.render(run, judgements, state, min(console.width, _WIDEST)))
         return
-    click.echo(view.plain_line(run, state))
+    say(view.plain_line(run, state))
     for judgement in judgements:
-        click.echo("\n".join(view.judgement_lines(judgement)))
+        say("\n".join(view.judgement_lines(judgement)))
 
 
 def main() -> None:
-    """Run the command; turn refusals into ``ERROR: ...`` and exit code 2."""
-    try:
-        code = command(standalone_mode=False)
-    except NevaError as error:
-        for line in error.lines():
-            click.echo(f"ERROR: {line}", err=True)
-        code = 2
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except click.Abort:
-        code = 130
-    sys.exit(code)
+    """Run the command; refusals end with exit code 2, since 1 is a judgement's."""
+    command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from neva_pretrain.errors import NevaError
 from neva_pretrain.monitor.core.judge import Judgement, Status, exit_code
 from neva_pretrain.monitor.core.run import Point, Run
 from neva_pretrain.monitor.text import UNKNOWN, duration, number, percent
+from neva_pretrain.output import printable, write
 
 Curve = list[tuple[float, float]]
 
@@ -89,11 +91,12 @@ def save_plot(run: Run, target: Path) -> None:
     seconds = [y for curve in curves_of(points, _seconds) for _, y in curve]
     bottom.set_ylim(0, 1.1 * max(without_outliers(seconds), planned or 0) if seconds else None)
     bottom.set_xlabel("step")
-    top.set_title(run.settings.name or _TITLE, loc="left")
+    top.set_title(printable(run.settings.name) or _TITLE, loc="left", parse_math=False)
     try:
-        figure.savefig(target, dpi=150)
-    except (OSError, ValueError) as error:
+        figure.savefig(drawn := io.BytesIO(), format=target.suffix[1:] or "png", dpi=150)
+    except ValueError as error:
         raise NevaError(f"--plot {target}: {error}") from error
+    write(target, drawn.getvalue(), "--plot")
 
 
 _BLUE, _RED, _GREY = "#2563eb", "#dc2626", "#6b7280"
@@ -154,7 +157,7 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
         _table("Restarts and checkpoints", _history(run)),
         _table("Configuration", _configuration(run)),
     ]
-    return (
+    return printable(
         _PAGE.replace("{{title}}", escape(title))
         .replace("{{style}}", _STYLE)
         .replace("{{body}}", "\n".join(filter(None, sections)))

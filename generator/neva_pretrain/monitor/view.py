@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from neva_pretrain.monitor.core.judge import Judgement, Level, Status
 from neva_pretrain.monitor.core.run import Run, Speed
 from neva_pretrain.monitor.text import UNKNOWN, braille, duration, number, percent
+from neva_pretrain.output import printable
 
 _STATUS_STYLE = {
     Status.STARTING: "cyan",
@@ -56,7 +58,7 @@ def judgement_lines(judgement: Judgement) -> list[str]:
         text = getattr(judgement, name)
         if text:
             lines.append(f"  {name}: {text}")
-    return lines
+    return list(map(printable, lines))
 
 
 def render(run: Run, judgements: list[Judgement], status: Status, width: int) -> RenderableType:
@@ -70,12 +72,13 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
     if shown:
         parts += [Text(), *map(_judgement, shown)]
     style = _STATUS_STYLE[status]
-    title = Text.assemble((run.settings.name or "neva-monitor", "bold"), "  ", (status.value, f"bold {style}"))
+    name = printable(run.settings.name) or "neva-monitor"
+    title = Text.assemble((name, "bold"), "  ", (status.value, f"bold {style}"))
     about = "  ".join(
         filter(
             None,
             (
-                run.settings.model,
+                escape(printable(run.settings.model)),
                 f"{run.settings.gpus} GPUs" if run.settings.gpus else "",
                 f"global batch {run.global_batch_size}" if run.global_batch_size else "",
             ),

@@ -21,6 +21,7 @@ from neva_pretrain.monitor import cli, report, settings, view
 from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
+from neva_pretrain.output import printable
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks, run_of
 
 ROOT = Path(__file__).parents[3]
@@ -157,6 +158,7 @@ def test_annotations_give_the_settings() -> None:
         (["{log}", "-f", "{log}", "--once"], "must be a values file"),
         (["{log}", "--once", "--html", "/nonexistent/r.html"], "ERROR: --html /nonexistent/r.html"),
         (["{log}", "--once", "--plot", "/nonexistent/r.png"], "ERROR: --plot /nonexistent/r.png"),
+        (["{log}", "--once", "--plot", "{log}.doc"], "'doc' is not supported"),
         (["{log}", "--max-steps", "0"], "Invalid value for '--max-steps'"),
     ],
 )
@@ -292,6 +294,42 @@ def test_live_view(width: int) -> None:
         for part in ("61% of plan: 0.33 s", "474.1", "59.26 a GPU", "FAILED: a GPU ran out"):
             assert part in shown
         assert any(0x2800 < ord(c) < 0x2900 for c in shown)
+
+
+STEERS = "\x1b]52;c;eA==\x07 \x1bc \x9b2J \u202e \x7f"
+
+
+def test_k17_log_and_settings_cannot_steer_the_terminal(invoke: Invoke, log: Path, tmp_path: Path) -> None:
+    """Text, page, picture and live view; also a sequence that comes together when another is taken out of it."""
+    log.write_bytes(
+        HEALTHY.encode() + f"\n[rank3]: torch.OutOfMemoryError: {STEERS} \x1b\x1b[m]52;c;eA==\x07\n".encode()
+    )
+    (tmp_path / "run.json").write_text(json.dumps({"run": {"release": STEERS + "$\\x$"}, "model": {"name": STEERS}}))
+    page, plot = tmp_path / "r.html", tmp_path / "p.svg"
+    code, out, err = invoke(log, "--once", "--html", page, "--plot", plot)
+    assert code == 1
+    assert re.search("OutOfMemoryError: .*\ufffd", out)
+    for text in (out, err, page.read_text("utf-8"), plot.read_text("utf-8")):
+        assert text == printable(text)
+    assert ET.fromstring(plot.read_text("utf-8")).tag.endswith("svg")  # noqa: S314 (our own)
+    run = run_of(log.read_text("utf-8"), name=STEERS, model=STEERS)
+    shown = rendered(run, 80)
+    assert shown == printable(shown)
+    assert max(map(len, shown.splitlines())) <= 80, "what is shown has the width that was reckoned with"
+    assert invoke(f"{STEERS}/x")[2] == f"ERROR: {printable(STEERS)}/x: no such file or folder\n"
+
+
+def test_k22_report_and_plot_go_through_a_link(invoke: Invoke, log: Path, tmp_path: Path) -> None:
+    """And keep the mode of what they replace."""
+    log.write_text(HEALTHY)
+    for option, name in (("--html", "r.html"), ("--plot", "p.png")):
+        real, link = tmp_path / f"real-{name}", tmp_path / name
+        real.touch(mode=0o600)
+        link.symlink_to(real)
+        assert invoke(log, "--once", option, link)[0] == 0
+        assert link.is_symlink()
+        assert real.stat().st_size > 1000
+        assert real.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_failed_run_has_no_time_left() -> None:

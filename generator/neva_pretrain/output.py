@@ -1,0 +1,137 @@
+"""What leaves this package: text for terminals, and files.
+
+Much of the text is not ours (logs, kubectl's words, names of files, values), so all of it goes through :func:`say`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from neva_pretrain.errors import InputError, NevaError
+
+# C0 except tab and line feed, DEL, C1 (ECMA-48); lone surrogates, which no encoding takes; controls of direction
+# (Unicode UAX #9) and separators of lines, which show text in another order or place than it has.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb]"
+)
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal only shows: whatever would steer it becomes U+FFFD, character by character."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def say(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print text to stdout, or to stderr."""
+    click.echo(printable(text), err=err, nl=nl)
+
+
+class Boundary(click.Command):
+    """A command whose refusals end as ``ERROR: ...`` lines and an exit code, also when it is wrongly used."""
+
+    refused: ClassVar[int] = 1
+    """Exit code of what this package refuses on purpose."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run and exit, as click does."""
+        run: Any = super().main  # its overloads leave no room for a bool
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **extra)
+        try:
+            code = run(*args, standalone_mode=False, **extra)
+        except NevaError as error:
+            for line in error.lines():
+                say(f"ERROR: {line}", err=True)
+            code = self.refused
+        except click.ClickException as error:
+            error.show(words := io.StringIO())
+            say(words.getvalue(), err=True, nl=False)
+            code = error.exit_code
+        except click.Abort:
+            code = 130
+        sys.exit(code)
+
+
+def write(path: Path, content: str | bytes, option: str = "") -> None:
+    """Write a file: atomically, with the mode and owner of the one that it replaces, where a link leads to.
+
+    What is no regular file (a pipe, a terminal, ``/dev/stdout``) is written to and stays what it is.
+
+    Args:
+        path: the file; its folder must be there.
+        content: all of it; text is written as UTF-8.
+        option: the option that names the file, for the refusal.
+
+    Raises:
+        InputError: it cannot be written; a regular file is then what it was.
+    """
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written: {error.strerror}".lstrip()) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        old = None
+    if old is not None and stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if old is not None and (stream := _standard_stream(old)) is not None:
+        _write_all(stream, data)
+    elif old is not None and not stat.S_ISREG(old.st_mode):
+        with path.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), data)
+    else:
+        _replace(Path(os.path.realpath(path)), data, old)
+
+
+def _standard_stream(file: os.stat_result) -> int | None:
+    """Return the descriptor if the file is what stdout or stderr writes to: its place in there is to be kept."""
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            if os.path.samestat(os.fstat(descriptor), file):
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
+                return descriptor
+    return None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _replace(target: Path, data: bytes, old: os.stat_result | None) -> None:
+    with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=".neva-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            _write_all(file.fileno(), data)
+            if old is None:
+                mask = os.umask(0)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+            else:
+                with suppress(OSError):  # only root gives files away
+                    shutil.chown(temporary, old.st_uid, old.st_gid)
+                temporary.chmod(stat.S_IMODE(old.st_mode))
+            os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
