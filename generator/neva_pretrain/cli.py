@@ -153,7 +153,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
     if options["optimize"] and not refused:
         plan, chosen, notes = _optimize(plan, request, model, options)
         more = values.merge(more, chosen)
-    result = values.with_site(values.from_plan(plan, model, more), site)
+    result = values.overlay(values.from_plan(plan, model, more), site)
     verdict = judge(result, options["gpu"])
     broken = list(verdict.violations)
     if refused:  # nodes were rounded to judge the rest: what hangs on them says nothing

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from neva_pretrain import catalog, chartdata
+from neva_pretrain import catalog, chartdata, rules
 from neva_pretrain.errors import InputError
 from neva_pretrain.output import say
 
@@ -78,9 +78,8 @@ def at(*parts: str) -> str:
 def node_paths(values: Values) -> dict[str, str]:
     """Return mount paths and the folders on a node that they show, where the values say so."""
     found = {}
-    for volume in values["storage"].values():
-        node = (volume.get("gpfs") or {}).get("nodePath")
-        if node:
+    for name, volume in values["storage"].items():
+        if node := rules.node_path(values, name):
             found[volume["mountPath"]] = node
     return found
 

@@ -64,15 +64,24 @@ def read_only(values: Values, volume: str) -> bool:
 
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
-    """Return the sources that a volume of ``storage`` names; one is right."""
+    """Return the sources that a volume of ``storage`` names; null, "" and {} name none."""
+    gpfs = mapping(volume, "gpfs")
     named = {
         "existingClaim": volume.get("existingClaim"),
-        "gpfs.nodePath": section(volume, "gpfs").get("nodePath"),
-        "gpfs.csi": section(volume, "gpfs").get("csi"),
+        "gpfs.nodePath": gpfs.get("nodePath"),
+        "gpfs.csi": [key for key, value in mapping(gpfs, "csi").items() if value is not None],
         "storageClassName": volume.get("storageClassName"),
         "hostPath": volume.get("hostPath"),
     }
     return [name for name, value in named.items() if value]
+
+
+def node_path(values: Values, name: str) -> str | None:
+    """Return the folder of the node that a volume is; where no source is named, the source document's."""
+    volume = values["storage"][name]
+    named: str | None = mapping(volume, "gpfs").get("nodePath")
+    default: str | None = chartdata.rules()["defaultNodePaths"].get(name)
+    return named if storage_sources(volume) else default
 
 
 def below(path: str, mount: str) -> bool:
@@ -225,14 +234,14 @@ def check_storage(values: Values) -> Iterator[Violation]:
         sources = storage_sources(volume)
         if len(sources) > 1:
             yield Violation(
-                f"storage.{name}", " and ".join(sources), "must have exactly one source", "set the others to null"
+                f"storage.{name}", " and ".join(sources), "must have exactly one source", "remove the others"
             )
-        elif not sources and name != "scratch":
+        if "gpfs.csi" in sources and mapping(volume, "gpfs", "csi").get("volumeHandle") is None:
             yield Violation(
-                f"storage.{name}",
-                "no source",
-                "must have exactly one",
-                "use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath",
+                f"storage.{name}.gpfs.csi.volumeHandle",
+                "nothing",
+                "must be set beside the rest of gpfs.csi",
+                "use a handle as in docs/storage.md",
             )
         path = volume["mountPath"]
         if path in seen:

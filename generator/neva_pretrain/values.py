@@ -25,8 +25,7 @@ from neva_pretrain.errors import InputError, Violation
 from neva_pretrain.output import printable
 from neva_pretrain.output import write as write
 from neva_pretrain.plan import Plan, save_interval
-from neva_pretrain.reading import VOLUMES, text
-from neva_pretrain.rules import storage_sources
+from neva_pretrain.reading import text
 
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
 
@@ -197,27 +196,6 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
         "checkpoint": {"everyNSteps": save_interval(plan.max_steps)},
     }
     return merge(values, more)
-
-
-def with_site(values: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a site's partial values over a plan's.
-
-    Where the site names a source of a volume, the chart's default source of it is set to null, since a volume has
-    exactly one.
-    """
-    merged = overlay(values, site)
-    for name in VOLUMES:
-        volume = _mapping(_mapping(site.get("storage")).get(name))
-        if not isinstance(volume.get("gpfs", {}), Mapping):
-            continue  # null removes the default already; all else is the schema's to refuse
-        default = chartdata.defaults()["storage"][name]
-        if storage_sources(volume) and "gpfs.nodePath" in storage_sources(default):
-            merged["storage"][name].setdefault("gpfs", {}).setdefault("nodePath", None)
-    return merged
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

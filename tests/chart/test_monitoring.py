@@ -405,7 +405,7 @@ def test_tensorboard_shows_the_results_to_its_service() -> None:
 
 def test_tensorboard_reads_results_wherever_they_are() -> None:
     """A folder of the node has no claim: the pod mounts what training mounts."""
-    values = {**BOARD, "storage": {"results": {"hostPath": "/nvme/results", "gpfs": {"nodePath": None}}}}
+    values = {**BOARD, "storage": {"results": {"hostPath": "/nvme/results"}}}
     manifests = helm.render(values)
     (training,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == "results"]
     volumes = helm.one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
@@ -510,5 +510,5 @@ def test_notes_give_the_commands_of_what_is_on(chart: Path) -> None:
 
 def test_notes_of_wandb_offline_name_the_folder_that_there_is(chart: Path) -> None:
     assert "  wandb sync /data/scitix/results/neva/wandb/offline-run-*\n" in notes(chart, OFFLINE)
-    claim = {"storage": {"results": {"existingClaim": "c", "gpfs": {"nodePath": None}}}}
+    claim = {"storage": {"results": {"existingClaim": "c"}}}
     assert "  wandb sync /results/neva/wandb/offline-run-*\n" in notes(chart, {**OFFLINE, **claim})

@@ -21,8 +21,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "efa": {"training": {"nodes": 2, "globalBatchSize": 512}, "fabric": "efa", "commonLabels": {"a": 1, "b": True}},
     "claims": {
         "storage": {
-            "datasets": {"existingClaim": "d", "gpfs": {"nodePath": None}, "subPath": "a b"},
-            "models": {"existingClaim": "m", "gpfs": {"nodePath": None}, "readOnly": False},
+            "datasets": {"existingClaim": "d", "subPath": "a b"},
+            "models": {"existingClaim": "m", "readOnly": False},
             "results": {"gpfs": {"nodeLabel": "scale=true"}, "size": "5Ti"},
             "scratch": {"existingClaim": "s"},
         }
@@ -47,12 +47,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "storage": {
             "datasets": {
                 "gpfs": {
-                    "nodePath": None,
                     "csi": {"volumeHandle": "0;0;1;0A0B0C0D:5D36FE8D;;;/a b", "volumeAttributes": {"x": 1}},
                 }
             },
-            "models": {"storageClassName": "fast", "gpfs": {"nodePath": None}},
-            "results": {"hostPath": "/r", "gpfs": {"nodePath": None}},
+            "models": {"storageClassName": "fast"},
+            "results": {"hostPath": "/r"},
             "scratch": {"gpfs": {"nodePath": "/s", "nodeLabel": "scale="}},
         },
         "networkPolicy": {

@@ -38,14 +38,12 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 def only(**sources: dict[str, Any]) -> dict[str, Any]:
-    """Values whose volumes have these sources and not the chart's default ones."""
-    unset = {"nodePath": None}
-    volumes = {name: {**source, "gpfs": {**unset, **source.get("gpfs", {})}} for name, source in sources.items()}
-    return {"storage": volumes}
+    """Values whose volumes have these sources."""
+    return {"storage": sources}
 
 
 def csi(**more: Any) -> dict[str, Any]:
-    return {"gpfs": {"nodePath": None, "csi": {"volumeHandle": HANDLES[0], **more}}}
+    return {"gpfs": {"csi": {"volumeHandle": HANDLES[0], **more}}}
 
 
 def named(manifests: list[helm.Manifest], kind: str, volume: str) -> helm.Manifest:
@@ -118,18 +116,18 @@ def test_a_csi_volume_is_static_kept_and_reserved_for_its_claim() -> None:
 
 @pytest.mark.parametrize("handle", HANDLES)
 def test_handles_of_ibms_form_arrive_as_they_are(handle: str) -> None:
-    manifests = helm.render({"storage": {"models": {"gpfs": {"nodePath": None, "csi": {"volumeHandle": handle}}}}})
+    manifests = helm.render({"storage": {"models": {"gpfs": {"csi": {"volumeHandle": handle}}}}})
     assert named(manifests, "PersistentVolume", "models")["spec"]["csi"]["volumeHandle"] == handle
 
 
 @pytest.mark.parametrize("handle", BAD_HANDLES)
 def test_other_handles_are_refused_by_both(handle: str) -> None:
-    partial = {"storage": {"models": {"gpfs": {"nodePath": None, "csi": {"volumeHandle": handle}}}}}
+    partial = {"storage": {"models": {"gpfs": {"csi": {"volumeHandle": handle}}}}}
     assert any("volumeHandle" in line for line in helm.render_fails(partial))
     assert values.schema_violations(values.complete(partial))
 
 
-@pytest.mark.parametrize("source", [{"nodePath": "/g"}, {"nodePath": None, "csi": {"volumeHandle": HANDLES[0]}}])
+@pytest.mark.parametrize("source", [{"nodePath": "/g"}, {"csi": {"volumeHandle": HANDLES[0]}}])
 def test_a_static_volume_can_be_for_some_nodes_only(source: dict[str, Any]) -> None:
     manifests = helm.render({"storage": {"results": {"gpfs": {**source, "nodeLabel": "scale=true"}}}})
     (term,) = named(manifests, "PersistentVolume", "results")["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
@@ -190,3 +188,32 @@ def test_g01_selinux_labels_reach_pods_and_containers() -> None:
     assert helm.pod(manifests)["securityContext"] == {"seLinuxOptions": options}
     manifests = helm.render({"securityContext": {"seLinuxOptions": options}})
     assert helm.container(manifests)["securityContext"]["seLinuxOptions"] == options
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_u11_a_source_that_is_named_is_the_only_one(nothing: object) -> None:
+    """Nothing has to be taken away first; null, "" and {} name no source, and where none is, it is the document's."""
+    unnamed = {key: nothing for key in ("existingClaim", "storageClassName", "hostPath") if nothing != {}}
+    unnamed["gpfs"] = {"nodePath": nothing, "csi": None} if nothing != {} else {"csi": {}}
+    unset = dict.fromkeys(("datasets", "models", "results"), unnamed)
+    assert helm.render_text({"storage": unset}) == helm.render_text()
+    named = {name: {**unnamed, "existingClaim": f"my-{name}"} for name in unset}
+    manifests = helm.render({"storage": named})
+    assert not helm.of_kind(manifests, "PersistentVolume") + helm.of_kind(manifests, "PersistentVolumeClaim")
+    assert volume(manifests, "results")["persistentVolumeClaim"] == {"claimName": "my-results"}
+
+
+def test_u11_part_of_a_csi_volume_is_no_source() -> None:
+    partial = {"storage": {"results": {"gpfs": {"csi": {"driver": "csi.example.com"}}}}}
+    (error,) = helm.render_fails(partial)
+    assert error.startswith("storage.results.gpfs.csi.volumeHandle: got nothing; must be set")
+    assert [str(v) for v in rules.violations(values.complete(partial))] == [error]
+
+
+def test_u11_the_site_says_the_default_folders_in_full() -> None:
+    """A change of the chart's default is no change of the site."""
+    site = values.read(helm.ROOT / "values" / "scitix-cks.yaml")["storage"]
+    defaults = values.complete({})
+    assert {name: part["gpfs"]["nodePath"] for name, part in site.items()} == {
+        name: rules.node_path(defaults, name) for name in site
+    }

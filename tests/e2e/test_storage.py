@@ -90,7 +90,7 @@ def test_a_dynamic_claim_waits_for_its_class_and_binds_to_what_it_makes(sandbox:
 
 
 def test_a_claim_of_somebody_else_is_used_and_left_alone(release: Release, tmp_path: Path) -> None:
-    storage = {"models": {"existingClaim": "theirs", "gpfs": {"nodePath": None}}}
+    storage = {"models": {"existingClaim": "theirs"}}
     assert provide_storage(release, {"storage": storage}) == ["neva-datasets", "neva-results", "theirs"]
     release.apply("install", "-f", write(tmp_path, {"storage": storage}))
     await_bound(release, ["neva-datasets", "neva-results", "theirs"])
@@ -100,7 +100,7 @@ def test_a_claim_of_somebody_else_is_used_and_left_alone(release: Release, tmp_p
 
 
 def test_a_folder_of_the_node_needs_no_claim(release: Release, tmp_path: Path) -> None:
-    storage = {"scratch": {"hostPath": "/nvme/scratch"}, "results": {"gpfs": {"nodePath": None}, "hostPath": "/r"}}
+    storage = {"scratch": {"hostPath": "/nvme/scratch"}, "results": {"hostPath": "/r"}}
     release.apply("install", "-f", write(tmp_path, {"storage": storage}))
     release.wait_for("Running")
     (pod,) = release.pods().values()
@@ -133,7 +133,7 @@ def test_a_kept_volume_never_changes_its_source_in_silence(release: Release, tmp
     release.uninstall()
     changes: list[tuple[Manifest, str]] = [
         ({"gpfs": {"nodePath": "/elsewhere"}}, "got /elsewhere"),
-        ({"gpfs": {"nodePath": None}, "storageClassName": "fast"}, "got storageClassName fast"),
+        ({"storageClassName": "fast"}, "got storageClassName fast"),
     ]
     for source, words in changes:
         done = release.helm("install", "neva", str(CHART), "-f", write(tmp_path, {"storage": {"results": source}}))

@@ -133,7 +133,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"scratch": {"mountPath": "/etc/x"}},
                     {
                         "scratch": {"hostPath": "/nvme"},
-                        "models": {"gpfs": {"nodePath": None}, "storageClassName": "fast"},
+                        "models": {"storageClassName": "fast"},
                     },
                     {
                         "results": {

@@ -271,7 +271,7 @@ class TestSite:
         output = tmp_path / "values.yaml"
         assert run("--gpus", "8", "--site", site, "--output", str(output)).exit_code == 0
         values = yaml.safe_load(output.read_text())
-        assert values["storage"]["datasets"] == {"existingClaim": "my-data", "gpfs": {"nodePath": None}}
+        assert values["storage"]["datasets"] == {"existingClaim": "my-data"}
         manifests = helm.render(output)
         claims = {claim["metadata"]["name"] for claim in helm.of_kind(manifests, "PersistentVolumeClaim")}
         assert claims == {"neva-results"}

@@ -248,8 +248,7 @@ class Scene:
         made["storage"] = {}
         for place, volume in enumerate(rules.VOLUMES):
             source = SOURCES[(place + self.turn) % len(SOURCES)]
-            default = {} if source == "gpfs.nodePath" or volume == "scratch" else {"gpfs": {"nodePath": None}}
-            made["storage"][volume] = default
+            made["storage"][volume] = {}
             for key, text in self.source(source).items():
                 made["storage"][volume].setdefault(key, {})
                 if isinstance(text, dict):

@@ -159,8 +159,8 @@ Grafana: dashboard "NeVa pretraining", from:
 Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of the run is in the master's log:
   kubectl logs {{ include "neva.firstPodLogs" (list $root $job) }} -n {{ $ns }} | grep wandb:
 {{- else }}
-{{- $results := $v.storage.results }}
-{{- $node := ($results.gpfs | default dict).nodePath }}
+{{- $results := include "neva.volume" (list $root "results") | fromJson }}
+{{- $node := $results.gpfs.nodePath }}
 {{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath (and (not (empty $node)) (empty $results.subPath)) }}
 
 Weights & Biases, from where the results and the internet are:

@@ -1,19 +1,35 @@
-{{/* Sources that a volume of storage names, as a JSON list. */}}
+{{/* Sources that a volume of storage names, as a JSON list; null, "" and {} name none. */}}
 {{- define "neva.storageSources" -}}
 {{- $sources := list -}}
 {{- if .existingClaim }}{{ $sources = append $sources "existingClaim" }}{{ end -}}
 {{- if (.gpfs | default dict).nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
-{{- if (.gpfs | default dict).csi }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
+{{- if include "neva.withoutNulls" (.gpfs | default dict).csi | fromJson }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
 {{- if .storageClassName }}{{ $sources = append $sources "storageClassName" }}{{ end -}}
 {{- if .hostPath }}{{ $sources = append $sources "hostPath" }}{{ end -}}
 {{- $sources | toJson -}}
+{{- end -}}
+
+{{/* A volume of storage as JSON: its mount, and no other source than the one that is named; where none is, the source
+document's folder. Nothing has to be taken away first. Takes (list root volume). */}}
+{{- define "neva.volume" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- $volume := deepCopy (get $root.Values.storage $name) -}}
+{{- if not (include "neva.storageSources" $volume | fromJsonArray) -}}
+  {{- with get ($root.Files.Get "files/rules.yaml" | fromYaml).defaultNodePaths $name -}}
+    {{- $gpfs := $volume.gpfs | default dict -}}
+    {{- $_ := set $gpfs "nodePath" . -}}{{- $_ := set $volume "gpfs" $gpfs -}}
+  {{- end -}}
+{{- end -}}
+{{- $gpfs := $volume.gpfs | default dict -}}
+{{- if not (include "neva.withoutNulls" $gpfs.csi | fromJson) -}}{{- $gpfs = omit $gpfs "csi" -}}{{- end -}}
+{{- set $volume "gpfs" $gpfs | toJson -}}
 {{- end -}}
 
 {{/* Name of the claim that the chart makes of a volume, and of its static PersistentVolume. Volumes are the cluster's:
 between dots, which no namespace and no full name has, two releases never mean the same one. */}}
 {{- define "neva.claimName" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
-{{- (get $root.Values.storage $volume).existingClaim | default (printf "%s-%s" (include "neva.fullname" $root) $volume) -}}
+{{- (include "neva.volume" . | fromJson).existingClaim | default (printf "%s-%s" (include "neva.fullname" $root) $volume) -}}
 {{- end -}}
 
 {{- define "neva.persistentVolumeName" -}}
@@ -39,7 +55,7 @@ between dots, which no namespace and no full name has, two releases never mean t
 
 {{/* What a pod's volume is. Takes (list root volume). */}}
 {{- define "neva.volumeSource" -}}
-{{- $volume := get (index . 0).Values.storage (index . 1) -}}
+{{- $volume := include "neva.volume" . | fromJson -}}
 {{- if $volume.hostPath }}
 hostPath:
   path: {{ $volume.hostPath | toJson }}
@@ -60,7 +76,7 @@ emptyDir: {}
 one. Both would leave the job's pods Pending. Like "neva.refuseRunningJob" it only refuses. Takes (list root volume). */}}
 {{- define "neva.refuseOtherVolume" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
-{{- $volume := get $root.Values.storage $name -}}{{- $gpfs := $volume.gpfs | default dict -}}
+{{- $volume := include "neva.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
 {{- $claim := include "neva.claimName" . -}}{{- $static := include "neva.persistentVolumeName" . -}}
 {{- $wanted := $gpfs.nodePath | default ($gpfs.csi | default dict).volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
 {{- $kept := lookup "v1" "PersistentVolumeClaim" $root.Release.Namespace $claim -}}
@@ -72,7 +88,7 @@ one. Both would leave the job's pods Pending. Like "neva.refuseRunningJob" it on
 {{- if or (not $kept) (eq (dig "spec" "volumeName" "" $kept) $static) -}}
   {{- with lookup "v1" "PersistentVolume" "" $static -}}
     {{- $is = dig "spec" "hostPath" "path" (dig "spec" "csi" "volumeHandle" "" .) . -}}
-    {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) $gpfs -}}
+    {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) (or $gpfs.nodePath $gpfs.csi) -}}
       {{- printf "\n\nERROR: storage.%s: got the kept volume %s, whose claim was deleted; must be free for a new claim; use kubectl delete pv %s first (the data stays)" $name $static $static | fail -}}
     {{- end -}}
   {{- end -}}

@@ -160,9 +160,11 @@ use {{ compact (list $below $above) | join " or " }}
   {{- $volume := get $.Values.storage $name -}}
   {{- $sources := include "neva.storageSources" $volume | fromJsonArray -}}
   {{- if gt (len $sources) 1 -}}
-    {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; set the others to null" $name (join " and " $sources)) -}}
-  {{- else if and (not $sources) (ne $name "scratch") -}}
-    {{- $errors = append $errors (printf "storage.%s: got no source; must have exactly one; use existingClaim, gpfs.nodePath, gpfs.csi, storageClassName or hostPath" $name) -}}
+    {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; remove the others" $name (join " and " $sources)) -}}
+  {{- end -}}
+  {{- $csi := include "neva.withoutNulls" ($volume.gpfs | default dict).csi | fromJson -}}
+  {{- if and $csi (not (hasKey $csi "volumeHandle")) -}}
+    {{- $errors = append $errors (printf "storage.%s.gpfs.csi.volumeHandle: got nothing; must be set beside the rest of gpfs.csi; use a handle as in docs/storage.md" $name) -}}
   {{- end -}}
   {{- $path := $volume.mountPath -}}
   {{- if hasKey $seen $path -}}
