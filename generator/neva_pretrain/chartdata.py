@@ -17,6 +17,7 @@ _IN_CHART = {
     "fabrics.yaml": "files/fabrics.yaml",
     "rules.yaml": "files/rules.yaml",
     "models.yaml": "files/models.yaml",
+    "neva_pretrain.yaml": "files/neva_pretrain.yaml",
     "preflight.py": "files/preflight.py",
     "preflight_inputs.py": "files/preflight_inputs.py",
     "values.yaml": "values.yaml",
@@ -54,6 +55,12 @@ def fabrics() -> dict[str, Any]:
 def rules() -> dict[str, Any]:
     """Return the facts that the cross-field rules need."""
     return _mapping("rules.yaml")
+
+
+@cache
+def hydra() -> dict[str, Any]:
+    """Return the Hydra config that the chart merges over."""
+    return _mapping("neva_pretrain.yaml")
 
 
 @cache

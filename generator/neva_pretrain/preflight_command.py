@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from neva_pretrain import catalog, chartdata, rules
+from neva_pretrain import catalog, chartdata, hydra, rules
 from neva_pretrain.errors import InputError
 from neva_pretrain.output import say
 
@@ -103,6 +103,7 @@ def preset_settings(model: catalog.Model) -> dict[str, Any]:
             "vocabSize": shape.vocab_size,
             "numExperts": shape.num_experts,
         },
+        "llm": hydra.llm({}, model),
         "vision": {
             "architectures": list(tower.architectures),
             "imageSize": tower.image_size,
@@ -127,6 +128,7 @@ def settings_of(values: Values, model: catalog.Model, places: Mapping[str, str])
     results = at(values["storage"]["results"]["mountPath"], fullname)
     settings = preset_settings(model)
     settings["architecture"] |= given.get("architecture") or {}
+    settings["llm"] = hydra.llm(values, model)
     settings["model"] |= {
         "checkpointPath": local(at(given["llmPath"], given["checkpoint"] or model.checkpoint_name), paths),
         "checkpointFormat": given["checkpointFormat"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import catalog, preflight_command
+from neva_pretrain import catalog, hydra, preflight_command
 from tests.chart import helm
 
 LLM = "meta-llama/Llama-2-7b-chat-hf"
@@ -76,7 +76,15 @@ def test_preflight_runs_on_the_rendered_settings(model: str, tmp_path: Path) -> 
         "pipelineParallelSize": preset.pipeline_parallel_size,
         "microBatchSize": preset.micro_batch_size,
     }
-    data = helm.config_data(helm.render({"model": {"name": model}, "training": training}))
+    config: dict[str, Any] = {"model": {"bias": True, "window_size": [128, 0], "qk_layernorm": None}}
+    values: helm.Manifest = {"model": {"name": model}, "training": training}
+    if model == "mixtral_8x7b_instruct":  # N01: what `config` and the architecture change
+        values |= {
+            "config": config,
+            "model": {"name": model, "architecture": {"rotaryBase": 5e4, "expertsPerToken": 1}},
+        }
+    data = helm.config_data(helm.render(values))
+    assert json.loads(data["settings.json"])["llm"] == hydra.llm(values, catalog.get(model))
     for name, text in data.items():
         (tmp_path / name).write_text(text)
     command = [sys.executable, "preflight.py", "--settings", "settings.json", "--output", "json"]

@@ -75,6 +75,13 @@ DIFFERENCES = [
         "rope_theta of Llama 3's published config.json; without it NeMo takes 10000, not what the weights learned",
     ),
     Difference(
+        "model.window_size",
+        frozenset({"mistral_7b_instruct"}),
+        [4096, 0],
+        ABSENT,
+        "v0.1's window beside v0.2's rotary_base of 1e6, which no published Mistral has; ours is v0.2 (N01)",
+    ),
+    Difference(
         "model.mm_cfg.vision_encoder.crop_size",
         frozenset({"llama2_70b_chat"}),
         ABSENT,

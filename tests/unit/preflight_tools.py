@@ -15,6 +15,8 @@ import sentencepiece
 import yaml
 from PIL import Image
 
+from neva_pretrain import catalog, hydra
+
 FILES = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files"
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 sys.path.insert(0, str(FILES))
@@ -214,6 +216,7 @@ def world(tmp: Path) -> dict[str, Any]:
             "visionEncoderPath": str(tmp / "clip"),
         },
         "architecture": dict(ARCHITECTURE),
+        "llm": hydra.llm({}, catalog.get("llama2_7b_chat")),
         "vision": copy.deepcopy(VISION),
         "training": {
             "nodes": 1,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from neva_pretrain import catalog, hydra
 from tests.unit.preflight_tools import (
     DATA,
     Files,
@@ -353,6 +354,76 @@ class TestCheckpoint:
         assert "num_layers is 32, must be 40" in message
         assert "ffn_hidden_size is 11008, must be 13824" in message
         assert "num_query_groups is 4, must be 8" in message
+
+    @pytest.mark.parametrize(
+        ("model", "config"),
+        [
+            ("llama2_7b_chat", {"rotary_base": 10000.0}),
+            ("llama2_7b_chat", {}),
+            (
+                "llama2_7b_chat",
+                {"rotary_base": "1e4", "layernorm_epsilon": "1e-5", "seq_len_interpolation_factor": 1.0},
+            ),
+            ("llama2_7b_chat", {"activation": "swiglu", "normalization": "RMSNorm", "kv_channels": 2}),
+            ("llama2_7b_chat", {"window_size": [-1, 0], "moe_router_topk": 1, "apply_rope_fusion": True}),
+            ("llama3_8b_chat", {"rotary_base": 500000, "max_position_embeddings": 8192}),
+            ("mistral_7b_instruct", {"rotary_base": 1e6, "window_size": None}),
+            ("nemotron4_340b_chat", {"normalization": "layernorm", "layernorm_zero_centered_gamma": True}),
+            ("nemotron4_340b_chat", {"rotary_percentage": 0.5, "activation": "squared-relu"}),
+        ],
+    )
+    def test_n01_a_checkpoint_of_the_runs_config_passes(
+        self, settings: Settings, tmp_path: Path, model: str, config: dict[str, Any]
+    ) -> None:
+        """N01: numbers that YAML 1.1 reads as text, and names that are the same to Megatron."""
+        self.use(settings, tmp_path, zarr(**config))
+        settings["llm"] = hydra.llm({}, catalog.get(model))
+        assert problems(settings, "checkpoint") == []
+
+    @pytest.mark.parametrize(
+        ("model", "config", "said"),
+        [
+            ("llama3_8b_chat", {}, "rotary_base is 10000, the run's config says 500000"),
+            ("mistral_7b_instruct", {"rotary_base": 10000.0}, "rotary_base is 10000.0, the run's config says 1000000"),
+            ("mistral_7b_instruct", {"rotary_base": 1e6, "window_size": [4096, 0]}, "window_size is [4096, 0]"),
+            ("llama2_7b_chat", {"seq_len_interpolation_factor": 8}, "seq_len_interpolation_factor is 8"),
+            ("llama2_7b_chat", {"rotary_percentage": 0.5}, "rotary_percentage is 0.5, the run's config says 1"),
+            ("llama2_7b_chat", {"position_embedding_type": "alibi"}, "position_embedding_type is alibi"),
+            ("llama2_7b_chat", {"normalization": "layernorm"}, "normalization is layernorm"),
+            ("nemotron4_340b_chat", {"normalization": "layernorm"}, "says layernorm1p"),
+            ("llama2_7b_chat", {"activation": "geglu"}, "activation is geglu"),
+            ("llama2_7b_chat", {"bias": True}, "bias is true"),
+            ("llama2_7b_chat", {"qkv_bias": True}, "qkv_bias is true"),
+            ("llama2_7b_chat", {"layernorm_epsilon": 1e-6}, "layernorm_epsilon is 1e-06"),
+            ("llama2_7b_chat", {"share_embeddings_and_output_weights": True}, "share_embeddings"),
+            ("llama2_7b_chat", {"rotary_interleaved": True}, "rotary_interleaved is true"),
+            ("llama2_7b_chat", {"kv_channels": 256}, "kv_channels is 256"),
+            ("llama2_7b_chat", {"scale_positional_embedding": True}, "scale_positional_embedding true: NeVa of NeMo"),
+            ("llama2_7b_chat", {"rope_scaling": {"factor": 8.0}}, "rope_scaling a dict of 1: NeVa of NeMo"),
+            ("llama2_7b_chat", {"apply_embedding_scaling": True}, "apply_embedding_scaling true: NeVa of NeMo"),
+        ],
+    )
+    def test_n01_another_language_model_than_the_runs_config(
+        self, settings: Settings, tmp_path: Path, model: str, config: dict[str, Any], said: str
+    ) -> None:
+        """N01: the weights fit, so NeMo loads them without a word; the LLM is degraded."""
+        self.use(settings, tmp_path, zarr(**config))
+        settings["llm"] = hydra.llm({}, catalog.get(model))
+        assert any(said in m for m in problems(settings, "checkpoint"))
+
+    def test_n01_the_runs_own_values_count(self, settings: Settings, tmp_path: Path) -> None:
+        """N01: what `config` and model.architecture change is what the checkpoint must have."""
+        values = {
+            "config": {"model": {"window_size": [128, 0], "layernorm_epsilon": 1e-6}},
+            "model": {"architecture": {"rotaryBase": 1e5}},
+        }
+        settings["llm"] = hydra.llm(values, catalog.get("llama2_7b_chat"))
+        self.use(settings, tmp_path, zarr(rotary_base=1e5, window_size=[128, 0], layernorm_epsilon="1e-6"))
+        assert problems(settings, "checkpoint") == []
+        self.use(settings, tmp_path, zarr())
+        (message,) = problems(settings, "checkpoint")
+        assert "rotary_base is 10000, the run's config says 100000.0; window_size is null, the run" in message
+        assert "set config: {model: {rotary_base: 10000, window_size: null" in message
 
     def test_d12_megatron_core_is_demanded(self, settings: Settings, tmp_path: Path) -> None:
         """D12: other key names are ignored in silence."""

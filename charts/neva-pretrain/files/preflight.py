@@ -43,6 +43,7 @@ from preflight_inputs import (
     Status,
     UsageError,
     ancestor,
+    brief,
     denied,
     extra_tokens,
     failed,
@@ -673,7 +674,7 @@ def decode_one(path: str) -> tuple[str, str]:
     Level.FULL,
     "model.checkpointPath",
     cost="reads the tar's headers or lists the folder, and model_config.yaml; never the weights",
-    prevents="a checkpoint of another model, another TP or PP, another code path, or not written to its end",
+    prevents="a checkpoint of another model, RoPE, TP or PP, another code path, or not written to its end",
 )
 def check_checkpoint(run: Run) -> Iterator[Finding]:
     """D12, E02, E03, E05: by what is inside, never by name."""
@@ -683,6 +684,7 @@ def check_checkpoint(run: Run) -> Iterator[Finding]:
         yield warning(f"PyYAML is not installed: {CONFIG} is not compared", "use the NeMo image")
     else:
         yield from config_problems(found.config, run.settings.mapping("architecture"))
+        yield from llm_problems(found.config, run.settings.mapping("llm"), run.settings.mapping("architecture"))
     yield note(str(found))
 
 
@@ -737,12 +739,85 @@ def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) 
         value = config.get(name)
         value = unset.get(name) if value is None else value
         if key in architecture and value != architecture[key]:
-            wrong.append(f"{name} is {value}, must be {architecture[key]}")
+            wrong.append(f"{name} is {brief(value)}, must be {architecture[key]}")
     if wrong:
         yield failed(
             f"{CONFIG}: {'; '.join(wrong)}",
             "name the checkpoint of this model, or the model of this checkpoint (model.name)",
         )
+
+
+UNREAD = re.compile(
+    r"rope(?!.*fusion)|rotary|yarn|position_?emb|positional|window|interpolat|soft_?cap|alibi|embedding_scal|logit_scal"
+)
+"""Names of what changes attention or embeddings, and NeVa does not read unless rules.yaml's llmConfig lists it."""
+
+
+def llm_problems(
+    config: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], architecture: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Compare what makes the language model another one without an error with the run's Hydra config (N01).
+
+    ``facts`` is settings.json's ``llm``: by key, what the run says and what NeMo takes where there is none.
+    """
+    dense = config.get("num_moe_experts") in (None, 0, 1)
+    names = [
+        n
+        for n, fact in facts.items()
+        if (n in config or "default" in fact) and "run" in fact and not (dense and n.startswith("moe_"))
+    ]
+    theirs = {n: config.get(n, facts[n].get("default")) for n in names}
+    ours = {n: facts[n]["run"] for n in names}
+    shape = architecture.get("hiddenSize"), architecture.get("numAttentionHeads")
+    left = canonical(theirs, config.get("hidden_size"), config.get("num_attention_heads"))
+    right = canonical(ours, *shape)
+    wrong = [n for n in names if left[n] != right[n]]
+    if wrong:
+        said = "; ".join(f"{n} is {brief(theirs[n])}, the run's config says {brief(ours[n])}" for n in wrong)
+        yield failed(
+            f"{CONFIG}: {said}: the weights would load, without an error, into another model than theirs",
+            "name the checkpoint of this model (model.name), or if it is meant set config: {model: {"
+            + ", ".join(f"{n}: {brief(theirs[n])}" for n in wrong)
+            + "}}",
+        )
+    unread = [n for n in map(str, config) if n not in facts and n != "max_position_embeddings" and UNREAD.search(n)]
+    more = [f"{n} {brief(config[n])}" for n in unread if config.get(n) not in (None, False, 0, "", [], {})]
+    if facts and more:
+        yield failed(
+            f"{CONFIG}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
+            "use a model without it, such as the one of the catalog (model.name)",
+        )
+
+
+def canonical(values: Mapping[str, Any], hidden: Any, heads: Any) -> dict[str, Any]:
+    """Return config values so that what NeMo and Megatron take for the same is equal."""
+    found = {name: _plain(value) for name, value in values.items()}
+    if isinstance(found.get("activation"), str):
+        found["activation"] = found["activation"].removeprefix("fast-")
+    if found.pop("layernorm_zero_centered_gamma", None) and found.get("normalization") == "layernorm":
+        found["normalization"] = "layernorm1p"
+    if found.get("moe_router_load_balancing_type") == "none":
+        found["moe_router_load_balancing_type"] = "aux_loss"  # the same forward pass
+    if found.get("kv_channels") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        found["kv_channels"] = hidden // heads
+    if found.get("seq_len_interpolation_factor") == 1:
+        found["seq_len_interpolation_factor"] = None
+    window = found.get("window_size")
+    if isinstance(window, tuple) and window[:1] == (-1,):
+        found["window_size"] = None
+    return {name: found.get(name) for name in values}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number for what YAML 1.1 reads as text and OmegaConf as a number, such as 1e-6."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value.lower()
 
 
 EMBEDDING = "embedding.word_embeddings.weight"

@@ -90,6 +90,21 @@ def some(items: Sequence[str]) -> str:
     return ", ".join(map(show, items[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
+def brief(value: Any) -> str:
+    """Return a foreign value as short JSON on one line; of a tree only its size."""
+    if isinstance(value, bool | float) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**40 else f"a number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return json.dumps(value[:80])[1:-1] + ("..." if len(value) > 80 else "")
+    if not isinstance(value, list | tuple | dict):
+        return type(value).__name__
+    if isinstance(value, dict) or len(value) > 8 or any(isinstance(v, list | tuple | dict) for v in value):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"[{', '.join(map(brief, value))}]"
+
+
 def gib(size: float) -> str:
     """Return bytes in GiB, small ones in MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

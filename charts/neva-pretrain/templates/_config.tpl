@@ -70,6 +70,19 @@ Takes (list root facts). */}}
 {{- toYaml $config -}}
 {{- end -}}
 
+{{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes (list root facts). */}}
+{{- define "neva.llm" -}}
+{{- $root := index . 0 -}}
+{{- $model := (include "neva.hydra" . | fromYaml).model -}}
+{{- $facts := ($root.Files.Get "files/rules.yaml" | fromYaml).llmConfig -}}
+{{- range $key, $fact := $facts -}}
+  {{- if hasKey $model $key -}}{{- $_ := set $fact "run" (get $model $key) -}}
+  {{- else if hasKey $fact "default" -}}{{- $_ := set $fact "run" $fact.default -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $facts -}}
+{{- end -}}
+
 {{/* What preflight.py and the run record read. Takes (list root facts). */}}
 {{- define "neva.settings" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
@@ -84,6 +97,7 @@ Takes (list root facts). */}}
     "tokenizerLibrary" $f.model.tokenizer.library "extraTokens" $f.model.tokenizer.extraTokens
     "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector)
   "architecture" $f.architecture
+  "llm" (include "neva.llm" . | fromJson)
   "vision" $f.vision
   "training" $v.training
   "derived" (dict

@@ -1,0 +1,48 @@
+"""What the run's Hydra config says that no value names: the chart's base, the model's keys, ``config``.
+
+The same merge as ``neva.hydra`` in ``templates/_config.tpl``, without the keys that follow from the values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from neva_pretrain import chartdata
+from neva_pretrain.catalog import Model
+from neva_pretrain.reading import Values, section
+
+
+def merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Merge deeply, in place; false, 0 and null win."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+def config(values: Values, model: Model) -> dict[str, Any]:
+    """Return the merged config of a values file."""
+    merged = copy.deepcopy(chartdata.hydra())
+    merge(merged, model.hydra)
+    given = section(values, "model", "architecture")
+    if given.get("numExperts", model.architecture.num_experts) > 1:
+        merged["model"]["moe_router_topk"] = given.get("expertsPerToken", model.architecture.experts_per_token)
+    if given.get("rotaryBase"):
+        merged["model"]["rotary_base"] = given["rotaryBase"]
+    merge(merged, section(values, "config"))
+    return merged
+
+
+def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:
+    """Return what the config says under the keys of rules.yaml's ``llmConfig``: ``{key: {run, default}}``."""
+    said = config(values, model)["model"]
+    facts: dict[str, dict[str, Any]] = copy.deepcopy(chartdata.rules()["llmConfig"])
+    for key, fact in facts.items():
+        if key in said:
+            fact["run"] = said[key]
+        elif "default" in fact:
+            fact["run"] = fact["default"]
+    return facts
