@@ -25,28 +25,46 @@ def scheduled(**scheduling: Any) -> list[helm.Manifest]:
 # Nodes
 
 
-def expressions(manifests: list[helm.Manifest]) -> list[dict[str, Any]]:
-    """What a node must be."""
-    affinity = helm.pod(manifests, "Worker")["affinity"]["nodeAffinity"]
+def required(manifests: list[helm.Manifest], role: str = "Worker") -> dict[str, Any]:
+    """What a node must be: the one term of the affinity."""
+    affinity = helm.pod(manifests, role)["affinity"]["nodeAffinity"]
     assert list(affinity) == ["requiredDuringSchedulingIgnoredDuringExecution"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    return list(term["matchExpressions"])
+    return dict(term)
 
 
-def test_nodes_are_chosen_by_gpu_name_and_health() -> None:
+def named(*nodes: str) -> list[dict[str, Any]]:
+    """Every node but these; the API takes one name in a requirement."""
+    return [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+
+
+@pytest.mark.parametrize(("kind", "role"), [("PyTorchJob", "Master"), ("PyTorchJob", "Worker"), ("TrainJob", "Node")])
+def test_nodes_are_chosen_by_gpu_name_and_health(kind: str, role: str) -> None:
+    """N12: nodes to avoid by their name, which the host name label need not equal."""
     healthy = {"key": "node-health", "operator": "NotIn", "values": ["bad", "draining"]}
     unmarked = {"key": "maintenance", "operator": "DoesNotExist"}
-    manifests = scheduled(
-        gpuType={"key": "nvidia.com/gpu.product", "values": ["A", "B"]},
-        avoidNodes=["gpu-0007", "gpu-0011.lab"],
-        nodeExpressions=[healthy, unmarked],
-    )
-    assert expressions(manifests) == [
-        {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["A", "B"]},
-        {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["gpu-0007", "gpu-0011.lab"]},
-        healthy,
-        unmarked,
-    ]
+    scheduling = {
+        "gpuType": {"key": "nvidia.com/gpu.product", "values": ["A", "B"]},
+        "avoidNodes": ["i-0abc.eu-west-1.compute.internal", "gpu-0007", "gpu-0007"],
+        "nodeExpressions": [healthy, unmarked],
+    }
+    assert required(helm.render({**TWO, "job": {"kind": kind}, "scheduling": scheduling}), role) == {
+        "matchExpressions": [
+            {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["A", "B"]},
+            healthy,
+            unmarked,
+        ],
+        "matchFields": named("i-0abc.eu-west-1.compute.internal", "gpu-0007"),
+    }
+
+
+def test_n12_nodes_to_avoid_need_no_other_term() -> None:
+    manifests = scheduled(gpuType={"values": []}, avoidNodes=["gpu-0007"])
+    assert required(manifests) == {"matchFields": named("gpu-0007")}
+    tester = helm.one(manifests, "Pod")["spec"]["affinity"]["nodeAffinity"]
+    assert "metadata.name" in str(tester), "helm test keeps away too"
+    for bad in ("Node-1", "-a", "a..b", "a_b", "x" * 254):
+        assert helm.render_fails({"scheduling": {"avoidNodes": [bad]}})
 
 
 def test_any_node_will_do_without_a_gpu_type() -> None:
@@ -97,15 +115,8 @@ def test_master_and_workers_are_one_group_to_kueue(topology: dict[str, Any], ann
     assert "kueue.x-k8s.io/podset-group-name" not in found["annotations"], "a group of one pod set"
 
 
-def test_a13_kueues_labels_are_the_jobs_only() -> None:
-    manifests = scheduled(queue={"name": "lq", "priorityClass": "high"})
-    labels = helm.job(manifests)["metadata"]["labels"]
-    assert labels["kueue.x-k8s.io/queue-name"] == "lq"
-    assert labels["kueue.x-k8s.io/priority-class"] == "high"
-    assert not [key for found in metadata(manifests) for key in found["labels"] if key.startswith("kueue")]
-    for other in manifests:
-        if other["kind"] != "PyTorchJob":
-            assert not [key for key in other["metadata"]["labels"] if key.startswith("kueue")]
+def test_without_a_queue_nothing_is_kueues() -> None:
+    """With one: test_pods.py."""
     assert "kueue" not in helm.render_text()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import rules, security, values
+from neva_pretrain import chartdata, rules, security, values
 from tests.chart import helm
 from tests.chart.test_notes import chart as chart  # the fixture
 from tests.chart.test_notes import notes
@@ -150,6 +150,43 @@ def test_a_policy_admits_the_jobs_pods_dns_and_what_is_named(partial: dict[str, 
         ["Ingress"],
         [POLICY["networkPolicy"]["ingress"]["metrics"]],
     )
+
+
+@pytest.mark.parametrize("labels", [{"a": "b"}, {"a": "b", "c": 1}, {"k8s-app": None, "a": "b"}])
+def test_n05_labels_of_the_clusters_dns_replace_the_usual_ones(labels: dict[str, Any]) -> None:
+    """OpenShift's DNS pods lack k8s-app: with both labels no pod would match, and no worker finds the master."""
+    own = {key: str(value) for key, value in labels.items() if value is not None}
+    dns = {"namespaceLabels": labels, "podLabels": labels, "port": 5353}
+    policy = helm.one(helm.render({"networkPolicy": {"enabled": True, "dns": dns}}), "NetworkPolicy")
+    (to,) = policy["spec"]["egress"][1]["to"]
+    assert to == {"namespaceSelector": {"matchLabels": own}, "podSelector": {"matchLabels": own}}
+    dns = {"namespaceLabels": {"a": "b"}}
+    policy = helm.one(helm.render({"networkPolicy": {"enabled": True, "dns": dns}}), "NetworkPolicy")
+    (to,) = policy["spec"]["egress"][1]["to"]
+    assert to["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}, "each map by itself"
+
+
+def test_n05_labels_that_the_dashboard_is_found_by_replace_the_usual_one() -> None:
+    """Beside the user's, the usual one would show the dashboard in a Grafana that is not meant."""
+    for labels, found in (({}, {"grafana_dashboard": "1"}), ({"a": "b"}, {"a": "b"})):
+        manifests = helm.render({"monitoring": {"dashboard": {"enabled": True, "labels": labels}}})
+        (board,) = [m for m in helm.of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "neva-dashboard"]
+        has = board["metadata"]["labels"]
+        assert {key: has[key] for key in ("grafana_dashboard", "a") if key in has} == found
+
+
+def test_n05_a_map_with_defaults_is_one_whose_entries_stand_alone() -> None:
+    """A default entry stays beside the user's: only where each entry is for itself, and none selects anything."""
+
+    def maps(node: dict[str, Any], part: dict[str, Any], path: str = "") -> Iterator[str]:
+        for key, value in node.items():
+            below = part.get("properties", {}).get(key, {})
+            if isinstance(value, dict) and "properties" not in below and value:
+                yield f"{path}{key}"
+            elif isinstance(value, dict):
+                yield from maps(value, below, f"{path}{key}.")
+
+    assert set(maps(chartdata.defaults(), schema())) == {"env", "podAnnotations", "workerLabels"}
 
 
 def test_a_policy_that_cannot_act_or_cuts_the_hub_off_is_refused() -> None:

@@ -66,7 +66,7 @@ if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $(id -u) != 0 ]]; then
   stop 64 "memlock: got $memlock KiB as uid $(id -u); must be unlimited for RDMA; IPC_LOCK does not help a non-root user: run as root, or raise the runtime's memlock limit"
 fi
 
-mkdir -p "$work" "${TMPDIR:-/tmp}" "${HF_HOME:-$work/huggingface}"
+mkdir -p "$work" "${TMPDIR:-/tmp}" "${HF_HOME:-$work/huggingface}" "${HOME:-$work}"
 mkdir -p "$results" 2>/dev/null || [[ -d $results ]] || stop 64 "$results: cannot be made as uid $(id -u); check the owner and mode of storage.results"
 
 if (( rank > 0 )); then

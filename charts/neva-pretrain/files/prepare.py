@@ -723,8 +723,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = made.parse_args(arguments)
     try:
         settings = load_settings(options.settings)
-        if os.environ.get("TMPDIR"):  # a fresh scratch volume is empty, and tempfile would fall back to the root disk
-            os.makedirs(os.environ["TMPDIR"], exist_ok=True)
+        # A fresh scratch volume is empty, and tempfile would fall back to the root disk.
+        for name in ("TMPDIR", "HOME"):
+            if os.environ.get(name):
+                os.makedirs(os.environ[name], exist_ok=True)
         return 1 if run(settings, [n for n in options.only.split(",") if n]) else 0
     except UsageError as error:
         print(f"ERROR: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ app.kubernetes.io/name: {{ include "neva.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Labels of a pod of the job. Takes (list root more). */}}
+{{/* Labels of every pod of the release: KAI reads its queue from pods. Takes (list root more). */}}
 {{- define "neva.podLabels" -}}
 {{- $root := index . 0 -}}
 {{- $labels := include "neva.selectorLabels" $root | fromYaml -}}
@@ -25,6 +25,19 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
 {{- with (($root.Values.scheduling | default dict).kai | default dict).queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
 {{- include "neva.stringMap" $labels -}}
+{{- end -}}
+
+{{/* Labels of every object that runs pods, by which queues find it: of the job, not of the pods that it makes (A13), and
+of a pod by itself. Takes the root. */}}
+{{- define "neva.workloadLabels" -}}
+{{- include "neva.labelsWith" (list . (include "neva.queueLabels" . | fromYaml)) -}}
+{{- end -}}
+
+{{/* Labels of an object: the chart's and more, of which the last of a name wins. Takes (list root more). */}}
+{{- define "neva.labelsWith" -}}
+{{- $labels := include "neva.labels" (index . 0) | fromYaml -}}
+{{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
+{{- include "neva.stringMap" $labels | trim -}}
 {{- end -}}
 
 {{- define "neva.labels" -}}
@@ -58,6 +71,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range $k, $v := . }}{{ if not (kindIs "invalid" $v) }}
 {{ $k | quote }}: {{ include "neva.text" $v | quote }}
 {{- end }}{{ end }}
+{{- end -}}
+
+{{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would stay
+beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */}}
+{{- define "neva.instead" -}}
+{{- include "neva.stringMap" (index . 0 | default (index . 1)) | trim | default "{}" -}}
 {{- end -}}
 
 {{/* One environment variable, delivered byte for byte: the kubelet reads $(NAME) and $$, so each $ is doubled. */}}

@@ -4,10 +4,7 @@
 name: {{ index . 2 }}
 namespace: {{ $root.Release.Namespace | quote }}
 labels:
-  {{- include "neva.labels" $root | nindent 2 }}
-  {{- with include "neva.queueLabels" $root | trim }}
-  {{- . | nindent 2 }}
-  {{- end }}
+  {{- include "neva.workloadLabels" $root | nindent 2 }}
 annotations:
   {{- include "neva.jobAnnotations" (list $root $facts) | nindent 2 }}
 {{- end -}}

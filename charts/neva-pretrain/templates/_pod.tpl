@@ -192,13 +192,34 @@ requests:
       fieldPath: metadata.name
 {{- end -}}
 
-{{/* Where Hugging Face libraries and temporary files may write, as JSON. Takes (list root facts online). */}}
+{{/* Who a process is and where its libraries may write, as JSON: a user that the image does not know has no name and / as
+its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writable folder. */}}
+{{- define "neva.userEnvironment" -}}
+{{- $home := printf "%s/home" . -}}{{- $cache := printf "%s/.cache" $home -}}
+{{- dict
+  "HOME" $home
+  "LOGNAME" "neva"
+  "MPLCONFIGDIR" (printf "%s/matplotlib" $cache)
+  "NUMBA_CACHE_DIR" (printf "%s/numba" $cache)
+  "TORCHINDUCTOR_CACHE_DIR" (printf "%s/torchinductor" $cache)
+  "TRITON_CACHE_DIR" (printf "%s/triton" $cache)
+  "USER" "neva"
+  "XDG_CACHE_HOME" $cache
+  "XDG_CONFIG_HOME" (printf "%s/.config" $home)
+  "XDG_DATA_HOME" (printf "%s/.local/share" $home)
+| toJson -}}
+{{- end -}}
+
+{{/* Environment of every process of the NeMo image: its user, and where Hugging Face libraries and temporary files may
+write, as JSON. Takes (list root facts online). */}}
 {{- define "neva.ownEnvironment" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $online := index . 2 -}}
-{{- $env := dict
+{{- $scratch := $root.Values.storage.scratch.mountPath -}}
+{{- $env := include "neva.userEnvironment" $scratch | fromJson -}}
+{{- include "neva.merge" (list $env (dict
   "HF_HOME" $f.hfHome
-  "TMPDIR" (printf "%s/tmp" $root.Values.storage.scratch.mountPath)
-  "TRANSFORMERS_OFFLINE" (ternary "0" "1" $online) -}}
+  "TMPDIR" (printf "%s/tmp" $scratch)
+  "TRANSFORMERS_OFFLINE" (ternary "0" "1" $online))) -}}
 {{- if not $online }}{{ $_ := set $env "HF_HUB_OFFLINE" "1" }}{{ end -}}
 {{- if and $online $root.Values.hf.endpoint }}{{ $_ := set $env "HF_ENDPOINT" $root.Values.hf.endpoint }}{{ end -}}
 {{- $env | toJson -}}

@@ -7,15 +7,21 @@ nodeSelector:
 {{- end }}
 {{- $expressions := list -}}
 {{- with $s.gpuType }}{{ if .values }}{{ $expressions = append $expressions (dict "key" .key "operator" "In" "values" .values) }}{{ end }}{{ end -}}
-{{- with $s.avoidNodes }}{{ $expressions = append $expressions (dict "key" "kubernetes.io/hostname" "operator" "NotIn" "values" .) }}{{ end -}}
 {{- $expressions = concat $expressions ($s.nodeExpressions | default list) -}}
-{{- with $expressions }}
+{{- /* By the node's name, which its host name label need not equal; the API takes one value of it in a requirement. */ -}}
+{{- $fields := list -}}
+{{- range $s.avoidNodes | default list | uniq -}}
+  {{- $fields = append $fields (dict "key" "metadata.name" "operator" "NotIn" "values" (list .)) -}}
+{{- end -}}
+{{- $term := dict -}}
+{{- if $expressions }}{{ $_ := set $term "matchExpressions" $expressions }}{{ end -}}
+{{- if $fields }}{{ $_ := set $term "matchFields" $fields }}{{ end -}}
+{{- with $term }}
 affinity:
   nodeAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
       nodeSelectorTerms:
-        - matchExpressions:
-            {{- toYaml . | nindent 12 }}
+        - {{- toYaml . | nindent 10 }}
 {{- end }}
 {{- with $s.tolerations }}
 tolerations:

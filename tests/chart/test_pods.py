@@ -1,0 +1,126 @@
+"""What every pod of a release has, whoever makes it: training, prepare, TensorBoard, helm test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chart import helm
+
+TWO = {"training": {"nodes": 2, "globalBatchSize": 512}}
+EXPORTER = {"monitoring": {"exporter": {"enabled": True}}}
+BOARD = {"tensorboard": {"enabled": True}}
+RELEASES: dict[str, dict[str, Any]] = {
+    "PyTorchJob": {**TWO, **BOARD, **EXPORTER},
+    "TrainJob": {**TWO, **BOARD, "job": {"kind": "TrainJob"}},
+    "prepare": {**BOARD, "prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}},
+}
+# What makes pods: to Kueue each is a workload by itself.
+WORKLOADS = {"PyTorchJob", "TrainJob", "Job", "Deployment", "Pod"}
+
+
+def templates(manifests: list[helm.Manifest]) -> list[helm.Manifest]:
+    """Whatever has the spec of a pod, wherever it lies: with its metadata."""
+
+    def walk(node: Any) -> Iterator[helm.Manifest]:
+        if isinstance(node, dict):
+            if isinstance(node.get("spec"), dict) and isinstance(node["spec"].get("containers"), list):
+                yield node
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    return list(walk(manifests))
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_n07_every_pod_has_podlabels_and_kais_queue(name: str) -> None:
+    """A policy that demands labels, and KAI, look at pods."""
+    values = {**RELEASES[name], "podLabels": {"cost-center": "ml", "n": 1}, "scheduling": {"kai": {"queue": "team-a"}}}
+    found = templates(helm.render(values))
+    assert len(found) == {"PyTorchJob": 4, "TrainJob": 3, "prepare": 3}[name]
+    for pod in found:
+        labels = pod["metadata"]["labels"]
+        assert {"cost-center": "ml", "n": "1", "kai.scheduler/queue": "team-a"}.items() <= labels.items()
+        assert labels["app.kubernetes.io/instance"] == "neva"
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_n07_a13_kueues_queue_is_on_what_makes_pods_and_not_on_pods_that_are_made(name: str) -> None:
+    values = {**RELEASES[name], "scheduling": {"queue": {"name": "lq", "priorityClass": "high"}}}
+    manifests = helm.render(values)
+    queue = {"kueue.x-k8s.io/queue-name": "lq", "kueue.x-k8s.io/priority-class": "high"}
+    for manifest in manifests:
+        ours = {k: v for k, v in manifest["metadata"].get("labels", {}).items() if k.startswith("kueue.x-k8s.io/")}
+        assert ours == (queue if manifest["kind"] in WORKLOADS else {})
+    for pod in templates([m["spec"] for m in manifests if "spec" in m]):
+        assert not [key for key in pod["metadata"]["labels"] if key.startswith("kueue")]
+
+
+def test_n07_a_label_that_is_said_twice_is_there_once() -> None:
+    """Helm test's pod is an object and a pod: it has the labels of both, the pod's own last."""
+    values = {"commonLabels": {"a": "object", "b": 1}, "podLabels": {"a": "pod"}}
+    labels = helm.one(helm.render(values), "Pod")["metadata"]["labels"]
+    assert (labels["a"], labels["b"]) == ("pod", "1")
+    assert helm.render_text(values).count('"a": "pod"') == 2, "the job's pod and the test's"
+
+
+# A user that the image does not know
+
+
+CACHES = [
+    "HOME",
+    *(f"{name}_CACHE_DIR" for name in ("NUMBA", "TORCHINDUCTOR", "TRITON")),
+    *(f"XDG_{name}_HOME" for name in ("CACHE", "CONFIG", "DATA")),
+    "MPLCONFIGDIR",
+]
+ASK = """
+import getpass, os, pathlib, sys
+assert getpass.getuser(), "no user"
+for folder in [pathlib.Path.home(), *(pathlib.Path(os.environ[name]) for name in sys.argv[1:])]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "written").write_text("x")
+"""
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_n06_every_python_of_the_image_knows_its_user_and_where_to_write(name: str) -> None:
+    """All containers but the exporter, whose standard library writes nothing: its file system is read-only."""
+    for pod in templates(helm.render({**RELEASES[name], "storage": {"scratch": {"mountPath": "/nvme"}}})):
+        for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
+            if container["name"] == "exporter":
+                continue
+            env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+            assert env["USER"] == env["LOGNAME"] == "neva"
+            (writable,) = {m["mountPath"] for m in container["volumeMounts"]} & {"/nvme", "/tmp"}
+            assert all(env[cache].startswith(f"{writable}/home") for cache in CACHES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root may become another user")
+def test_n06_a_user_without_a_passwd_entry_has_a_name_and_a_home() -> None:
+    """The rendered environment as the pod's user sees it, with the home that a runtime gives such a user."""
+    env = helm.env(helm.render({"securityContext": {"runAsUser": 1002700000}}))
+    user = ["setpriv", "--reuid", "1002700000", "--regid", "0", "--clear-groups"]
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
+    with tempfile.TemporaryDirectory() as scratch:  # pytest's folders are root's alone
+        Path(scratch).chmod(0o777)
+        pairs = [f"{k}={v.replace('/scratch', scratch, 1) if v.startswith('/scratch') else v}" for k, v in env.items()]
+        command = [*user, "env", "-i", "HOME=/", *pairs, python, "-c", ASK, *CACHES]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(list(Path(scratch).rglob("written"))) == len(set(CACHES))
+
+
+@pytest.mark.parametrize("name", ["HOME", "USER", "TRITON_CACHE_DIR"])
+def test_n06_the_users_own_home_wins(name: str) -> None:
+    assert helm.env(helm.render({"env": {name: "/elsewhere"}}))[name] == "/elsewhere"
