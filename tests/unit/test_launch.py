@@ -25,6 +25,13 @@ NVIDIA_SMI = """#!/bin/bash
 for ((i = 0; i < ${FAKE_GPUS:-8}; i++)); do echo "GPU $i: stand-in (UUID: GPU-$i)"; done
 """
 
+MIG = """#!/bin/bash
+for i in 0 1 2 3 4 5 6 7; do
+  echo "GPU $i: NVIDIA H100 80GB HBM3 (UUID: GPU-0000000$i)"
+  echo "  MIG 3g.40gb     Device  0: (UUID: MIG-0000000$i)"
+done
+"""
+
 # Writes what it was given, then does what FAKE_DO says.
 TORCHRUN = """#!/usr/bin/env python3
 import json, os, signal, sys, time
@@ -244,11 +251,50 @@ def test_b04_a_node_without_rank_does_not_become_rank_0(world: World) -> None:
     assert not world.started()
 
 
-@pytest.mark.parametrize("rank", ["2", "-1", "x", "1; touch /tmp/never"])
+@pytest.mark.parametrize(
+    "rank",
+    ["2", "-1", "x", "1; touch /tmp/never", "01", "08", "+1", " 1", "1 ", "0x1", "9999999999999999999", "n[$(id)]"],
+)
 def test_b04_a_rank_outside_the_job_is_refused(world: World, rank: str) -> None:
+    """K21: bash would take 08 and what overflows for rank 0, and run what stands in brackets."""
     done = world.run(world.env(0, 2, PET_NODE_RANK=rank))
     assert done.returncode == 64
     assert f"PET_NODE_RANK: got {rank};" in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_k21_an_empty_rank_is_no_rank(world: World, nodes: int) -> None:
+    done = world.run(world.env(0, nodes, PET_NODE_RANK=""))
+    assert done.returncode == 64
+    assert "PET_NODE_RANK: got nothing; must be a decimal number" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["NEVA_NODES", "NEVA_GPUS_PER_NODE", "NEVA_WAIT_SECONDS", "MASTER_PORT"])
+@pytest.mark.parametrize("value", ["", "08", "18446744073709551617"])
+def test_k21_every_number_is_decimal(world: World, name: str, value: str) -> None:
+    env = world.env(1, 2, MASTER_ADDR="127.0.0.1", MASTER_PORT="1", NEVA_WAIT_SECONDS="0")
+    done = world.run({**env, name: value})
+    assert done.returncode == 64, done.stderr
+    assert f"{name}: got {value or 'nothing'}; must be a decimal number" in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NEVA_NODES", "NEVA_GPUS_PER_NODE", "NEVA_RESULTS_DIR", "NEVA_WORK_DIR", "NEVA_ENTRYPOINT", "MASTER_ADDR"],
+)
+def test_k21_a_missing_variable_is_named(world: World, name: str) -> None:
+    done = world.run(world.env(1, 2, **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", name: None}))
+    assert done.returncode == 64, done.stderr
+    assert f"ERROR: {name}: got nothing; must be" in done.stderr
+    assert not world.started()
+
+
+def test_k21_wait_for_master_without_its_pods_name(world: World) -> None:
+    done = world.run(world.env(), arguments=["wait-for-master"])
+    assert done.returncode == 64
+    assert "POD_NAME: got nothing" in done.stderr
 
 
 def test_b04_one_node_needs_no_rank(world: World) -> None:
@@ -320,6 +366,105 @@ def test_g04_a_results_folder_that_cannot_be_made_is_told() -> None:
         done = world.run(world.env(0), **user)
         assert done.returncode == 64
         assert f"{world.results}: cannot be made as uid" in done.stderr
+
+
+def test_k21_a_results_folder_that_cannot_be_written_is_told() -> None:
+    """K21: by rank 0 and by the others, which write their logs there."""
+    with world_of_a_user() as (world, user):
+        world.results.mkdir(0o555)
+        if user:
+            os.chown(world.results, 65534, 65534)
+        world.results.chmod(0o555)
+        for rank in (0, 1):
+            done = world.run(world.env(rank, 2, MASTER_ADDR="127.0.0.1", MASTER_PORT="1"), **user)
+            assert done.returncode == 64, done.stderr
+            assert f"{world.results}: cannot be written as uid" in done.stderr
+            assert "Permission denied" in done.stderr
+        assert not world.started()
+
+
+@pytest.mark.parametrize("place", ["results", "results/run", "results/run/logs", "scratch", "scratch/tmp"])
+def test_k21_a_file_in_place_of_a_folder(world: World, place: str) -> None:
+    path = world.root / place
+    if path.is_dir():
+        path.rmdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    assert f"ERROR: {path}" in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "loop"])
+def test_k21_a_log_that_is_no_file(world: World, kind: str) -> None:
+    """K06: opening a FIFO would wait for a reader."""
+    log = world.results / "logs" / "node-00000.log"
+    log.parent.mkdir(parents=True)
+    {"folder": log.mkdir, "fifo": lambda: os.mkfifo(log), "loop": lambda: log.symlink_to(log.name)}[kind]()
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    assert f"ERROR: {log}: " in done.stderr
+    assert not world.started()
+
+
+def test_k21_a_record_that_is_a_folder(world: World) -> None:
+    (world.results / "run.json").mkdir(parents=True)
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    assert f"{world.results}/run.json: cannot be replaced" in done.stderr
+    assert [path.name for path in world.results.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("settings", [None, "", "[1]", "{", '{"a": "\\ud800"}'])
+def test_k21_settings_that_cannot_be_read(world: World, settings: str | None) -> None:
+    file = world.config / "settings.json"
+    file.unlink() if settings is None else file.write_text(settings)
+    done = world.run(world.env(0))
+    assert done.returncode == (0 if settings and "ud800" in settings else 64), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_k21_a_full_disk(world: World) -> None:
+    """K21: Python ends with 120 when it cannot flush; files may grow to 0 bytes here."""
+    done = world.run(world.env(0), "/bin/bash", "-c", 'ulimit -f 0 && exec "$@"', "_")
+    assert done.returncode == 64, done.stderr
+    assert "run.json: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(world.results.glob(".*")) == []
+
+
+@pytest.mark.parametrize("tool", ["python3", "torchrun"])
+def test_k21_an_image_without_the_tools(world: World, tool: str, tmp_path: Path) -> None:
+    """K21: bash's own 127 is no code of this script."""
+    bin_ = tmp_path / "few"
+    bin_.mkdir()
+    for name in ("bash", "mkdir", "mktemp", "rm", "sleep", "stdbuf", "tr", "tee", "timeout", "python3", "torchrun"):
+        if name != tool:
+            found = shutil.which(name, path=f"{world.bin}:/usr/bin:/bin") or sys.executable
+            (bin_ / name).symlink_to(found)
+    done = world.run(world.env(0, PATH=str(bin_)))
+    assert done.returncode == 64
+    assert f"{tool}: not found on PATH" in done.stderr
+
+
+def test_n10_mig_slices_are_no_gpus(world: World) -> None:
+    """N10: eight slices of eight GPUs are eight GPU lines, and a process sees one slice."""
+    (world.bin / "nvidia-smi").write_text(MIG)
+    done = world.run(world.env(0, NODE_NAME="node-a"))
+    assert done.returncode == 64
+    assert "GPUs: got 8 MIG slices visible on node-a; must be whole GPUs" in done.stderr
+    assert not world.started()
+
+
+def test_k06_a_signal_ends_the_wait_for_a_hung_driver(world: World, tmp_path: Path) -> None:
+    """K06: bash obeys a signal only between commands; nvidia-smi never ends here."""
+    (world.bin / "nvidia-smi").write_text(f"#!/bin/bash\ntouch {world.out}/asked\nexec sleep 300\n")
+    output = tmp_path / "output"
+    with ended(world.start(world.env(0), output)) as process:
+        until((world.out / "asked").exists, output.read_text)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
 
 
 @pytest.mark.parametrize("value", ["^ibs,lo", "=eth0", "mlx5_0:1,mlx5_3:1", "$(x) `y` \"z\" 'w' \\ ;#", ""])

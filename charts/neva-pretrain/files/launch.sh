@@ -3,14 +3,56 @@
 # ConfigMap; no value is ever part of a shell line.
 #   PET_*           the operator's or Trainer's: nodes, node rank, master, port; torchrun reads them by itself
 #   NEVA_*          the chart's, see templates/_pod.tpl
-# Exit codes: 64 wrong environment, 69 master not reachable, 143 told to stop before torchrun ran, else
-# torchrun's.
+# Exit codes: 64 whatever is wrong before torchrun starts, 69 master not reachable, 143 told to stop before torchrun
+# ran, else torchrun's.
+# shellcheck disable=SC2329  # step calls functions by their names
 set -euo pipefail
 
-say() { printf 'neva: %s\n' "$*" >&2; }
+say() { printf 'neva: %s\n' "$*" >&2 || true; }
 stop() { local code=$1; shift; say "ERROR: $*"; exit "$code"; }
 # bash is PID 1 here, and the kernel drops signals that PID 1 has no handler for.
-trap 'exit 143' TERM INT
+child=
+trap '[[ -z $child ]] || kill "$child" 2>/dev/null; exit 143' TERM INT
+
+# Runs a step in a child, for at most so many seconds: a driver or a file system may hang, and bash obeys a signal only
+# between commands. A step that fails without a sentence of its own gets one.
+step() {
+  local what=$1 limit=$2 code=0 start=$SECONDS
+  shift 2
+  "$@" &
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do
+    if (( SECONDS - start > limit )); then
+      kill -KILL "$child" 2>/dev/null
+      stop 64 "$what: no answer after $limit s; check the driver and the file systems of ${NODE_NAME:-this node}"
+    fi
+    sleep 0.1
+  done
+  wait "$child" || code=$?
+  child=
+  case $code in
+    0) ;;
+    64 | 69) exit "$code" ;;
+    *) stop 64 "$what: ended with code $code, see the lines above" ;;
+  esac
+}
+
+# Prints a number of the environment. Decimal only: bash would read 08 as octal, and wrap what is too large.
+number() {
+  local name=$1 least=$2 most=$3 fix=$4
+  local got=${!name-}
+  if ! [[ $got =~ ^(0|[1-9][0-9]{0,8})$ ]] || (( got < least || got > most )); then
+    stop 64 "$name: got ${got:-nothing}; must be a decimal number, $least to $most; $fix"
+  fi
+  printf '%s' "$got"
+}
+
+# Prints a variable that must be there.
+text() {
+  local name=$1 fix=$2
+  [[ -n ${!name-} ]] || stop 64 "$name: got nothing; must be set; $fix"
+  printf '%s' "${!name}"
+}
 
 # Runs a command until it succeeds; what it stands for and how long are its first arguments.
 wait_for() {
@@ -25,28 +67,37 @@ wait_for() {
   say "the master answers at $what after $((SECONDS - start)) s"
 }
 
+chart="the chart sets it: start this script by the chart's pods only"
+operator="the training operator or Trainer sets it: check that this pod belongs to a PyTorchJob or TrainJob"
+: "${NEVA_WAIT_SECONDS=900}"
+patience=$(number NEVA_WAIT_SECONDS 0 999999999 "set rendezvous.waitSeconds")
+
 # An init container of workers: the master's name resolves once the master has passed its own preflight.
 if [[ ${1:-} == wait-for-master ]]; then
-  master=${POD_NAME:?}
+  master=$(text POD_NAME "$chart")
   master=${master%-worker-*}-master-0
-  wait_for "$master" "${NEVA_WAIT_SECONDS:-900}" getent hosts "$master"
+  step "$master" $((patience + 60)) wait_for "$master" "$patience" getent hosts "$master"
   exit 0
 fi
 
-nodes=${NEVA_NODES:?}
-processes=${NEVA_GPUS_PER_NODE:?}
-results=${NEVA_RESULTS_DIR:?}
-work=${NEVA_WORK_DIR:?}
+nodes=$(number NEVA_NODES 1 999999999 "$chart")
+processes=$(number NEVA_GPUS_PER_NODE 1 999999999 "$chart")
+results=$(text NEVA_RESULTS_DIR "$chart")
+work=$(text NEVA_WORK_DIR "$chart")
+entrypoint=$(text NEVA_ENTRYPOINT "set image.entrypoint")
 config=${NEVA_CONFIG_DIR:-/etc/neva}
+for tool in python3 torchrun stdbuf tr tee; do
+  command -v "$tool" >/dev/null || stop 64 "$tool: not found on PATH; must be in the image; use the NeMo container (image.repository)"
+done
 
 # A node that does not know its rank must not become a second rank 0 (B04).
-rank=${PET_NODE_RANK:-${RANK:-}}
-if [[ -z $rank ]]; then
-  (( nodes == 1 )) || stop 64 "PET_NODE_RANK: not set on a job of $nodes nodes; the training operator or Trainer sets it; check that this pod belongs to a PyTorchJob or TrainJob"
-  rank=0
-fi
-if ! [[ $rank =~ ^[0-9]+$ ]] || (( rank >= nodes )); then
-  stop 64 "PET_NODE_RANK: got $rank; must be 0 to $((nodes - 1)); check the job's replicas"
+rank=0
+if [[ -v PET_NODE_RANK ]]; then
+  rank=$(number PET_NODE_RANK 0 $((nodes - 1)) "check the job's replicas")
+elif [[ -v RANK ]]; then
+  rank=$(number RANK 0 $((nodes - 1)) "check the job's replicas")
+elif (( nodes > 1 )); then
+  stop 64 "PET_NODE_RANK: not set on a job of $nodes nodes; $operator"
 fi
 if [[ -n ${PET_NNODES:-} && $PET_NNODES != "$nodes" ]]; then
   stop 64 "PET_NNODES: got $PET_NNODES; must equal the $nodes nodes of the configuration; check that the job's replicas were not edited"
@@ -54,60 +105,101 @@ fi
 
 # Trainer's port is always 29500; the chart's is the user's choice, free on every node with hostNetwork (A15).
 [[ -z ${NEVA_MASTER_PORT:-} ]] || export PET_MASTER_PORT=$NEVA_MASTER_PORT
+if (( rank > 0 )); then
+  [[ -n ${PET_MASTER_ADDR:-} ]] && host=$PET_MASTER_ADDR || host=$(text MASTER_ADDR "$operator")
+  [[ -n ${PET_MASTER_PORT:-} ]] && name=PET_MASTER_PORT || name=MASTER_PORT
+  port=$(number "$name" 1 65535 "$operator")
+fi
 
-# torchrun would start fewer processes than there are GPUs, or more, without a word (A05).
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
-(( gpus == processes )) || stop 64 "GPUs: got $gpus visible on ${NODE_NAME:-this node}; must equal training.gpusPerNode ($processes); check the device plugin and the node's health"
+# torchrun would start fewer processes than there are GPUs, or more, without a word (A05). Of MIG slices a CUDA process
+# sees one only, however many the pod has.
+check_gpus() {
+  local line gpus=0 slices=0 where=${NODE_NAME:-this node}
+  while IFS= read -r line; do
+    if [[ $line =~ ^[[:space:]]*MIG[[:space:]]|UUID:\ MIG- ]]; then slices=$((slices + 1)); fi
+    if [[ $line == "GPU "* ]]; then gpus=$((gpus + 1)); fi
+  done < <(nvidia-smi --list-gpus 2>/dev/null)
+  (( slices == 0 )) || stop 64 "GPUs: got $slices MIG slices visible on $where; must be whole GPUs; switch MIG off on that node, or keep the job away from it (scheduling.avoidNodes)"
+  (( gpus == processes )) || stop 64 "GPUs: got $gpus visible on $where; must equal training.gpusPerNode ($processes); check the device plugin and the node's health"
+}
+step nvidia-smi 120 check_gpus
 
 # With RDMA, pinned memory above the limit makes NCCL fall back to TCP in silence (C02).
 memlock=$(ulimit -l)
 say "memlock limit: $memlock"
-if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $(id -u) != 0 ]]; then
-  stop 64 "memlock: got $memlock KiB as uid $(id -u); must be unlimited for RDMA; IPC_LOCK does not help a non-root user: run as root, or raise the runtime's memlock limit"
+if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $EUID != 0 ]]; then
+  stop 64 "memlock: got $memlock KiB as uid $EUID; must be unlimited for RDMA; IPC_LOCK does not help a non-root user: run as root, or raise the runtime's memlock limit"
 fi
 
-mkdir -p "$work" "${TMPDIR:-/tmp}" "${HF_HOME:-$work/huggingface}" "${HOME:-$work}"
-mkdir -p "$results" 2>/dev/null || [[ -d $results ]] || stop 64 "$results: cannot be made as uid $(id -u); check the owner and mode of storage.results"
+# Makes a folder that this user can write into; other nodes make it at the same time.
+folder() {
+  local path=$1 owner=$2 error
+  error=$(mkdir -p "$path" 2>&1) || [[ -d $path ]] || stop 64 "$path: cannot be made as uid $EUID (${error##*: }); must be a folder; check the owner and mode of $owner"
+  error=$(mktemp "$path/.neva.XXXXXX" 2>&1) || stop 64 "$path: cannot be written as uid $EUID (${error##*: }); must be writable; check the owner, mode and free space of $owner"
+  rm -f "$error"
+}
+
+# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06).
+log=$results/logs/node-$(printf '%05d' "$rank").log
+make_folders() {
+  folder "$work" storage.scratch
+  folder "${TMPDIR:-/tmp}" storage.scratch
+  folder "${HF_HOME:-$work/huggingface}" hf.home
+  folder "${HOME:-$work}" storage.scratch
+  folder "$results" storage.results
+  folder "$results/logs" storage.results
+  # Opening a FIFO would wait for its reader.
+  [[ ! -e $log || -f $log ]] || stop 64 "$log: got no regular file; must be this node's log; remove it"
+  { : >>"$log"; } 2>/dev/null || stop 64 "$log: cannot be written as uid $EUID; must be writable; check its owner and mode, and the free space of storage.results"
+}
+step "folders of results and scratch" 300 make_folders
+
+# One writer: what this run is, beside its results. The checkpoint holds the projector only (D13).
+write_record() {
+  local temporary
+  temporary=$(mktemp "$results/.run.json.XXXXXX")
+  if ! python3 -c '
+import importlib.metadata, json, platform, sys
+
+try:
+    settings = json.load(open(sys.argv[1]))
+    settings["versions"] = {"python": platform.python_version()}
+    for name in ("torch", "nemo_toolkit", "megatron_core", "transformer_engine", "transformers"):
+        try:
+            settings["versions"][name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            settings["versions"][name] = None
+    with open(sys.argv[2], "w") as file:
+        json.dump(settings, file, indent=2, sort_keys=True)
+except Exception as error:
+    sys.exit(f"neva: {error}")
+' "$config/settings.json" "$temporary"; then
+    rm -f "$temporary"
+    stop 64 "$results/run.json: cannot be written; must say what this run is; check $config/settings.json and the free space of storage.results"
+  fi
+  chmod '=rw' "$temporary" # mktemp's 0600 is for no one else; this is what umask allows
+  mv -fT "$temporary" "$results/run.json" || { rm -f "$temporary"; stop 64 "$results/run.json: cannot be replaced; must be a file; remove it"; }
+}
 
 if (( rank > 0 )); then
   # The port opens only when the master's torchrun is up (B01).
-  host=${PET_MASTER_ADDR:-${MASTER_ADDR:?}} port=${PET_MASTER_PORT:-${MASTER_PORT:?}}
   # shellcheck disable=SC2016  # the inner shell expands its own arguments
-  wait_for "$host:$port" "${NEVA_WAIT_SECONDS:-900}" bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port"
+  step "$host:$port" $((patience + 60)) wait_for "$host:$port" "$patience" bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port"
 else
-  # One writer: what this run is, beside its results. The checkpoint holds the projector only (D13).
-  record=$results/run.json
-  temporary=$(mktemp "$results/.run.json.XXXXXX")
-  python3 - "$config/settings.json" >"$temporary" <<'PYTHON'
-import importlib.metadata, json, platform, sys
-
-settings = json.load(open(sys.argv[1]))
-settings["versions"] = {"python": platform.python_version()}
-for name in ("torch", "nemo_toolkit", "megatron_core", "transformer_engine", "transformers"):
-    try:
-        settings["versions"][name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        settings["versions"][name] = None
-json.dump(settings, sys.stdout, indent=2, sort_keys=True)
-PYTHON
-  chmod '=rw' "$temporary" # mktemp's 0600 is for no one else; this is what umask allows
-  mv -f "$temporary" "$record"
+  step "$results/run.json" 300 write_record
 fi
 
 arguments=(
   --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
-  "${NEVA_ENTRYPOINT:?}"
+  "$entrypoint"
   --config-path="$config" --config-name=neva_pretrain.yaml
   # Hydra writes into its run folder: never the container's working folder, never a read-only one (D16).
   "hydra.run.dir=$work" hydra.output_subdir=null
 )
-cd "$work"
+cd "$work" || stop 64 "$work: cannot be entered as uid $EUID; must be a folder of its own; check storage.scratch"
 say "node $rank of $nodes: torchrun ${arguments[*]}"
 
-# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06). A progress
-# bar ends in a carriage return, and the container runtime shows nothing before a line ends.
-mkdir -p "$results/logs"
-log=$results/logs/node-$(printf '%05d' "$rank").log
+# A progress bar ends in a carriage return, and the container runtime shows nothing before a line ends.
 exec 3> >(stdbuf -oL tr '\r' '\n' | tee -a "$log")
 writer=$!
 torchrun "${arguments[@]}" >&3 2>&1 3>&- &
