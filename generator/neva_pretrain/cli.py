@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__, catalog, values
+from neva_pretrain import __version__, catalog, rules, values
 from neva_pretrain.errors import NevaError, RefusedError
 from neva_pretrain.output import Boundary, say
 from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
@@ -156,9 +156,8 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
     result = values.overlay(values.from_plan(plan, model, more), site)
     verdict = judge(result, options["gpu"])
     broken = list(verdict.violations)
-    if refused:  # nodes were rounded to judge the rest: what hangs on them says nothing
-        broken = [v for v in broken if v.key not in {"training.nodes", "training.globalBatchSize"}]
-        broken = [*refused.violations, *broken]
+    if refused:  # nodes were rounded to judge the rest
+        broken = rules.without_followers([*refused.violations, *broken])
     if broken:
         raise RefusedError(broken)
     warnings, complete = list(verdict.warnings), values.complete(result)

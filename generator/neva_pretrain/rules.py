@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from math import gcd
+from math import gcd, isqrt
 from typing import Any
 
 from neva_pretrain import catalog, chartdata
@@ -26,17 +26,20 @@ CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
 
 
-def nearest(value: int, choices: Sequence[int]) -> str:
-    """Return the fix that names the closest smaller and the closest larger choice."""
-    below = [c for c in choices if c < value]
-    above = [c for c in choices if c > value]
-    return use(below[-1:] + above[:1])
-
-
 def divisors(limit: int, numbers: Sequence[int]) -> list[int]:
-    """Return all numbers up to a limit that divide all the given ones, ascending."""
+    """Return the numbers up to a limit that divide all the given ones, ascending.
+
+    They come in pairs around the square root, which is at most 1024: the schema admits no number above 2**20 here.
+    """
     common = gcd(*numbers)
-    return [d for d in range(1, limit + 1) if common % d == 0]
+    small = [d for d in range(1, min(isqrt(common), 1024) + 1) if common % d == 0]
+    return sorted(d for d in {*small, *(common // d for d in small)} if d <= limit)
+
+
+def nearest_divisors(value: int, limit: int, numbers: Sequence[int]) -> str:
+    """Return the fix that names the closest smaller and the closest larger divisor."""
+    found = divisors(limit, numbers)
+    return use([d for d in found if d < value][-1:] + [d for d in found if d > value][:1])
 
 
 def quantity(amount: str) -> Decimal:
@@ -169,14 +172,14 @@ def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Viola
             "model.architecture.numAttentionHeads",
             str(heads),
             f"must divide hiddenSize ({arch.hidden_size})",
-            nearest(heads, divisors(arch.hidden_size, [arch.hidden_size])),
+            nearest_divisors(heads, arch.hidden_size, [arch.hidden_size]),
         )
     if heads % groups:
         yield Violation(
             "model.architecture.numQueryGroups",
             str(groups),
             f"must divide numAttentionHeads ({heads})",
-            nearest(groups, divisors(heads, [heads])),
+            nearest_divisors(groups, heads, [heads]),
         )
     tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
     parts = {
@@ -191,14 +194,14 @@ def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Viola
             "training.tensorParallelSize",
             str(tensor),
             f"must divide {', '.join(broken)}",
-            nearest(tensor, divisors(plan.gpus_per_node, list(parts.values()))),
+            nearest_divisors(tensor, plan.gpus_per_node, list(parts.values())),
         )
     if arch.num_layers % pipeline:
         yield Violation(
             "training.pipelineParallelSize",
             str(pipeline),
             f"must divide the layers ({arch.num_layers})",
-            nearest(pipeline, divisors(arch.num_layers, [arch.num_layers])),
+            nearest_divisors(pipeline, arch.num_layers, [arch.num_layers]),
         )
 
 
@@ -678,4 +681,10 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
 
 def violations(values: Values) -> list[Violation]:
     """Return every rule that complete, schema-valid values break."""
-    return [violation for check in CHECKS for violation in check(values)]
+    return without_followers([violation for check in CHECKS for violation in check(values)])
+
+
+def without_followers(violations: Sequence[Violation]) -> list[Violation]:
+    """Leave out those whose advice follows from another broken value."""
+    follows, broken = chartdata.rules()["follows"], {v.key for v in violations}
+    return [v for v in violations if broken.isdisjoint(follows.get(v.key, ()))]

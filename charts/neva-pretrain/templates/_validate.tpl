@@ -28,7 +28,20 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkSecurity" . | fromJsonArray)
   (include "neva.checkNetwork" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
-{{- $errors | toJson -}}
+{{- include "neva.withoutFollowers" (list . $errors) -}}
+{{- end -}}
+
+{{/* Sentences without those whose advice follows from another broken value. Takes (list root sentences). */}}
+{{- define "neva.withoutFollowers" -}}
+{{- $follows := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).follows -}}
+{{- $broken := list -}}{{- $kept := list -}}
+{{- range index . 1 -}}{{- $broken = append $broken (splitList ": got " . | first) -}}{{- end -}}
+{{- range $sentence := index . 1 -}}
+  {{- $leader := false -}}
+  {{- range get $follows (splitList ": got " $sentence | first) | default list -}}{{- if has . $broken -}}{{- $leader = true -}}{{- end -}}{{- end -}}
+  {{- if not $leader -}}{{- $kept = append $kept $sentence -}}{{- end -}}
+{{- end -}}
+{{- $kept | toJson -}}
 {{- end -}}
 
 {{/* "256 or 512": the values nearest to n for which a rule holds, from a list in ascending order. */}}
@@ -48,15 +61,32 @@ use {{ compact (list $below $above) | join " or " }}
 {{- include "neva.nearest" (list $n (without (list $below (add $below $m)) (int64 0))) -}}
 {{- end -}}
 
-{{/* Numbers up to n that divide all of a list. */}}
-{{- define "neva.divisors" -}}
-{{- $all := index . 1 -}}{{- $found := list -}}
-{{- range $d := untilStep 1 (int (add1 (index . 0))) 1 -}}
-  {{- $holds := true -}}
-  {{- range $all -}}{{- if mod (int64 .) $d -}}{{- $holds = false -}}{{- end -}}{{- end -}}
-  {{- if $holds -}}{{- $found = append $found $d -}}{{- end -}}
+{{/* Greatest common divisor of a list of positive numbers below 2^31; Euclid needs 44 steps for two of them. */}}
+{{- define "neva.gcd" -}}
+{{- $a := int64 (first .) -}}
+{{- range rest . -}}
+  {{- $b := int64 . -}}
+  {{- range until 44 -}}{{- if $b -}}{{- $rest := mod $a $b -}}{{- $a = $b -}}{{- $b = $rest -}}{{- end -}}{{- end -}}
 {{- end -}}
-{{- $found | toJson -}}
+{{- $a -}}
+{{- end -}}
+
+{{/* "use 4 or 8": the numbers nearest to n, up to a limit, that divide all of a list. They come in pairs around the square
+root, which is at most 1024: the schema admits no number above 2^20 here. Takes (list n limit numbers). */}}
+{{- define "neva.nearestDivisors" -}}
+{{- $n := int64 (index . 0) -}}{{- $limit := int64 (index . 1) -}}
+{{- $common := int64 (include "neva.gcd" (index . 2)) -}}
+{{- $below := 0 -}}{{- $above := 0 -}}
+{{- range $d := untilStep 1 1025 1 -}}
+  {{- if gt (mul $d $d) $common -}}{{- break -}}{{- end -}}
+  {{- if not (mod $common $d) -}}
+    {{- range list (int64 $d) (div $common $d) -}}
+      {{- if and (lt . $n) (le . $limit) (gt . (int64 $below)) -}}{{- $below = . -}}{{- end -}}
+      {{- if and (gt . $n) (le . $limit) (or (not $above) (lt . (int64 $above))) -}}{{- $above = . -}}{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- include "neva.nearest" (list $n (without (list $below $above) 0)) -}}
 {{- end -}}
 
 {{- define "neva.checkNames" -}}
@@ -95,10 +125,10 @@ use {{ compact (list $below $above) | join " or " }}
 {{- else -}}
   {{- $heads := int64 $a.numAttentionHeads -}}
   {{- if mod (int64 $a.hiddenSize) $heads -}}
-    {{- $errors = append $errors (printf "model.architecture.numAttentionHeads: got %d; must divide hiddenSize (%d); %s" $heads (int64 $a.hiddenSize) (include "neva.nearest" (list $heads (include "neva.divisors" (list $a.hiddenSize (list $a.hiddenSize)) | fromJsonArray)))) -}}
+    {{- $errors = append $errors (printf "model.architecture.numAttentionHeads: got %d; must divide hiddenSize (%d); %s" $heads (int64 $a.hiddenSize) (include "neva.nearestDivisors" (list $heads $a.hiddenSize (list $a.hiddenSize)))) -}}
   {{- end -}}
   {{- if mod $heads (int64 $a.numQueryGroups) -}}
-    {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva.nearest" (list $a.numQueryGroups (include "neva.divisors" (list $heads (list $heads)) | fromJsonArray)))) -}}
+    {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva.nearestDivisors" (list $a.numQueryGroups $heads (list $heads)))) -}}
   {{- end -}}
   {{- $parts := list (list "training.gpusPerNode" $perNode) (list "attention heads" $a.numAttentionHeads) (list "query groups" $a.numQueryGroups) (list "ffn hidden size" $a.ffnHiddenSize) -}}
   {{- $broken := list -}}{{- $sizes := list -}}
@@ -107,16 +137,15 @@ use {{ compact (list $below $above) | join " or " }}
     {{- if mod (int64 (index . 1)) $tp -}}{{- $broken = append $broken (printf "%s (%d)" (index . 0) (int64 (index . 1))) -}}{{- end -}}
   {{- end -}}
   {{- if $broken -}}
-    {{- $errors = append $errors (printf "training.tensorParallelSize: got %d; must divide %s; %s" $tp (join ", " $broken) (include "neva.nearest" (list $tp (include "neva.divisors" (list $perNode $sizes) | fromJsonArray)))) -}}
+    {{- $errors = append $errors (printf "training.tensorParallelSize: got %d; must divide %s; %s" $tp (join ", " $broken) (include "neva.nearestDivisors" (list $tp $perNode $sizes))) -}}
   {{- end -}}
   {{- if mod (int64 $a.numLayers) $pp -}}
-    {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva.nearest" (list $pp (include "neva.divisors" (list $a.numLayers (list $a.numLayers)) | fromJsonArray)))) -}}
+    {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva.nearestDivisors" (list $pp $a.numLayers (list $a.numLayers)))) -}}
   {{- end -}}
 {{- end -}}
 {{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
 {{- if mod $world $parallel -}}
-  {{- $step := 0 -}}
-  {{- range $n := untilStep 1 (int (add1 $parallel)) 1 -}}{{- if and (not $step) (not (mod (mul $n $perNode) $parallel)) -}}{{- $step = $n -}}{{- end -}}{{- end -}}
+  {{- $step := div $parallel (int64 (include "neva.gcd" (list $parallel $perNode))) -}}
   {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (include "neva.nearestMultiple" (list $nodes $step))) -}}
 {{- else -}}
   {{- $dp := div $world $parallel -}}{{- $multiple := mul $t.microBatchSize $dp -}}
