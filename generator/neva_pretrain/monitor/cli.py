@@ -23,6 +23,7 @@ from neva_pretrain.monitor import report, settings, sources, view
 from neva_pretrain.monitor.core.judge import Judgement, Limits, Status, exit_code, judge, status
 from neva_pretrain.monitor.core.parser import LogParser
 from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pretrain.monitor.decode import is_compressed
 from neva_pretrain.monitor.sources import Chunk
 from neva_pretrain.output import Boundary, say, write
 
@@ -183,13 +184,17 @@ def _open(
         raise click.UsageError("give a release name, a log file, a folder of logs, or - for standard input")
     if source == "-":
         chosen = _settings(Settings(), given, gpu)
-        chunks = sources.pipe(sys.stdin.fileno(), once)
+        chunks = sources.decoded(sources.pipe(sys.stdin.fileno(), once), "standard input")
         return _Input(chunks, chosen, lambda: ("" if once else "end of the input", False))
     path = Path(source)
     if path.exists() and namespace is None:
+        packed = sources.only_compressed(path)
+        if packed:
+            raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")
         chosen = _settings(settings.from_record(path, gpu), given, gpu)
-        return _Input(sources.path(path, once), chosen, lambda: ("", False), grows=True)
-    if "/" in source or path.suffix in (".log", ".txt", ".out"):
+        chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
+        return _Input(chunks, chosen, lambda: ("", False), grows=True)
+    if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):
         raise NevaError(f"{source}: no such file or folder")
     log = sources.JobLog(sources.Kubectl(namespace, context), source)
     known = settings.from_annotations(log.job.annotations, gpu)

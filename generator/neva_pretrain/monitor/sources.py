@@ -18,8 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neva_pretrain.errors import NevaError
-from neva_pretrain.monitor.core.tail import CHUNK, Tail
+from neva_pretrain.errors import InputError, NevaError
+from neva_pretrain.monitor.core.tail import CHUNK, Tail, newest_log
+from neva_pretrain.monitor.decode import Decoder, is_compressed
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -59,7 +60,22 @@ def pipe(descriptor: int, once: bool) -> Iterator[Chunk]:
 
 
 def path(log: Path, once: bool) -> Iterator[Chunk]:
-    """Read a file, or the newest log of a directory; unless ``once``, go on as it grows."""
+    """Read a file, or the newest log of a directory; unless ``once``, go on as it grows.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        if log.is_file() or log.is_dir():
+            yield from _tail(log, once)
+        else:  # a pipe, such as the shell's <(...)
+            with log.open("rb", buffering=0) as file:
+                yield from pipe(file.fileno(), once)
+    except OSError as error:
+        raise InputError(f"{log}: cannot be read: {error.strerror or error}") from None
+
+
+def _tail(log: Path, once: bool) -> Iterator[Chunk]:
     with closing(Tail(log)) as tail:
         while True:
             data, written = tail.read()
@@ -70,6 +86,32 @@ def path(log: Path, once: bool) -> Iterator[Chunk]:
             else:
                 yield Chunk(b"", time.time())
                 time.sleep(POLL_SECONDS)
+
+
+def decoded(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
+    """Turn a log that is stored in another way (UTF-16, compressed) into text.
+
+    Raises:
+        InputError: it cannot be read as a log.
+    """
+    decoder = Decoder(name)
+    when = time.time()
+    for chunk in chunks:
+        when = chunk.when
+        if not chunk.data:
+            yield chunk
+        for text in decoder.feed(chunk.data):
+            yield chunk._replace(data=text)
+    for text in decoder.close():
+        yield Chunk(text, when)
+
+
+def only_compressed(folder: Path) -> list[str]:
+    """Return the names of a folder's compressed logs, if it has no other."""
+    with suppress(OSError):
+        if newest_log(folder) is None:
+            return sorted(p.name for p in folder.iterdir() if is_compressed(p.name) and ".log" in p.name)
+    return []
 
 
 def _read(descriptor: int, timeout: float | None) -> bytes | None:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,28 +21,13 @@ from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
 from neva_pretrain.output import printable
+from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks, run_of
 
 ROOT = Path(__file__).parents[3]
 HEALTHY = "".join(bar(n, loss=2 + 4 / (n + 1)) for n in range(120))
 FINISHED = HEALTHY + bar(2169) + "\n`Trainer.fit` stopped: `max_steps=2170` reached.\n"
 OOM = HEALTHY + "\n[rank3]: torch.OutOfMemoryError: CUDA out of memory.\n"
-
-Invoke = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Invoke:
-    """Run the command in this process; return its exit code, stdout and stderr."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neva-monitor", *map(str, argv)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""``neva-monitor`` as a user runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from neva_pretrain.monitor import cli
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Invoke:
+    """Run the command in this process; return its exit code, stdout and stderr."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neva-monitor", *map(str, argv)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
