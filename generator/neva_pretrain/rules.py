@@ -120,20 +120,26 @@ def check_training(values: Values) -> Iterator[Violation]:
     """Parallelism divides the machine and the model; batches divide into micro batches; the schedule fits the run."""
     t, plan = values["training"], Plan.from_values(values)
     tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
+    broken: list[Violation] = []
     try:
         catalog.get(values["model"]["name"])
     except RefusedError as unknown:
         yield from unknown.violations
     else:
-        yield from check_architecture(architecture(values), plan)
-    if plan.gpus % (tensor * pipeline):
+        broken = list(check_architecture(architecture(values), plan))
+        yield from broken
+    # Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes.
+    unfit = any(v.key == "training.tensorParallelSize" for v in broken)
+    if unfit and tensor <= plan.gpus_per_node:
+        pass
+    elif plan.gpus % (tensor * pipeline):
         step = tensor * pipeline // gcd(tensor * pipeline, plan.gpus_per_node)
         yield Violation(
             "training.nodes",
             f"{plan.nodes} ({plan.gpus} GPUs)",
             "must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size "
             f"({tensor} x {pipeline} = {tensor * pipeline})",
-            use(nearest_multiples(plan.nodes, step)),
+            "use another tensorParallelSize first" if unfit else use(nearest_multiples(plan.nodes, step)),
         )
     elif plan.global_batch_size % (multiple := plan.micro_batch_size * plan.data_parallel_size):
         yield Violation(

@@ -31,7 +31,8 @@ def _run(cases: Sequence[Values], template: str) -> list[Any]:
         objects = ("Files", "Release", "Chart", "Capabilities", "Template")
         root = " ".join(f'"{name}" $.{name}' for name in objects)
         (chart / "templates" / "cases.yaml").write_text(
-            f'kind: Cases\ncases:\n{{{{- range .Values.cases }}}}{{{{- $root := dict "Values" . {root} }}}}\n- {template}\n{{{{- end }}}}\n'
+            "kind: Cases\ncases:\n"
+            f'{{{{- range .Values.cases }}}}{{{{- $root := dict "Values" . {root} }}}}\n- {template}\n{{{{- end }}}}\n'
         )
         (chart / "values.yaml").write_text("{}")
         file = Path(folder) / "values.json"

@@ -116,6 +116,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $a := $f.architecture -}}
 {{- $tp := int64 $t.tensorParallelSize -}}{{- $pp := int64 $t.pipelineParallelSize -}}
 {{- $perNode := int64 $t.gpusPerNode -}}{{- $nodes := int64 $t.nodes -}}
+{{- $broken := list -}}
 {{- if not $f.known -}}
   {{- $names := list -}}
   {{- range $name := splitList "\n" (.Files.Get "files/models.yaml") -}}
@@ -131,7 +132,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva.nearestDivisors" (list $a.numQueryGroups $heads (list $heads)))) -}}
   {{- end -}}
   {{- $parts := list (list "training.gpusPerNode" $perNode) (list "attention heads" $a.numAttentionHeads) (list "query groups" $a.numQueryGroups) (list "ffn hidden size" $a.ffnHiddenSize) -}}
-  {{- $broken := list -}}{{- $sizes := list -}}
+  {{- $sizes := list -}}
   {{- range $parts -}}
     {{- $sizes = append $sizes (index . 1) -}}
     {{- if mod (int64 (index . 1)) $tp -}}{{- $broken = append $broken (printf "%s (%d)" (index . 0) (int64 (index . 1))) -}}{{- end -}}
@@ -144,9 +145,11 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- end -}}
 {{- end -}}
 {{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
-{{- if mod $world $parallel -}}
+{{- /* Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes. */ -}}
+{{- if and $broken (le $tp $perNode) -}}
+{{- else if mod $world $parallel -}}
   {{- $step := div $parallel (int64 (include "neva.gcd" (list $parallel $perNode))) -}}
-  {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (include "neva.nearestMultiple" (list $nodes $step))) -}}
+  {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (ternary (include "neva.nearestMultiple" (list $nodes $step)) "use another tensorParallelSize first" (empty $broken))) -}}
 {{- else -}}
   {{- $dp := div $world $parallel -}}{{- $multiple := mul $t.microBatchSize $dp -}}
   {{- if mod (int64 $t.globalBatchSize) $multiple -}}
