@@ -44,6 +44,13 @@ def preparing(values: Values) -> bool:
     return bool(section(values, "prepare").get("enabled"))
 
 
+def rdma_resources(values: Values) -> Mapping[str, int]:
+    """Return the RDMA devices that a pod asks for while RDMA is on, by resource: ``rdma``'s, else the fabric's."""
+    given, fabric = section(values, "rdma"), chartdata.fabrics()[values["fabric"]]["rdma"]
+    named: Mapping[str, int] = section(given, "resources")
+    return named or {given.get("resourceName") or fabric["resourceName"]: given.get("count") or fabric["count"]}
+
+
 def rdma_enabled(values: Values) -> bool:
     """Return whether pods ask for RDMA devices: as ``rdma.enabled`` says, else as the fabric does."""
     said = section(values, "rdma").get("enabled")

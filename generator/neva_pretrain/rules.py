@@ -15,7 +15,16 @@ from typing import Any
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
-from neva_pretrain.reading import VOLUMES, Values, mapping, preparing, rdma_enabled, section, text
+from neva_pretrain.reading import (
+    VOLUMES,
+    Values,
+    mapping,
+    preparing,
+    rdma_enabled,
+    rdma_resources,
+    section,
+    text,
+)
 from neva_pretrain.security import pod_security_breaks
 
 READ_ONLY_VOLUMES = ("datasets", "models")
@@ -346,16 +355,30 @@ def check_prepare(values: Values) -> Iterator[Violation]:
 
 def check_pods(values: Values) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
-    fabric, rdma = chartdata.fabrics()[values["fabric"]], section(values, "rdma")
+    rdma, devices = section(values, "rdma"), rdma_resources(values)
+    if rdma.get("resources") and (rdma.get("resourceName") or rdma.get("count")):
+        yield Violation(
+            "rdma.resources",
+            ", ".join(sorted(rdma["resources"])),
+            "must stand alone, without rdma.resourceName and rdma.count",
+            "use one or the other",
+        )
     if rdma_enabled(values):
-        if not (rdma.get("resourceName") or fabric["rdma"]["resourceName"]):
+        if (gpu := values["resources"]["gpuResourceName"]) in devices:
+            yield Violation(
+                f"rdma.{'resources' if rdma.get('resources') else 'resourceName'}",
+                gpu,
+                "must not be resources.gpuResourceName, whose count training.gpusPerNode is",
+                "use the resource of the RDMA devices",
+            )
+        if "" in devices:
             yield Violation(
                 "rdma.resourceName",
                 "nothing",
                 f"must name the RDMA devices, since fabric {values['fabric']} has none",
                 "use the resource that the nodes offer, or set rdma.enabled to false",
             )
-        if not (rdma.get("count") or fabric["rdma"]["count"]):
+        if not all(devices.values()):
             yield Violation(
                 "rdma.count",
                 "nothing",

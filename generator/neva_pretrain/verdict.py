@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neva_pretrain import catalog, reasons, rules, values
+from neva_pretrain import advice, catalog, reasons, rules, values
 from neva_pretrain.cost import Setup, step_time, useful_flops
 from neva_pretrain.errors import Violation
 from neva_pretrain.fit import check_fit
@@ -50,7 +50,8 @@ def judge(partial: Mapping[str, Any], gpu: str) -> Verdict:
         return Verdict(tuple(broken))
     setup = setup_of(complete, gpu)
     fit = check_fit(setup)
-    return Verdict(fit.violations, (*fit.warnings, *_warnings(Plan.from_values(complete), setup)))
+    said = (*fit.warnings, *advice.warnings(complete), *_warnings(Plan.from_values(complete), setup))
+    return Verdict(fit.violations, said)
 
 
 def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:

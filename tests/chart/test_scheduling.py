@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neva_pretrain import chartdata
+from neva_pretrain import advice, chartdata, rules, values
+from neva_pretrain.verdict import judge
 from tests.chart import helm
+from tests.chart.test_notes import chart as chart  # the fixture
+from tests.chart.test_notes import notes
 
 TWO: dict[str, Any] = {"training": {"nodes": 2, "globalBatchSize": 512}}
 RACK = "cloud.provider.com/topology-rack"
@@ -195,6 +200,81 @@ def test_c03_c04_the_users_environment_wins_byte_for_byte(value: str) -> None:
     for fabric in ("ib", "roce", "efa", "tcp"):
         seen = helm.env(helm.render({**TWO, "fabric": fabric, "env": dict.fromkeys(names, value)}), "Worker")
         assert {seen[name] for name in names} == {value}
+
+
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
+def test_n26_each_rail_may_have_a_resource_of_its_own(kind: str) -> None:
+    rails = {f"rdma/shared_ib{rail}": 1 for rail in range(8)} | {"rdma/b": 3}
+    manifests = helm.render({**TWO, "job": {"kind": kind}, "rdma": {"resources": rails}})
+    for role in helm.replicas(manifests):
+        for container in (helm.container(manifests, role), *helm.pod(manifests, role)["initContainers"]):
+            for side in ("limits", "requests"):
+                asked = {k: v for k, v in container["resources"][side].items() if k.startswith("rdma/")}
+                assert asked == {name: str(count) for name, count in rails.items()}
+            assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert "rdma/" not in str(helm.one(manifests, "Pod")["spec"]["containers"][0]["resources"])
+    off = helm.render({**TWO, "rdma": {"resources": rails, "enabled": False}})
+    assert not [name for name in helm.container(off)["resources"]["limits"] if name.startswith("rdma/")]
+
+
+@pytest.mark.parametrize(
+    ("rdma", "words"),
+    [
+        ({"resources": {"rdma/a": 1, "rdma/b": 1}, "count": 2}, "rdma.resources: got rdma/a, rdma/b; must stand alone"),
+        ({"resources": {"rdma/a": 1}, "resourceName": "rdma/b"}, "rdma.resources: got rdma/a; must stand alone"),
+        ({"resources": {"nvidia.com/gpu": 1}}, "rdma.resources: got nvidia.com/gpu; must not be resources.gpuRes"),
+        ({"resourceName": "nvidia.com/gpu"}, "rdma.resourceName: got nvidia.com/gpu; must not be resources.gpuRes"),
+        *(({"resources": {"rdma/a": count}}, "") for count in (0, -1, 65, 1.5, "1")),
+        *(({"resources": {name: 1}}, "") for name in ("shared_ib0", "RDMA/a", "rdma/a b", "")),
+    ],
+)
+def test_n26_devices_are_said_once_and_counted(rdma: dict[str, Any], words: str) -> None:
+    complete = values.complete({"rdma": rdma})
+    found = [str(v) for v in values.schema_violations(complete) or rules.violations(complete)]
+    assert len(found) == 1
+    assert found[0].startswith(words or "rdma.resources")
+    if words:
+        assert helm.render_fails({"rdma": rdma}) == found
+
+
+# Warnings, which check, generator and notes give in the same words
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+ROCE = {**TWO, "fabric": "roce"}
+WARNED: list[tuple[dict[str, Any], str]] = [
+    (ROCE, "rdma.networks: none with fabric roce;"),
+    ({**ROCE, "podAnnotations": {NETWORKS: ""}}, "rdma.networks: none with fabric roce;"),
+    ({**ROCE, "job": {"kind": "TrainJob"}, "rdma": {"resources": {"rdma/a": 1}}}, "rdma.networks: none with fabric"),
+    ({**ROCE, "rdma": {"networks": ["a"]}}, ""),
+    ({**ROCE, "podAnnotations": {NETWORKS: '[{"name": "a"}]'}}, ""),
+    ({**ROCE, "hostNetwork": True, "rendezvous": {"port": 24000}}, ""),
+    ({**ROCE, "rdma": {"enabled": False}}, ""),
+    ({"fabric": "roce"}, ""),
+    ({**ROCE, "prepare": {"enabled": True, "llm": {"source": "a/b"}}}, ""),
+    ({**TWO, "fabric": "efa"}, "rdma.count: 32, which a p5.48xlarge has;"),
+    ({**TWO, "fabric": "efa", "rdma": {"count": 16}}, ""),
+    ({**TWO, "fabric": "efa", "rdma": {"resources": {"a/b": 16}}}, ""),
+    (TWO, ""),
+]
+
+
+@pytest.mark.parametrize(("partial", "words"), WARNED, ids=[json.dumps(partial) for partial, _ in WARNED])
+def test_n25_devices_that_a_pod_may_not_be_able_to_use_are_warned_of(
+    chart: Path, partial: dict[str, Any], words: str
+) -> None:
+    said = advice.warnings(values.complete(partial))
+    assert [sentence.startswith(words) for sentence in said] == ([True] if words else [])
+    shown = notes(chart, partial)
+    assert all(f"  - WARNING: {sentence}.\n" in shown for sentence in said)
+    assert shown.count("WARNING: rdma.") == len(said)
+    if words:
+        assert set(said) <= set(judge(partial, "h100-80gb").warnings), "check and generator"
+
+
+@pytest.mark.parametrize("fabric", ["ib", "roce", "efa", "tcp"])
+def test_n25_no_fabric_knows_a_sites_numbering(fabric: str) -> None:
+    numbered = {"NCCL_IB_GID_INDEX", "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES"}
+    assert not numbered & set(helm.env(helm.render({**TWO, "fabric": fabric})))
 
 
 def test_multus_attaches_the_networks_that_are_named() -> None:

@@ -152,6 +152,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"enabled": True},
                     {"enabled": True, "count": 2, "networks": ["a/b@net1", "c"]},
                     {"resourceName": "rdma/a"},
+                    {"resources": {"rdma/a": 1, "rdma/b": 2}, "enabled": True},
+                    {"resources": {"rdma/a": 1, "nvidia.com/gpu": 2}, "count": 2},
                 ]
             )
         ),

@@ -589,3 +589,68 @@ def test_a_signal_ends_the_wait_for_the_master_even_for_pid_1(world: World, tmp_
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGTERM)
     assert process.wait(PATIENCE) == 143
+
+
+# RoCE
+
+
+def adapters(root: Path, *ports: dict[int, tuple[str, str]], local: Sequence[str] = ("10.1.2.3",)) -> Path:
+    """A root folder with RDMA adapters, each with one port: index to type and address of its GIDs."""
+    for number, gids in enumerate(ports):
+        port = root / "sys" / "class" / "infiniband" / f"mlx5_{number}" / "ports" / "1"
+        (port / "gids").mkdir(parents=True)
+        (port / "gid_attrs" / "types").mkdir(parents=True)
+        (port / "link_layer").write_text("Ethernet\n")
+        for index in range(16):
+            kind, address = gids.get(index, ("", ""))
+            parts = [int(part) for part in address.split(".")] if address else [0] * 4
+            mapped = "0000:" * 5 + "ffff:{:02x}{:02x}:{:02x}{:02x}".format(*parts)
+            gid = mapped if address else "fe80:0000:0000:0000:a288:c2ff:fe3b:506a"
+            (port / "gids" / str(index)).write_text(f"{gid}\n")
+            if kind:  # of an empty entry the kernel says EINVAL
+                (port / "gid_attrs" / "types" / str(index)).write_text(f"{kind}\n")
+    trie = "".join(f"           |-- {address}\n              /32 host LOCAL\n" for address in local)
+    (root / "proc" / "net").mkdir(parents=True)
+    # A route to another pod, and a longer address that begins alike.
+    routes = "     |-- 10.9.9.9\n        /32 link UNICAST\n     |-- 10.1.2.30\n        /32 host LOCAL\n"
+    (root / "proc" / "net" / "fib_trie").write_text(f"Main:\n{routes}{trie}")
+    return root
+
+
+V1, V2 = "IB/RoCE v1", "RoCE v2"
+VF = {0: (V1, ""), 1: (V2, ""), 2: (V1, "10.1.2.3"), 3: (V2, "10.1.2.3")}
+MACVLAN = {0: (V2, ""), 3: (V2, "10.9.9.9"), 9: (V1, "10.1.2.3"), 11: (V2, "10.1.2.3")}
+NODES_ONLY = {0: (V1, ""), 1: (V2, ""), 2: (V1, "10.9.9.9"), 3: (V2, "10.9.9.9")}
+
+
+@pytest.mark.parametrize(
+    ("ports", "index"),
+    [
+        ([VF], "3"),
+        ([MACVLAN, MACVLAN], "11"),
+        ([NODES_ONLY, MACVLAN], "11"),
+        ([VF, MACVLAN], ""),
+        ([NODES_ONLY], ""),
+        ([{3: (V2, "10.1.2.30"), 5: (V2, "10.1.2.3")}], "3"),
+        ([], ""),
+    ],
+)
+def test_n25_the_gid_of_roce_is_found_in_the_pod(
+    world: World, tmp_path: Path, ports: list[dict[int, tuple[str, str]]], index: str
+) -> None:
+    """RoCE v2 over an address of this pod; none where the adapters differ, which NCCL 2.21 sorts out by itself."""
+    root = adapters(tmp_path / "root", *ports)
+    done = world.run(world.env(), arguments=["gid-index", str(root)])
+    assert (done.returncode, done.stdout) == (0, index), done.stderr
+
+
+def test_n25_infiniband_has_no_gid_to_find(world: World, tmp_path: Path) -> None:
+    root = adapters(tmp_path / "root", VF, VF)
+    (root / "sys/class/infiniband/mlx5_0/ports/1/link_layer").write_text("InfiniBand\n")
+    assert world.run(world.env(), arguments=["gid-index", str(root)]).stdout == ""
+
+
+def test_n25_a_gid_index_of_the_user_stays(world: World) -> None:
+    done = world.run(world.env(NEVA_RDMA="1", NCCL_IB_GID_INDEX="5"))
+    assert done.returncode == 0, done.stderr
+    assert world.report()["env"]["NCCL_IB_GID_INDEX"] == "5"

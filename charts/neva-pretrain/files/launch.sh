@@ -80,6 +80,27 @@ if [[ ${1:-} == wait-for-master ]]; then
   exit 0
 fi
 
+# Prints the index of RoCE v2 over an IPv4 address of this pod, where all adapters that have one agree. NCCL before 2.21
+# takes 0, which is not routed, and no value can tell: nodes, macvlans and virtual functions differ. Takes a root folder.
+gid_index() {
+  local port gid index address found=
+  for port in "$1"/sys/class/infiniband/*/ports/*; do
+    [[ $(cat "$port/link_layer" 2>/dev/null) == Ethernet ]] || return 0
+    for gid in $(printf '%s\n' "$port"/gids/* | sort -V); do
+      index=${gid##*/}
+      [[ $(cat "$port/gid_attrs/types/$index" 2>/dev/null) == *v2 ]] || continue
+      [[ $(cat "$gid" 2>/dev/null) =~ ^(0000:){5}ffff:(..)(..):(..)(..)$ ]] || continue
+      address=$(printf '%d\\.' "0x${BASH_REMATCH[2]}" "0x${BASH_REMATCH[3]}" "0x${BASH_REMATCH[4]}" "0x${BASH_REMATCH[5]}")
+      [[ $(grep -E -A1 -- "-- ${address%\\.}\$" "$1/proc/net/fib_trie" 2>/dev/null) == *LOCAL* ]] || continue
+      [[ ${found:-$index} == "$index" ]] || return 0
+      found=$index
+      break
+    done
+  done
+  printf '%s' "$found"
+}
+if [[ ${1:-} == gid-index ]]; then gid_index "${2:-}"; exit 0; fi
+
 nodes=$(number NEVA_NODES 1 999999999 "$chart")
 processes=$(number NEVA_GPUS_PER_NODE 1 999999999 "$chart")
 results=$(text NEVA_RESULTS_DIR "$chart")
@@ -129,6 +150,11 @@ memlock=$(ulimit -l)
 say "memlock limit: $memlock"
 if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $EUID != 0 ]]; then
   stop 64 "memlock: got $memlock KiB as uid $EUID; must be unlimited for RDMA; IPC_LOCK does not help a non-root user: run as root, or raise the runtime's memlock limit"
+fi
+
+if [[ ${NEVA_RDMA:-0} == 1 && -z ${NCCL_IB_GID_INDEX+set} ]]; then
+  index=$(gid_index "")
+  if [[ -n $index ]]; then export NCCL_IB_GID_INDEX=$index; say "NCCL_IB_GID_INDEX: $index"; fi
 fi
 
 # Makes a folder that this user can write into; other nodes make it at the same time.

@@ -44,6 +44,8 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $resultsPath := printf "%s/%s" $v.storage.results.mountPath $runId -}}
 {{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $v.fabric -}}
 {{- $rdma := $v.rdma | default dict -}}
+{{- $device := $rdma.resourceName | default $fabric.rdma.resourceName -}}
+{{- $devices := $rdma.resources | default (dict $device ($rdma.count | default $fabric.rdma.count)) -}}
 {{- $rdmaOn := ternary $fabric.rdma.enabled $rdma.enabled (kindIs "invalid" $rdma.enabled) -}}
 {{- $scratch := $v.storage.scratch.mountPath -}}
 {{- $vocab := mul 128 $t.tensorParallelSize -}}
@@ -74,7 +76,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
   "resultsPath" $resultsPath
   "logDir" (printf "%s/results" $resultsPath)
   "fabric" $fabric
-  "rdma" (dict "enabled" $rdmaOn "resourceName" ($rdma.resourceName | default $fabric.rdma.resourceName) "count" ($rdma.count | default $fabric.rdma.count))
+  "rdma" (dict "enabled" $rdmaOn "resources" $devices)
   "hfHome" (($v.hf | default dict).home | default (printf "%s/huggingface" $scratch))
   "readOnlyMounts" $readOnlyMounts
   "hfOnline" (($v.hf | default dict).online | default false)

@@ -77,7 +77,9 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
 {{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva.text" $v.training.gpusPerNode) -}}
-{{- if $f.rdma.enabled }}{{ $_ := set $resources $f.rdma.resourceName (include "neva.text" $f.rdma.count) }}{{ end -}}
+{{- if $f.rdma.enabled -}}
+  {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name (include "neva.text" $count) }}{{ end -}}
+{{- end }}
 {{ include "neva.container" (list $root $f.rdma.enabled $resources) }}
 env:
   {{- include "neva.environment" (list $root $f) | trim | nindent 2 }}

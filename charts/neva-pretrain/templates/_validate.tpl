@@ -276,10 +276,17 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors := list -}}
 {{- $v := .Values -}}
 {{- $rdma := (include "neva.uncheckedFacts" . | fromJson).rdma -}}
-{{- if and $rdma.enabled (not $rdma.resourceName) -}}
+{{- $given := $v.rdma | default dict -}}
+{{- if and $given.resources (or $given.resourceName $given.count) -}}
+  {{- $errors = append $errors (printf "rdma.resources: got %s; must stand alone, without rdma.resourceName and rdma.count; use one or the other" (keys $given.resources | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if and $rdma.enabled (hasKey $rdma.resources $v.resources.gpuResourceName) -}}
+  {{- $errors = append $errors (printf "rdma.%s: got %s; must not be resources.gpuResourceName, whose count training.gpusPerNode is; use the resource of the RDMA devices" (ternary "resources" "resourceName" (not (empty $given.resources))) $v.resources.gpuResourceName) -}}
+{{- end -}}
+{{- if and $rdma.enabled (hasKey $rdma.resources "") -}}
   {{- $errors = append $errors (printf "rdma.resourceName: got nothing; must name the RDMA devices, since fabric %s has none; use the resource that the nodes offer, or set rdma.enabled to false" $v.fabric) -}}
 {{- end -}}
-{{- if and $rdma.enabled (not $rdma.count) -}}
+{{- if and $rdma.enabled (ne (values $rdma.resources | compact | len) (len $rdma.resources)) -}}
   {{- $errors = append $errors (printf "rdma.count: got nothing; must be at least 1, since fabric %s has no devices; use the devices of a pod, or set rdma.enabled to false" $v.fabric) -}}
 {{- end -}}
 {{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
