@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,6 +239,43 @@ LAYOUTS = {
 }
 
 
+BOMBS = {
+    "aliases": "a: &a [x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijklmnop"))
+    + "num_layers: *p\n",
+    "itself": "num_layers: &a [*a]\n",
+    "merges": "a: &a {x: 1}\n"
+    + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in itertools.pairwise("abcdefghijklmnop")),
+    "nested flow": "num_layers: " + "[" * 10_000,
+    "nested blocks": "- " * 100_000,
+    "long": "a: b\n" * 100_000,
+    "number": "num_layers: " + "9" * 100_000 + "\n",
+    "sexagesimal": "num_layers: 1" + ":1" * 20_000 + "\n",
+    "hexadecimal": "num_layers: 0x" + "f" * 100_000 + "\n",
+    "text": "num_layers: " + "x" * 100_000 + "\n",
+    "list": "num_layers: [" + "1, " * 5_000 + "]\n",
+    "key": "rope" * 40_000 + "fusion: 1\n",
+    "tag": "!!python/object/apply:os.system [touch pwned]\n",
+    "binary": "num_layers: !!binary x\n",
+    "date": "num_layers: 2024-99-99\n",
+    "bytes": "\0",
+}
+
+
+PICKLES = {
+    "doubled tuples as a key": b"\x80\x02}(" + b")" + b"q\x000h\x00h\x00\x86" * 200 + b"K\x01u.",
+    "doubled tuples as a shape": b"\x80\x02ctorch\nSize\n" + b"K\x01" + b"q\x00h\x00\x86" * 200 + b"\x85R.",
+    "memo far away": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "bytes that are not there": b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.",
+    "runs": b"cos\nsystem\n(S'touch pwned'\ntR.",
+    "no end": b"\x80\x02}",
+    "marks": b"(" * 1000 + b"e" * 1000 + b".",
+    "itself": b"\x80\x02]q\x00h\x00a.",
+    "number": b"\x80\x02\x8b" + (10**5).to_bytes(4, "little") + b"\x7f" * 10**5 + b".",
+    "empty": b"",
+}
+
+
 class TestCheckpoint:
     def use(self, settings: Settings, tmp: Path, files: Files, kind: str = "folder") -> Path:
         path = tmp / "given" / "Llama 2 $(id) 'tp8'.nemo"
@@ -428,7 +468,7 @@ class TestCheckpoint:
     def test_d12_megatron_core_is_demanded(self, settings: Settings, tmp_path: Path) -> None:
         """D12: other key names are ignored in silence."""
         self.use(settings, tmp_path, legacy(1, mcore_gpt=False))
-        assert "mcore_gpt is False" in problems(settings, "checkpoint")[0]
+        assert "mcore_gpt is false" in problems(settings, "checkpoint")[0]
 
     @pytest.mark.parametrize("files", [zarr(), torch_dist(), legacy(1)])
     def test_d12_names_of_weights_are_read(self, settings: Settings, tmp_path: Path, files: Files) -> None:
@@ -469,6 +509,58 @@ class TestCheckpoint:
         assert "8 x 13.0 GiB = 104.0 GiB" in message
         settings["model"]["checkpointPath"] = str(tmp_path)
         assert problems(settings, "unpack-space") == []
+
+    @pytest.mark.parametrize("bomb", BOMBS)
+    def test_k11_configs_that_grow(self, settings: Settings, tmp_path: Path, bomb: str) -> None:
+        """K11: one short finding, whatever the YAML would become."""
+        self.use(settings, tmp_path, {**zarr(), "model_config.yaml": BOMBS[bomb].encode()})
+        result = run(settings, "checkpoint")["checkpoint"]
+        assert result.status == "failed"
+        assert sum(len(f.message + f.fix) for f in result.findings) < 2000
+        assert not any("the check itself" in f.message for f in result.findings)
+
+    @pytest.mark.parametrize(
+        "content", [b"[" * 10**5, b'{"a":' * 10**5, b"1" * 5000, b" " * 10**6, b'"' + b"x" * 10**5 + b'"']
+    )
+    @pytest.mark.parametrize("name", ["metadata.json", "model.embedding.word_embeddings.weight/.zarray"])
+    def test_k11_json_that_grows(self, settings: Settings, tmp_path: Path, name: str, content: bytes) -> None:
+        """K11: nested deeply, large, or of another type than expected."""
+        self.use(settings, tmp_path, {**zarr(), f"model_weights/{name}": content})
+        for check in ("checkpoint", "weights"):
+            for found in run(settings, check)[check].findings:
+                assert len(found.message) < 2000
+                assert "the check itself" not in found.message
+
+    @pytest.mark.parametrize("bomb", PICKLES)
+    @pytest.mark.parametrize("backend", ["torch_dist", "legacy"])
+    def test_k11_pickles(self, settings: Settings, tmp_path: Path, bomb: str, backend: str) -> None:
+        """K11: what a pickle says is never hashed, compared, copied or run."""
+        if backend == "legacy":
+            rank = io.BytesIO()
+            with zipfile.ZipFile(rank, "w") as archive:
+                archive.writestr("archive/data.pkl", PICKLES[bomb])
+            files = legacy(1, rank=rank.getvalue())
+        else:
+            files = {**torch_dist(), "model_weights/.metadata": PICKLES[bomb]}
+        self.use(settings, tmp_path, files)
+        (message,) = problems(settings, "weights")
+        assert len(message) < 2000
+        assert "the check itself" not in message
+
+    def test_k11_ranks_and_pipes(self, settings: Settings, tmp_path: Path) -> None:
+        """K11: folders of ranks without end, a pipe that no one writes to, a folder that holds itself."""
+        files = {"model_config.yaml": config_yaml(), f"mp_rank_{'9' * 30}/model_weights.ckpt": b"x"}
+        path = self.use(settings, tmp_path, files)
+        assert "its folders name TP" in problems(settings, "checkpoint")[0]
+        os.mkfifo(path / "pipe")
+        assert "is not a file" in problems(settings, "checkpoint")[0]
+        settings["model"].update(checkpointPath=str(path / "pipe"), tokenizerPath=str(path / "pipe"))
+        assert "neither a file nor a folder" in problems(settings, "checkpoint")[0]
+        assert "is not a file" in problems(settings, "tokenizer")[0]
+        loop = write_folder(tmp_path / "loop", zarr())
+        (loop / "model_weights" / "again").symlink_to(loop)
+        settings["model"]["checkpointPath"] = str(loop)
+        assert problems(settings, "checkpoint") == []
 
     def test_without_yaml_the_config_is_not_compared(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "yaml", None)

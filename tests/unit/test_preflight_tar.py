@@ -8,12 +8,15 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.preflight_tools import inputs, legacy, write_tar
+
+import prepare  # isort: skip (in the chart, whose folder preflight_tools puts on the path)
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(
     lambda n: n.strip(".") and len(n.encode()) <= 255
@@ -91,6 +94,173 @@ def test_damage_in_the_middle_is_seen(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(inputs.ProblemError, match=f"is damaged at byte {place}"):
         read(path)
+
+
+GNU_TAR = {
+    "sparse, GNU": ("-S", "--format=gnu", "hole"),
+    "sparse, pax 1.0": ("-S", "--format=pax", "hole"),
+    "sparse, pax 0.1": ("-S", "--format=pax", "--sparse-version=0.1", "hole"),
+    "sparse, pax 0.0": ("-S", "--format=pax", "--sparse-version=0.0", "hole"),
+    "symbolic link": ("--format=gnu", "plain", "soft"),
+    "pipe": ("--format=gnu", "plain", "pipe"),
+    "device": ("--format=gnu", "-P", "plain", "/dev/null"),
+    "volume": ("--format=gnu", "-M", "-L", "20", *(f"-f../v{i}" for i in range(2, 9)), "hole"),
+    "increment": ("--format=gnu", "-g", "snapshot", "folder"),
+    "label": ("--format=gnu", "-V", "label", "plain"),
+    "absolute": ("--format=gnu", "-P", "{}/plain"),
+    "above": ("--format=gnu", "-P", "../in/plain"),
+    "a link before its file": ("--format=gnu", "--transform=s,^plain$,other,H", "plain", "hard"),
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with every kind of file."""
+    folder = tmp_path / "in"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "plain").write_bytes(b"content")
+    os.link(folder / "plain", folder / "hard")
+    os.link(folder / "plain", folder / "folder" / ("long" * 40))
+    (folder / "soft").symlink_to("plain")
+    os.mkfifo(folder / "pipe")
+    with (folder / "hole").open("wb") as file:
+        file.truncate(100_000)
+        file.seek(50_000)
+        file.write(b"data")
+    return folder
+
+
+@pytest.mark.parametrize("case", GNU_TAR)
+def test_k05_what_is_not_read_is_refused(tree: Path, tmp_path: Path, case: str) -> None:
+    """K05: never a listing without it, by GNU tar's own files; the way out is said."""
+    command = ["tar", "-cf", tmp_path / "x.tar", *(a.format(tree) for a in GNU_TAR[case])]
+    subprocess.run(command, cwd=tree, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    with pytest.raises(inputs.ProblemError, match="the tar ") as raised:
+        read([tmp_path / "x.tar", *sorted(tmp_path.glob("v*"))][-1])  # of volumes the last one
+    assert "tar -xf FILE" in raised.value.finding.fix or "do not use this file" in raised.value.finding.fix
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax", "ustar"])
+def test_k05_hard_links_are_the_file(tree: Path, tmp_path: Path, form: str) -> None:
+    """K05: every name of a file that is packed once."""
+    names = ["folder", "hard", "plain"] if form != "ustar" else ["hard", "plain"]
+    subprocess.run(["tar", f"--format={form}", "-cf", tmp_path / "x.tar", *names], cwd=tree, check=True)
+    store = inputs.TarStore(str(tmp_path / "x.tar"))
+    assert set(store.sizes) == {"hard", "plain"} | ({"folder/" + "long" * 40} if form != "ustar" else set())
+    assert set(store.sizes.values()) == {7}
+    for name in store.sizes:
+        with store.open(name) as file:
+            assert file.read() == b"content"
+    prepare.unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "hard").read_bytes() == (tmp_path / "out" / "plain").read_bytes() == b"content"
+
+
+FORMS = (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+KINDS = [*(tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE) * 3]
+KINDS += [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, b"V", b"D", b"M", b"N", b"9"]
+LONG = "x" * 120
+MEMBERS = st.tuples(
+    st.sampled_from(KINDS),
+    st.sampled_from(["a", "./a", "b", "d", "d/", "d/a", "d//b", "d/./b", "d/../b", "../x", "/etc/x", "", ".", LONG]),
+    st.sampled_from(["a", "b", "d/a", "./b", "nowhere"]),
+    st.binary(max_size=20),
+    st.sampled_from([{}, {}, {}, {"path": "p"}, {"size": "3"}, {"GNU.sparse.major": "1"}, {"comment": "x"}]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(members=st.lists(MEMBERS, min_size=1, max_size=5), form=st.sampled_from(FORMS))
+def test_k05_what_is_listed_is_what_unpacks(
+    tmp_path_factory: pytest.TempPathFactory, members: list[Any], form: int
+) -> None:
+    """K05: a tar is refused, or listed as NeMo's unpacking (Python's, member by member) makes it."""
+    folder = tmp_path_factory.mktemp("t")
+    with (folder / "x.tar").open("wb") as file:
+        for kind, name, target, content, pax in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            member.size = len(content) if kind in (*tarfile.REGULAR_TYPES, b"9") else 0
+            member.pax_headers = pax if form == tarfile.PAX_FORMAT else {}
+            file.write(member.tobuf(form) + content[: member.size].ljust(-(-member.size // 512) * 512, b"\0"))
+        file.write(bytes(1024))
+    try:
+        store = inputs.TarStore(str(folder / "x.tar"))
+    except inputs.ProblemError:
+        return
+    with tarfile.open(folder / "x.tar", "r:") as tar:
+        for found in tar.getmembers():
+            tar.extract(found, folder / "out", filter="fully_trusted")
+    out = folder / "out"
+    unpacked = {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()} if out.exists() else {}
+    assert {name: read_member(store, name) for name in store.sizes} == unpacked
+
+
+def read_member(store: inputs.TarStore, name: str) -> bytes:
+    with store.open(name) as file:
+        return bytes(file.read())
+
+
+FIELDS = st.tuples(
+    st.sampled_from([(0, 100), (100, 8), (124, 12), (156, 1), (157, 100), (257, 8), (345, 155)]),
+    st.one_of(
+        st.binary(max_size=12),
+        st.sampled_from([b"x", b"g", b"L", b"K", b"1", b"S"]),
+        st.sampled_from([b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000001536", b"77777777777"]),
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks=st.lists(st.tuples(st.lists(FIELDS, max_size=3), st.binary(max_size=40)), max_size=6))
+def test_k11_any_header_ends(blocks: list[Any]) -> None:
+    """K11: headers with a right checksum and anything else; each read moves on, bounded by the file's length."""
+    data = b""
+    for fields, content in blocks:
+        header = bytearray(tarfile.TarInfo("a").tobuf())
+        for (place, length), value in fields:
+            header[place : place + length] = value[:length].ljust(length, b"\0")
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 256)
+        data += bytes(header) + (content.ljust(512, b"\0") if content else b"")
+    steps = []
+    with os.fdopen(os.memfd_create("x"), "wb+") as file, pytest.MonkeyPatch.context() as patch:
+        file.write(data + bytes(1024))
+        file.flush()
+        real = os.pread
+        patch.setattr(os, "pread", lambda *a: (steps.append(a), real(*a))[1])
+        with contextlib.suppress(inputs.ProblemError):
+            assert inputs.tar_members(file.fileno()) is not None
+    assert len(steps) <= 2 * (len(data) // 512 + 2)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"20 size=-1536\n123456",
+        b"14 size=-1536\n",
+        b"0 path=x\n",
+        b"-5 path=x\n",
+        b"11 path=x\n",
+        b"9999999 path=x\n",
+        b"9 path=x\n9 path=",
+        b"8 path=\n",
+        b"10 size= 1\n",
+        b"13 size=1_000\n",
+        b"27 size=99999999999999999999\n"[:27] + b"\n",
+        b"no number",
+        b"12 path=a\0b\n",
+        b"11 path=..\n",
+    ],
+)
+@pytest.mark.parametrize("kind", [b"x", b"g"])
+def test_k11_pax_headers(tmp_path: Path, records: bytes, kind: bytes) -> None:
+    """K11: size=-1536 was read over and over; lengths of 0, below 0 and too long."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = kind, len(records)
+    file = tarfile.TarInfo("a")
+    data = header.tobuf() + records.ljust(512, b"\0") + file.tobuf() + bytes(1024)
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(inputs.ProblemError):
+        read(tmp_path / "x.tar")
 
 
 @given(content=st.binary(max_size=4000))

@@ -40,6 +40,7 @@ from preflight_inputs import (
     ProblemError,
     Progress,
     Settings,
+    Shape,
     Status,
     UsageError,
     ancestor,
@@ -728,7 +729,7 @@ def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) 
     """Compare model_config.yaml with the architecture (E05), and demand Megatron Core (D12)."""
     if config.get("mcore_gpt") is not True:
         yield failed(
-            f"{CONFIG}: mcore_gpt is {config.get('mcore_gpt')}; must be true: weights under "
+            f"{CONFIG}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
             "other names are ignored "
             "without an error, and the projector learns against a random language model",
             "convert it again with the 24.07 container",
@@ -780,7 +781,8 @@ def llm_problems(
             + ", ".join(f"{n}: {brief(theirs[n])}" for n in wrong)
             + "}}",
         )
-    unread = [n for n in map(str, config) if n not in facts and n != "max_position_embeddings" and UNREAD.search(n)]
+    names = [n for n in config if isinstance(n, str) and n not in facts and n != "max_position_embeddings"]
+    unread = [n for n in names if UNREAD.search(n[:100])]
     more = [f"{n} {brief(config[n])}" for n in unread if config.get(n) not in (None, False, 0, "", [], {})]
     if facts and more:
         yield failed(
@@ -823,6 +825,12 @@ def _plain(value: Any) -> Any:
 EMBEDDING = "embedding.word_embeddings.weight"
 
 
+def embedding_of(shapes: Mapping[str, Shape]) -> Shape | None:
+    """Return rows and columns of the word embeddings."""
+    found = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+    return found if found and len(found) == 2 else None
+
+
 @check(
     "weights",
     Level.FULL,
@@ -843,7 +851,7 @@ def check_weights(run: Run) -> Iterator[Finding]:
             "convert it again with the 24.07 container",
         )
         return
-    embedding = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+    embedding = embedding_of(shapes)
     hidden = run.settings.find("architecture.hiddenSize")
     if embedding and hidden is not None and embedding[1] != hidden:
         yield failed(
@@ -917,7 +925,7 @@ def check_vocabulary(run: Run) -> Iterator[Finding]:
         )
     if run.settings.find("model.checkpointPath") is not None and not run.checkpoint().distributed:
         shapes = run.shapes()
-        embedding = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+        embedding = embedding_of(shapes)
         if embedding and embedding[0] * run.checkpoint().tensor_parallel != wanted:
             yield failed(
                 "the checkpoint's embedding has "

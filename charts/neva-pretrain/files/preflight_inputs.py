@@ -7,20 +7,20 @@ that a line is there for.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
 import os
-import pickle
+import pickletools
 import re
 import stat
+import struct
 import sys
 import tempfile
 import time
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, BinaryIO, TypeVar
@@ -28,6 +28,8 @@ from typing import Any, BinaryIO, TypeVar
 T = TypeVar("T")
 SHOWN = 5
 """Items that a message lists of many."""
+LONGEST = 300
+"""Characters that a message shows of one item."""
 
 
 class Status(str, Enum):
@@ -87,7 +89,8 @@ def show(text: str) -> str:
 def some(items: Sequence[str]) -> str:
     """Return the first items of a list, and how many more there are."""
     rest = len(items) - SHOWN
-    return ", ".join(map(show, items[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+    shown = [show(item if len(item) <= LONGEST else f"{item[:LONGEST]}...") for item in items[:SHOWN]]
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
 def brief(value: Any) -> str:
@@ -256,6 +259,13 @@ def writable(path: str) -> Finding | None:
 
 
 BLOCK = 512
+EXTRA = 2**20
+"""No header with a long name or with pax records is longer (bytes)."""
+PATH_MAX = 4096
+"""linux/limits.h"""
+MEMBERS = 2**22
+"""No checkpoint has more files; a bound for what one read of a header each may cost."""
+PACK_AGAIN = "pack it again: mkdir DIR; tar -xf FILE -C DIR; tar --format=gnu --hard-dereference -hcf NEW.nemo -C DIR ."
 
 
 @dataclass(frozen=True)
@@ -266,77 +276,178 @@ class Member:
     size: int
 
 
+def inside(name: str) -> bool:
+    """Whether a name from an archive or a dataset stays below the folder it is put into."""
+    return not (os.path.isabs(name) or os.path.normpath(name).split("/")[0] in ("..", ".") or "\0" in name)
+
+
+def refused(what: str) -> ProblemError:
+    """Return the problem of a tar that is not read, or not as everyone would."""
+    return ProblemError(f"the tar {what}", PACK_AGAIN)
+
+
 def tar_members(fd: int) -> dict[str, Member]:
     """List the files of an uncompressed tar by its headers alone, one read of 512 bytes for each.
 
-    Knows ustar, GNU long names and sizes, and pax paths and sizes: what GNU tar and Python write.
+    Knows what GNU tar and Python write of files, folders and hard links: ustar, GNU long names and sizes, pax paths
+    and sizes. Every other kind of member (symbolic links, devices, sparse files, parts of volumes) is refused, as are
+    names outside the folder: what is returned is all that unpacking would make. Of members of one name the last wins.
 
     Raises:
-        ProblemError: not a tar, damaged or truncated.
+        ProblemError: not a tar, damaged, truncated, or with something that is not read.
 
     """
-    total, position = os.fstat(fd).st_size, 0
+    total, position, count = os.fstat(fd).st_size, 0, 0
     members: dict[str, Member] = {}
-    longer: dict[str, str] = {}
+    folders: set[str] = set()
+    linked: set[str] = set()
+    given: dict[str, str] = {}  # by L, K and x headers, for the member that follows
     while True:
         header = os.pread(fd, BLOCK, position)
-        if header == bytes(BLOCK):
-            return members
         if len(header) < BLOCK:
             raise ProblemError(
                 f"the tar ends after {total} bytes without its end mark: truncated",
                 "copy or convert it again",
             )
+        if header == bytes(BLOCK):
+            break
+        count += 1
+        if count > MEMBERS:
+            raise refused(f"has more than {MEMBERS} members")
         if not _checksum_holds(header):
             what = f"is damaged at byte {position}" if position else "is not a tar (a .nemo file is one)"
             raise ProblemError(f"the file {what}", "name a .nemo file, or the folder it was unpacked into")
         kind, size, data = header[156:157], _tar_number(header[124:136]), position + BLOCK
-        if kind not in b"xgLK":
-            size = int(longer.get("size", size))
+        extra = kind in b"xgLK"
+        if not extra:
+            size = int(given.get("size", size))
         if data + size > total:
             raise ProblemError(
                 f"a member needs {data + size} bytes, the tar has {total}: truncated",
                 "copy or convert it again",
             )
-        if kind == b"L":
-            longer["path"] = os.pread(fd, size, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif kind == b"x":
-            longer.update(_pax(os.pread(fd, size, data)))
-        elif kind not in b"gK":
-            name = longer.get("path") or _ustar_name(header)
-            longer = {}
-            if kind in (b"0", b"\0", b"7"):
-                members[name[2:] if name.startswith("./") else name] = Member(data, size)
         position = data + -(-size // BLOCK) * BLOCK
+        if extra:
+            for key, value in _extra(kind, os.pread(fd, min(size, EXTRA + 1), data)).items():
+                if given.setdefault(key, value) != value:
+                    raise refused(f"gives a member two {key}s")
+            continue
+        raw = given.get("path") or _ustar_name(header)
+        name = _member_name(raw)
+        is_file = kind in b"0\x007" and not raw.endswith("/") and name != ""
+        if name in linked or (kind == b"1" and name in members):
+            raise refused(f"has {show(name)} twice, and a hard link to it: readers make different files of that")
+        if is_file:
+            members[name] = Member(data, size)
+        elif size:
+            raise refused(f"has content in {show(name)}, which is no file")
+        elif kind == b"1":
+            link = _member_name(given.get("linkpath") or _text(header[157:257]))
+            if link not in members:
+                raise refused(f"has a hard link {show(name)} to {show(link)}, which is not a file before it")
+            members[name] = members[link]
+            linked |= {name, link}
+        elif kind == b"5" or (kind == b"\0" and raw.endswith("/")):
+            folders.add(name)
+        else:
+            raise refused(f"has {TAR_KINDS.get(kind, f'a member of type {kind!r}')} {show(name)}, which is not read")
+        given = {}
+    if given:
+        raise refused("ends with a header that describes no member")
+    _tree(members, folders)
+    return members
+
+
+TAR_KINDS = {
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a pipe",
+    b"S": "a sparse file",
+    b"M": "a part of a file of another volume",
+}
+
+
+def _tree(members: Mapping[str, Member], folders: set[str]) -> None:
+    """Refuse names that cannot all be there: a file that is a folder, too."""
+    for name in [*members, *folders]:
+        above = os.path.dirname(name)
+        while above and above not in folders:
+            folders.add(above)
+            above = os.path.dirname(above)
+    both = sorted(folders & members.keys())
+    if both:
+        raise refused(f"has {some(both)} both as a file and as a folder")
+
+
+def _member_name(name: str) -> str:
+    """Return a name as it would be in the folder, "" for the folder itself."""
+    if len(name) > PATH_MAX:
+        raise refused(f"has a name of more than {PATH_MAX} characters")
+    plain = os.path.normpath(name) if name else "."
+    if plain == "." and name:
+        return ""
+    if not inside(name) or ".." in name.split("/"):
+        raise ProblemError(f"the tar has a member {show(name)}, which lies outside of it", "do not use this file")
+    return plain
 
 
 def _checksum_holds(header: bytes) -> bool:
-    with contextlib.suppress(ValueError):
-        stored = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
-        return stored == sum(header) - sum(header[148:156]) + 256
-    return False
+    stored = header[148:156].strip(b" \0")
+    return bool(re.fullmatch(rb"[0-7]{1,8}", stored)) and int(stored, 8) == sum(header) - sum(header[148:156]) + 256
 
 
-def _tar_number(digits: bytes) -> int:
-    if digits[0] & 0x80:
-        return int.from_bytes(digits[1:], "big")
-    return int(digits.split(b"\0")[0].strip() or b"0", 8)
+def _tar_number(field: bytes) -> int:
+    """Return a number of octal digits, or of GNU's base 256."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    if not re.fullmatch(rb"[0-7]*", digits):
+        raise refused(f"has the size {field!r}, which is no number")
+    return int(digits or b"0", 8)
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _ustar_name(header: bytes) -> str:
-    name = header[:100].split(b"\0")[0]
-    if header[257:263] == b"ustar\0" and header[345]:
-        name = header[345:500].split(b"\0")[0] + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
+    name = _text(header[:100])
+    if not header[345]:
+        return name
+    if header[257:263] != b"ustar\0":
+        raise refused(f"has a name {show(name)} that readers take for different ones")
+    return f"{_text(header[345:500])}/{name}"
+
+
+def _extra(kind: bytes, content: bytes) -> dict[str, str]:
+    """Return path, linkpath and size that a header gives the member after it."""
+    if len(content) > EXTRA:
+        raise refused(f"has a header of more than {EXTRA} bytes")
+    if kind in b"LK":
+        return {"path" if kind == b"L" else "linkpath": _text(content)}
+    found = _pax(content)
+    strange = [k for k in found if re.search(r"sparse|realsize|holes|GNU\.volume\.(?!label)", k)]
+    used = {k: v for k, v in found.items() if k in ("path", "linkpath", "size")}
+    if strange or (used and kind == b"g"):
+        raise refused(f"has the pax header {some(sorted(strange or used))}, which is not read")
+    if not all(used.values()) or not re.fullmatch(r"[0-9]{1,20}", used.get("size", "0")):
+        raise refused(f"has the pax header {brief(str(used))}, which is not read")
+    return used
 
 
 def _pax(records: bytes) -> dict[str, str]:
-    found = {}
-    while records:
-        length = int(records.split(b" ", 1)[0])
-        key, _, value = records[:length].split(b" ", 1)[1].removesuffix(b"\n").partition(b"=")
-        found[key.decode()] = value.decode("utf-8", "surrogateescape")
-        records = records[length:]
+    """Return the records of a pax header, each of which ends with a newline: LENGTH KEY=VALUE."""
+    found, at = {}, 0
+    while at < len(records):
+        match = re.compile(rb"([0-9]{1,7}) ([^=]+)=").match(records, at)
+        end = at + int(match[1]) if match else 0
+        if not match or end <= match.end() or records[end - 1 : end] != b"\n":
+            raise refused(f"has a damaged pax header at its byte {at}")
+        found[match[2].decode("utf-8", "surrogateescape")] = records[match.end() : end - 1].decode(
+            "utf-8", "surrogateescape"
+        )
+        at = end
     return found
 
 
@@ -394,16 +505,25 @@ class TarStore:
 
 
 class FolderStore:
-    """The files below a folder."""
+    """The files below a folder; links are followed, each folder once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.sizes: dict[str, int] = {}
-        for place, _, names in os.walk(path, onerror=_raise):
+        seen: set[tuple[int, int]] = set()
+        for place, inner, names in os.walk(path, onerror=_raise, followlinks=True):
+            found = os.stat(place)
+            if (found.st_dev, found.st_ino) in seen:
+                inner.clear()
+                continue
+            seen.add((found.st_dev, found.st_ino))
             prefix = os.path.relpath(place, path) + "/"
             for name in names:
                 relative = (prefix + name).removeprefix("./")
-                self.sizes[relative] = os.stat(os.path.join(place, name)).st_size
+                status = os.stat(os.path.join(place, name))
+                if not stat.S_ISREG(status.st_mode):
+                    raise ProblemError(f"{show(os.path.join(place, name))}: is not a file", "copy the checkpoint again")
+                self.sizes[relative] = status.st_size
 
     def open(self, name: str) -> BinaryIO:
         """Open one file."""
@@ -420,8 +540,32 @@ Store = TarStore | FolderStore
 # The language model's checkpoint
 
 CONFIG = "model_config.yaml"
-SMALL = 16 * 2**20
-"""No index or config that is read whole is larger (bytes)."""
+SMALL = 2**18
+"""No configuration and no description of one tensor is larger (bytes); NeMo's have 6 KB."""
+INDEX = 64 * 2**20
+"""No index of all tensors is larger (bytes); that of Nemotron 340B has less than 5 MB."""
+RANKS = 2**16
+"""No checkpoint is split for more ranks."""
+
+
+def read_whole(store: Store, name: str, limit: int) -> bytes:
+    """Read a file of a checkpoint that should be small."""
+    with store.open(name) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ProblemError(f"{show(name)} has more than {gib(limit)}: it is not what its name says", CONVERT)
+    return content
+
+
+def small_json(store: Store, name: str) -> Any:
+    """Read a small JSON file of a checkpoint."""
+    try:
+        return json.loads(read_whole(store, name, SMALL))
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(f"{show(name)} is not JSON: {brief(str(error))}", CONVERT) from None
+
+
+CONVERT = "copy or convert the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -471,7 +615,10 @@ def read_checkpoint(path: str) -> Checkpoint:
     """
     store: Store
     try:
-        is_file = not stat.S_ISDIR(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
+        is_file = not stat.S_ISDIR(mode)
+        if is_file and not stat.S_ISREG(mode):
+            raise ProblemError(f"{show(path)}: is neither a file nor a folder", "name a .nemo file or its folder")
         if is_file and is_lfs_pointer(path):
             raise ProblemError(
                 f"{show(path)} is a git LFS pointer, not the file",
@@ -497,15 +644,17 @@ def _backend(store: Store) -> tuple[str, list[str]]:
     if "model_weights/metadata.json" not in store.sizes:
         inside = any(n.startswith("model_weights/") for n in store.sizes)
         return "", ["model_weights/ has no metadata.json: it was not written to its end"] if inside else []
-    with store.open("model_weights/metadata.json") as file:
-        backend = str(json.load(file).get("sharded_backend", ""))
+    metadata = small_json(store, "model_weights/metadata.json")
+    backend = str(metadata.get("sharded_backend", "")) if isinstance(metadata, dict) else ""
     names = [n for n in store.sizes if n.startswith("model_weights/")]
     complete = {
         "zarr": any(n.endswith("/.zarray") for n in names),
         "torch_dist": "model_weights/.metadata" in names and any(n.endswith(".distcp") for n in names),
     }
     if backend not in complete:
-        return "", [f"model_weights/metadata.json names the format {backend!r}; NeMo 24.07 reads zarr and torch_dist"]
+        return "", [
+            f"model_weights/metadata.json names the format '{brief(backend)}'; NeMo 24.07 reads zarr and torch_dist"
+        ]
     if not complete[backend]:
         return backend, [f"model_weights/ has no tensors of its format {backend}"]
     return backend, []
@@ -517,12 +666,14 @@ def _ranks(store: Store) -> tuple[int, int, str]:
         return 1, 1, "model_weights.ckpt"
     ranks: dict[tuple[int, int], str] = {}
     for name in store.sizes:
-        match = re.fullmatch(r"(?:mp_rank_(\d+)|tp_rank_(\d+)_pp_rank_(\d+))/model_weights\.ckpt", name)
+        match = re.fullmatch(r"(?:mp_rank_([0-9]+)|tp_rank_([0-9]+)_pp_rank_([0-9]+))/model_weights\.ckpt", name)
         if match:
-            ranks[int(match[1] or match[2] or 0), int(match[3] or 0)] = name
+            ranks[int((match[1] or match[2])[:9]), int((match[3] or "0")[:9])] = name
     if not ranks:
         return 0, 0, ""
     tensor, pipeline = (1 + max(r[i] for r in ranks) for i in (0, 1))
+    if tensor * pipeline > RANKS:
+        raise ProblemError(f"its folders name TP {brief(tensor)} PP {brief(pipeline)}", "name a whole checkpoint")
     missing = [f"TP rank {t} PP rank {p}" for t in range(tensor) for p in range(pipeline) if (t, p) not in ranks]
     if missing:
         raise ProblemError(f"weights of {some(missing)} are missing", "copy or convert the checkpoint again")
@@ -546,73 +697,202 @@ def _config(store: Store) -> Mapping[str, Any] | None:
         import yaml
     except ImportError:
         return None
-    with store.open(CONFIG) as file:
-        parsed = yaml.safe_load(file.read(SMALL))
+
+    class Loader(yaml.SafeLoader):
+        """A loader that repeats no tree, as no configuration of NeMo's does: it could become one of any size."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                node = self.anchors.get(self.peek_event().anchor)
+                if not isinstance(node, yaml.ScalarNode):
+                    raise ValueError("a tree is repeated by an alias")
+            return super().compose_node(parent, index)
+
+    try:
+        parsed = yaml.load(read_whole(store, CONFIG, SMALL), Loader=Loader)  # noqa: S506 (a safe loader)
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError, RecursionError) as error:
+        raise ProblemError(f"{CONFIG} is not YAML: {brief(' '.join(str(error).split()))}", CONVERT) from None
     if not isinstance(parsed, dict):
-        raise ProblemError(f"{CONFIG} is not a YAML mapping", "convert the checkpoint again")
+        raise ProblemError(f"{CONFIG} is not a YAML mapping", CONVERT)
     return parsed
 
 
-class Stub:
-    """Stands for every class in a pickle that is only looked through."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Take whatever the pickle gives."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep attributes; other states do not matter."""
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
-class ShapeUnpickler(pickle.Unpickler):
-    """Reads names and shapes from torch's pickles, and runs nothing that they name."""
-
-    def persistent_load(self, _: Any) -> None:
-        """Leave the numbers where they are."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a stub for all but plain containers and tensors, which become their shape."""
-        if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return lambda _storage, _offset, size, *_rest: Shape(size)
-        if name == "_rebuild_parameter":
-            return lambda data, *_rest: data
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch", "Size"): Shape,
-            ("builtins", "set"): set,
-        }
-        return known.get((module, name), Stub)
-
-
-class Shape(tuple):  # type: ignore[type-arg]  # pickles call it as torch.Size
+class Shape(tuple):  # type: ignore[type-arg]  # as torch.Size
     """Sizes of a tensor."""
 
     __slots__ = ()
+
+
+def shape(sizes: Any) -> Shape | None:
+    """Return sizes as a shape if they can be one."""
+    plain = isinstance(sizes, list | tuple) and len(sizes) <= 16
+    return Shape(sizes) if plain and all(type(n) is int and 0 <= n < 2**48 for n in sizes) else None
+
+
+class Stub:
+    """Stands for an object of a pickle: its class by name, what it is made of, and its state."""
+
+    def __init__(self, name: str, *parts: Any) -> None:
+        """Keep them as they are."""
+        self.name, self.parts, self.state = name, parts, None
+
+    def get(self, key: str) -> Any:
+        """Return an attribute."""
+        return self.state.get(key) if isinstance(self.state, dict) else None
+
+
+def unpickle(data: bytes) -> Any:
+    """Read torch's pickles: what is in them, never what they would run.
+
+    Every step costs what its opcode has in bytes, whatever the pickle says: nothing is called, copied, compared or
+    hashed but text keys. Objects become a :class:`Stub`, tensors a :class:`Shape`.
+
+    Raises:
+        ValueError: not a pickle, or of a kind that torch does not write.
+
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        start = marks.pop()
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    def store(target: Any, pairs: Sequence[Any]) -> None:
+        if isinstance(target, dict):
+            target.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=False) if isinstance(k, str))
+
+    def extend(target: Any, items: Sequence[Any]) -> None:
+        if isinstance(target, list):
+            target.extend(items)
+
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            name = opcode.name
+            if name in ("PROTO", "FRAME"):
+                continue
+            if name == "STOP":
+                return stack.pop()
+            if name == "MARK":
+                marks.append(len(stack))
+            elif name == "POP":
+                stack.pop()
+            elif name == "POP_MARK":
+                since_mark()
+            elif name == "DUP":
+                stack.append(stack[-1])
+            elif name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            elif name in EMPTY:
+                stack.append(EMPTY[name]())
+            elif name in ("LIST", "TUPLE", "FROZENSET"):
+                items = since_mark()
+                stack.append(tuple(items) if name == "TUPLE" else items)
+            elif name == "DICT":
+                pairs, made = since_mark(), {}
+                store(made, pairs)
+                stack.append(made)
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            elif name in ("APPEND", "SETITEM"):
+                count = 1 if name == "APPEND" else 2
+                items = stack[-count:]
+                del stack[-count:]
+                (extend if name == "APPEND" else store)(stack[-1], items)
+            elif name in ("APPENDS", "ADDITEMS", "SETITEMS"):
+                items = since_mark()
+                (store if name == "SETITEMS" else extend)(stack[-1], items)
+            elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            elif name == "GLOBAL":
+                stack.append(Stub(argument.split(" ")[-1]))
+            elif name == "STACK_GLOBAL":
+                stack[-2:] = [Stub(str(stack[-1])[:200])]
+            elif name in ("REDUCE", "NEWOBJ"):
+                called, arguments = stack[-2:]
+                stack[-2:] = [_made(called, arguments)]
+            elif name == "NEWOBJ_EX":
+                stack[-3:] = [_made(stack[-3], ())]
+            elif name == "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Stub):
+                    stack[-1].state = state
+            elif name == "PERSID":
+                stack.append(None)
+            elif name == "BINPERSID":
+                stack[-1] = None
+            elif opcode.arg is not None and not opcode.stack_before and len(opcode.stack_after) == 1:
+                stack.append(argument)  # a number or a text
+            else:
+                raise ValueError(f"opcode {name}")
+    except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__} {error}") from None
+    raise ValueError("no end")
+
+
+CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+EMPTY: Mapping[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
+
+
+def _made(called: Any, arguments: Any) -> Any:
+    """Return what stands for a call."""
+    name = called.name if isinstance(called, Stub) else ""
+    parts = arguments if isinstance(arguments, tuple) and len(arguments) <= 16 else ()
+    if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+        return shape(parts[2]) if len(parts) > 2 else None
+    if name == "_rebuild_parameter":
+        return parts[0] if parts else None
+    if name == "Size":
+        return shape(parts[0]) if parts else None
+    return {} if name == "OrderedDict" else Stub(name, *parts)
 
 
 def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """Return name and shape of all tensors; of a legacy checkpoint, of the first rank's.
 
     Reads the index only: ``.zarray`` files, torch_dist's ``.metadata``, or data.pkl in torch's zip.
+
+    Raises:
+        ProblemError: the index cannot be read.
+
     """
     store = checkpoint.store
     if checkpoint.backend == "zarr":
-        shapes = {}
+        found: dict[str, Any] = {}
         for name in store.sizes:
             if name.startswith("model_weights/") and name.endswith("/.zarray"):
-                with store.open(name) as file:
-                    shapes[name[len("model_weights/") : -len("/.zarray")]] = Shape(json.load(file)["shape"])
-        return shapes
-    if checkpoint.backend:
-        with store.open("model_weights/.metadata") as file:
-            tensors = ShapeUnpickler(io.BytesIO(file.read(SMALL))).load().state_dict_metadata
-        return {n: t.size for n, t in tensors.items() if isinstance(getattr(t, "size", None), Shape)}
-    with store.open(checkpoint.first_rank) as file, zipfile.ZipFile(file) as archive:
-        name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-        with archive.open(name) as pickled:
-            tensors = ShapeUnpickler(io.BytesIO(pickled.read(SMALL))).load()
-    return {str(n): t for n, t in tensors.items() if isinstance(t, Shape)}
+                array = small_json(store, name)
+                found[name[len("model_weights/") : -len("/.zarray")]] = (
+                    shape(array.get("shape")) if isinstance(array, dict) else None
+                )
+        return {n: t for n, t in found.items() if t is not None}
+    place = "model_weights/.metadata" if checkpoint.backend else checkpoint.first_rank
+    try:
+        if checkpoint.backend:
+            index = unpickle(read_whole(store, place, INDEX))
+            tensors = index.get("state_dict_metadata") if isinstance(index, Stub) else None
+            entries = tensors.items() if isinstance(tensors, dict) else ()
+            found = {n: t.get("size") for n, t in entries if isinstance(t, Stub)}
+        else:
+            with store.open(place) as file, zipfile.ZipFile(file) as archive:
+                name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "")
+                with archive.open(name) as pickled:
+                    content = pickled.read(INDEX + 1)
+            if len(content) > INDEX:
+                raise ValueError(f"its index has more than {gib(INDEX)}")
+            index = unpickle(content)
+            found = index if isinstance(index, dict) else {}
+    except (ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise ProblemError(f"{show(place)}: not as torch writes it: {brief(str(error))}", CONVERT) from None
+    return {n: t for n, t in found.items() if isinstance(t, Shape)}
 
 
 # Tokenizers
@@ -687,14 +967,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def read_pieces(path: str) -> list[tuple[str, int]]:
     """Read a sentencepiece model's pieces from its file."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        found = denied(path, error)
-        raise ProblemError(found.message, found.fix) from None
-    if data.startswith(b"version https://git-lfs"):
-        raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", "run git lfs pull, or copy it again")
+    data = read_file(path, 4 * INDEX)
     try:
         return pieces(data)
     except ValueError as error:
@@ -734,24 +1007,48 @@ def huggingface_vocabulary(path: str) -> tuple[int, set[str]]:
                 f"{show(path)}: has no {name}",
                 "copy the tokenizer's files from the model's repository",
             )
-    data = read_json(os.path.join(path, "tokenizer.json"))
-    added = data.get("added_tokens") or []
-    ids = {*data.get("model", {}).get("vocab", {}).values(), *(t["id"] for t in added)}
-    return max(ids, default=-1) + 1, {t["content"] for t in added}
-
-
-def read_json(path: str) -> Any:
-    """Read a JSON file; one that cannot be read is a problem."""
+    file = os.path.join(path, "tokenizer.json")
+    data = read_json(file, 4 * INDEX)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        vocabulary, added = data["model"]["vocab"], data.get("added_tokens") or []
+        own = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        ids = {*own, *(t["id"] for t in added)}
+        if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+            raise ValueError("an id is no number")
+        return max(ids, default=-1) + 1, {str(t["content"]) for t in added}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ProblemError(
+            f"{show(file)} is not a tokenizer of Hugging Face: {type(error).__name__} {brief(str(error))}",
+            "copy the tokenizer's files from the model's repository",
+        ) from None
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """Read a file whole; a pipe, a folder, an LFS pointer or more than ``limit`` bytes is a problem."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise ProblemError(f"{show(path)}: is not a file", "name the file itself")
+            content = file.read(limit + 1)
     except OSError as error:
         found = denied(path, error)
         raise ProblemError(found.message, found.fix) from None
-    except ValueError as error:
-        if is_lfs_pointer(path):
-            raise ProblemError(
-                f"{show(path)} is a git LFS pointer, not the file",
-                "run git lfs pull, or copy it again",
-            ) from None
-        raise ProblemError(f"{show(path)} is not JSON: {error}", "copy it again") from None
+    if content.startswith(b"version https://git-lfs"):
+        raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", "run git lfs pull, or copy it again")
+    if len(content) > limit:
+        raise ProblemError(f"{show(path)} has more than {gib(limit)}", "name the right file")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a pipe, do not wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_json(path: str, limit: int = 2**34) -> Any:
+    """Read a JSON file of at most so many bytes; one that cannot be read is a problem."""
+    try:
+        return json.loads(read_file(path, limit).decode())
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(f"{show(path)} is not JSON: {brief(str(error))}", "copy it again") from None

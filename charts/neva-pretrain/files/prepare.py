@@ -43,6 +43,7 @@ from preflight_inputs import (
     extra_tokens,
     gib,
     huggingface_vocabulary,
+    inside,
     is_lfs_pointer,
     load_settings,
     piece_problems,
@@ -144,11 +145,6 @@ def remove(path: str) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
-
-
-def inside(name: str) -> bool:
-    """Whether a name from an archive or a dataset stays below the folder it is put into."""
-    return not (os.path.isabs(name) or os.path.normpath(name).split("/")[0] in ("..", "."))
 
 
 def need_space(folder: str, needed: int) -> None:
