@@ -20,10 +20,11 @@ from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
 from neva_pretrain.hardware import GPUS, Gpu
 from neva_pretrain.monitor import report, settings, sources, view
-from neva_pretrain.monitor.core.judge import Judgement, Limits, Status, exit_code, judge, status
+from neva_pretrain.monitor.core.judge import Judgement, Level, Limits, Status, exit_code, judge, status
 from neva_pretrain.monitor.core.parser import LogParser
 from neva_pretrain.monitor.core.run import Run, Settings
 from neva_pretrain.monitor.decode import is_compressed
+from neva_pretrain.monitor.kubectl import Kubectl
 from neva_pretrain.monitor.sources import Chunk
 from neva_pretrain.output import Boundary, say, write
 
@@ -39,9 +40,10 @@ Examples:
 \b
 Exit codes:
   0  training or finished      2  wrong usage, no such log or job
-  1  a judgement says failed   3  a judgement warns
+  1  failed, or cannot start   3  a warning, or waiting with a reason
 """
 
+_SEVERITY = (Level.FAILED, Level.WARNING, Level.OK)
 _PLAIN_EVERY = 30.0
 _FRAME_EVERY = 0.5
 _WIDEST = 110
@@ -56,6 +58,7 @@ class _Input:
         settings: what the run is meant to do.
         ending: why it ended, empty if the run may go on, and whether the job failed.
         grows: it has no end of its own: stop when the trainer says that it is done.
+        findings: what is known of the run beside its log.
 
     """
 
@@ -63,6 +66,17 @@ class _Input:
     settings: Settings
     ending: Callable[[], tuple[str, bool]]
     grows: bool = False
+    findings: Callable[[], list[Judgement]] = list
+
+    def judged(self, run: Run, limits: Limits) -> tuple[list[Judgement], Status]:
+        """Return all that can be said of the run now, worst first, and where it stands."""
+        beside = [] if run.is_finished else self.findings()
+        codes = {j.code for j in beside}
+        found = [*beside, *(j for j in judge(run, time.time(), limits) if j.code not in codes)]
+        found.sort(key=lambda j: _SEVERITY.index(j.level))
+        state = status(run, found)
+        waits = state is Status.STARTING and exit_code(beside) == Level.WARNING.value
+        return found, Status.WAITING if waits else state
 
 
 class _Monitor(Boundary):
@@ -155,9 +169,7 @@ def command(
     ended = _watch(run, log, limits, live=not once and output == "text")
     if ended:
         run.end(*log.ending())
-    now = time.time()
-    judgements = judge(run, now, limits)
-    state = status(run, judgements)
+    judgements, state = log.judged(run, limits)
     if output == "json":
         say(json.dumps(report.as_dict(run, judgements, state), indent=2))
     else:
@@ -196,10 +208,10 @@ def _open(
         return _Input(chunks, chosen, lambda: ("", False), grows=True)
     if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):
         raise NevaError(f"{source}: no such file or folder")
-    log = sources.JobLog(sources.Kubectl(namespace, context), source)
+    log = sources.JobLog(Kubectl(namespace, context), source)
     known = settings.from_annotations(log.job.annotations, gpu)
     chosen = _settings(replace(known, name=log.job.name), given, gpu)
-    return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed))
+    return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed), findings=lambda: log.findings)
 
 
 def _settings(known: Settings, given: dict[str, Any], gpu: Gpu) -> Settings:
@@ -224,10 +236,10 @@ def _watch(run: Run, log: _Input, limits: Limits, live: bool) -> bool:
     console = Console(stderr=True)
     if live and console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as screen:
-            draw = partial(_draw, screen, console, run, limits)
+            draw = partial(_draw, screen, console, run, log, limits)
             return _feed(run, log, draw, _FRAME_EVERY)
     if live:
-        return _feed(run, log, _Lines(run, limits).print, _PLAIN_EVERY)
+        return _feed(run, log, _Lines(run, log, limits).print, _PLAIN_EVERY)
     return _feed(run, log, lambda: None, _PLAIN_EVERY)
 
 
@@ -238,7 +250,8 @@ def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool
         for chunk in log.chunks:
             if chunk.new_process:
                 run.new_process()
-            run.update(parser.feed(chunk.data), chunk.when)
+            if not chunk.waiting:
+                run.update(parser.feed(chunk.data), chunk.when)
             if log.grows and run.finished and not chunk.data:
                 break
             if time.monotonic() - shown >= every:
@@ -246,27 +259,29 @@ def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool
                 show()
     except KeyboardInterrupt:
         return False
-    run.update(parser.close(), run.last_event_at or time.time())
+    rest = parser.close()
+    if rest:
+        run.update(rest, run.last_event_at or time.time())
     return True
 
 
-def _draw(screen: Live, console: Console, run: Run, limits: Limits) -> None:
-    judgements = judge(run, time.time(), limits)
-    width = min(console.width, _WIDEST)
-    screen.update(view.render(run, judgements, status(run, judgements), width), refresh=True)
+def _draw(screen: Live, console: Console, run: Run, log: _Input, limits: Limits) -> None:
+    judgements, state = log.judged(run, limits)
+    screen.update(view.render(run, judgements, state, min(console.width, _WIDEST)), refresh=True)
 
 
 class _Lines:
     """The run for what is no terminal: a line now and then, a judgement once when it comes."""
 
-    def __init__(self, run: Run, limits: Limits) -> None:
+    def __init__(self, run: Run, log: _Input, limits: Limits) -> None:
         self._run = run
+        self._log = log
         self._limits = limits
         self._said: set[str] = set()
 
     def print(self) -> None:
-        judgements = judge(self._run, time.time(), self._limits)
-        say(view.plain_line(self._run, status(self._run, judgements)))
+        judgements, state = self._log.judged(self._run, self._limits)
+        say(view.plain_line(self._run, state))
         for judgement in judgements:
             if judgement.code not in self._said:
                 say("\n".join(view.judgement_lines(judgement)))

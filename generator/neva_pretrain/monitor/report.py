@@ -390,7 +390,7 @@ h1{font-size:26px;margin:0}h2{font-size:16px;margin:0}h3{font-size:15px;margin:0
 header p{margin:2px 0 14px} .status{padding:2px
 12px;border-radius:99px;font-size:13px;font-weight:600;color:var(--blue); border:1px solid
 currentColor} .status.training,.status.finished{color:var(--green)}
-.status.failed{color:var(--red)}.status.stalled,.status.ended{color:var(--amber)}
+.status.failed{color:var(--red)}.status.stalled,.status.ended,.status.waiting{color:var(--amber)}
 .bar{height:10px;border-radius:5px;background:var(--line);overflow:hidden;margin-bottom:6px} .bar
 div{height:100%;background:var(--blue);border-radius:5px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(136px,1fr));gap:12px;margin:20px 0}

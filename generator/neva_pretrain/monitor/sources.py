@@ -6,26 +6,30 @@ that who reads can redraw and judge silence. It ends when nothing more will come
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from neva_pretrain.errors import InputError, NevaError
+from neva_pretrain.errors import InputError
+from neva_pretrain.monitor.core.judge import Judgement
 from neva_pretrain.monitor.core.tail import CHUNK, Tail, newest_log
 from neva_pretrain.monitor.decode import Decoder, is_compressed
+from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
+from neva_pretrain.monitor.pods import Look, unreadable
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 ASK_SECONDS = 10.0
 """Time between looks at the job while its log is silent: a stream may stay open after the end."""
+
+LOOK_SECONDS = 15.0
+"""Time between looks at why pods do not run; of very many pods ten times what a look takes."""
 
 LOST_AFTER = 60
 """Failed calls in a row after which the API server counts as lost."""
@@ -38,16 +42,14 @@ class Chunk(NamedTuple):
         data: what came; may be empty.
         when: when it was written, as far as is known (s since the epoch).
         new_process: the training process began again before these bytes.
+        waiting: there is no training process now.
 
     """
 
     data: bytes
     when: float
     new_process: bool = False
-
-
-class ClusterError(NevaError):
-    """The cluster cannot be asked, or has no such job."""
+    waiting: bool = False
 
 
 def pipe(descriptor: int, once: bool) -> Iterator[Chunk]:
@@ -120,132 +122,6 @@ def _read(descriptor: int, timeout: float | None) -> bytes | None:
     return os.read(descriptor, CHUNK) if ready else None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job of the training operator, and where its first node's log is.
-
-    Attributes:
-        kind: ``pytorchjob`` or ``trainjob``.
-        name: its name.
-        annotations: its annotations.
-        outcome: how it ended, empty while it has not.
-        failed: it ended in failure.
-
-    """
-
-    kind: str
-    name: str
-    annotations: Mapping[str, str]
-    outcome: str = ""
-    failed: bool = False
-
-
-class _Kind(NamedTuple):
-    resource: str
-    master: str
-    container: str
-
-
-_KINDS = {
-    "pytorchjob": _Kind(
-        "pytorchjobs.kubeflow.org",
-        "training.kubeflow.org/job-name={},training.kubeflow.org/replica-type=master",
-        "pytorch",
-    ),
-    "trainjob": _Kind(
-        "trainjobs.trainer.kubeflow.org",
-        "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/replicatedjob-name=node,"
-        "batch.kubernetes.io/job-completion-index=0",
-        "node",
-    ),
-}
-
-
-class Kubectl:
-    """``kubectl`` with a namespace and context."""
-
-    def __init__(self, namespace: str | None, context: str | None) -> None:
-        self._options = [
-            *([f"--namespace={namespace}"] if namespace else []),
-            *([f"--context={context}"] if context else []),
-        ]
-
-    def find(self, name: str) -> Job | None:
-        """Return the newest job of that Helm release, else the job of that name."""
-        for kind, facts in _KINDS.items():
-            for query in (
-                [f"--selector=app.kubernetes.io/instance={name}"],
-                [f"--field-selector=metadata.name={name}"],
-            ):
-                found = self._list(facts.resource, query)
-                if found:
-                    newest = max(found, key=lambda o: str(o["metadata"].get("creationTimestamp")))
-                    return _job(kind, newest)
-        return None
-
-    def master(self, job: Job) -> tuple[str, str] | None:
-        """Return the master pod's name and its container's identity, once that has started."""
-        facts = _KINDS[job.kind]
-        pods = self._list("pods", [f"--selector={facts.master.format(job.name)}"])
-        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-        for pod in reversed(pods):
-            for status in pod.get("status", {}).get("containerStatuses") or []:
-                state = status.get("state", {})
-                if status.get("name") == facts.container and ("running" in state or "terminated" in state):
-                    restarts = status.get("restartCount", 0)
-                    return pod["metadata"]["name"], f"{pod['metadata'].get('uid')}/{restarts}"
-        return None
-
-    def logs(self, job: Job, pod: str, since: str, follow: bool) -> subprocess.Popen[bytes]:
-        """Start to read the log of that pod, each line with the time it was written."""
-        return subprocess.Popen(
-            [
-                *(
-                    "kubectl",
-                    *self._options,
-                    "logs",
-                    "--timestamps",
-                    f"--follow={str(follow).lower()}",
-                ),
-                *([f"--since-time={since}"] if since else []),
-                *(f"--container={_KINDS[job.kind].container}", pod),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def _list(self, resource: str, query: list[str]) -> list[dict[str, Any]]:
-        argv = ["kubectl", *self._options, "get", resource, *query, "--output=json"]
-        try:
-            done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
-        except FileNotFoundError:
-            raise ClusterError("kubectl: not found; install it, or pipe a log into neva-monitor") from None
-        except subprocess.TimeoutExpired:
-            raise ClusterError("kubectl: no answer from the API server for 60 s") from None
-        if done.returncode == 0:
-            items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
-            return items
-        said = done.stderr.decode("utf-8", "replace").strip()
-        if "doesn't have a resource type" in said:
-            return []
-        raise ClusterError(f"kubectl get {resource}: {said.splitlines()[-1] if said else 'failed'}")
-
-
-def _job(kind: str, found: Mapping[str, Any]) -> Job:
-    metadata = found["metadata"]
-    outcome, failed = "", False
-    for condition in found.get("status", {}).get("conditions") or []:
-        if condition.get("status") == "True" and condition.get("type") in (
-            "Succeeded",
-            "Complete",
-            "Failed",
-        ):
-            failed = condition["type"] == "Failed"
-            reason = condition.get("message") or condition.get("reason") or ""
-            outcome = f"{kind} {metadata['name']}: {condition['type']}. {reason}".strip()
-    return Job(kind, metadata["name"], metadata.get("annotations") or {}, outcome, failed)
-
-
 class Stamped:
     r"""Takes the times off the lines of ``kubectl logs --timestamps``, and drops lines seen before.
 
@@ -301,20 +177,30 @@ class Stamped:
 class JobLog:
     """The master's log of a job, through reconnects and restarts, until the job ends.
 
-    ``job`` is its newest state.
+    ``job`` is its newest state, ``findings`` what the cluster says of why it does not run.
     """
 
     def __init__(self, kubectl: Kubectl, name: str, wait: Callable[[float], None] = time.sleep) -> None:
         self._kubectl = kubectl
         self._name = name
         self._wait = wait
+        self._look = Look(kubectl, time.time)
+        self._next_look = float("-inf")
+        self._unread: list[Judgement] = []
+        self._of_pods: list[Judgement] = []
         found = kubectl.find(name)
         if found is None:
+            refused = "".join(f"; {words}" for words in kubectl.refused)
             raise ClusterError(
                 f"{name}: no PyTorchJob or TrainJob of that release or name; "
-                "see `helm list`, and give its namespace with -n"
+                f"see `helm list`, and give its namespace with -n{refused}"
             )
         self.job = found
+
+    @property
+    def findings(self) -> list[Judgement]:
+        """What keeps the job from running, and its log from being read."""
+        return [*self._of_pods, *self._unread]
 
     def chunks(self, once: bool = False) -> Iterator[Chunk]:
         """Yield the log; ends with the job, or with what is there if ``once``."""
@@ -325,10 +211,11 @@ class JobLog:
             try:
                 last = self._has_ended() or once
                 master = self._kubectl.master(self.job)
+                self._look_at_pods(now=last)
                 failures = 0
             except ClusterError:
                 failures += 1
-                if failures > LOST_AFTER:
+                if failures > LOST_AFTER or once:
                     raise
                 last, master = False, None
             if master is not None:
@@ -342,7 +229,7 @@ class JobLog:
                 yield from self._read(pod, stamped, follow=not last)
             if last:
                 return
-            yield Chunk(b"", time.time())
+            yield Chunk(b"", time.time(), waiting=master is None)
             self._wait(RETRY_SECONDS)
 
     def _has_ended(self) -> bool:
@@ -353,21 +240,36 @@ class JobLog:
             self.job = found
         return bool(self.job.outcome)
 
+    def _look_at_pods(self, now: bool = False) -> None:
+        """Ask why pods do not run, now and then; what was seen of a failed job's pods outlives them."""
+        began = time.monotonic()
+        if now or began >= self._next_look:
+            found = self._look.findings(self.job)
+            self._next_look = time.monotonic() + max(LOOK_SECONDS, 10 * (time.monotonic() - began))
+            if found or not self.job.failed:
+                self._of_pods = found
+
     def _read(self, pod: str, stamped: Stamped, follow: bool) -> Iterator[Chunk]:
         with self._kubectl.logs(self.job, pod, stamped.last, follow) as process:
             assert process.stdout is not None  # noqa: S101 (it is a pipe)
-            asked = time.monotonic()
+            assert process.stderr is not None  # noqa: S101 (it is a pipe)
+            asked, came = time.monotonic(), False
             try:
                 while True:
                     data = _read(process.stdout.fileno(), POLL_SECONDS)
                     if data == b"":
-                        return
+                        break
                     if data is None and follow and time.monotonic() - asked >= ASK_SECONDS:
                         asked = time.monotonic()
                         with suppress(ClusterError):
                             if self._has_ended():
                                 return  # what is left is read without following
+                            self._look_at_pods()
                     text = stamped.feed(data or b"")
+                    came = came or bool(data)
                     yield Chunk(text, stamped.when if text else time.time())
+                said = process.stderr.read()
+                failed = process.wait() != 0 and not came
+                self._unread = [unreadable(str(trouble("kubectl logs", said)))] if failed else []
             finally:
                 process.terminate()

@@ -17,6 +17,7 @@ from neva_pretrain.output import printable
 
 _STATUS_STYLE = {
     Status.STARTING: "cyan",
+    Status.WAITING: "yellow",
     Status.TRAINING: "green",
     Status.STALLED: "yellow",
     Status.ENDED: "yellow",
@@ -57,7 +58,7 @@ def judgement_lines(judgement: Judgement) -> list[str]:
     for name in ("evidence", "cause", "action"):
         text = getattr(judgement, name)
         if text:
-            lines.append(f"  {name}: {text}")
+            lines.append(f"  {name}: " + text.replace("\n", "\n    "))
     return list(map(printable, lines))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from neva_pretrain.monitor import cli
 
+ROOT = Path(__file__).parents[3]
 Invoke = Callable[..., tuple[int, str, str]]
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from neva_pretrain.monitor import sources
 from neva_pretrain.monitor.core.tail import Tail, newest_log
 from neva_pretrain.monitor.sources import Chunk, ClusterError, JobLog, Kubectl, Stamped
+from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import bar
 
 
@@ -325,3 +326,80 @@ def test_no_kubectl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ClusterError, match="kubectl: not found"):
         JobLog(Kubectl(None, None), "neva")
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room\u009b31m"}
+
+
+def pending() -> dict[str, Any]:
+    return {"metadata": {"name": "neva-1-master-0"}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
+
+
+def test_u02_the_command_tells_why_nothing_runs(cluster: Path, invoke: Invoke) -> None:
+    """Exit code 3 for what waits, in text and JSON; 1 for what cannot start; no stall, however long it waits."""
+    write(cluster / "pytorchjobs.json", job("Created"))
+    write(cluster / "pods.json", pending())
+    code, out, err = invoke("neva", "--once")
+    assert (code, err) == (3, "")
+    assert out.startswith("waiting  step ?/?\nWARNING: cannot be scheduled\n  evidence: neva-1-master-0: Unschedulable")
+    assert "no room\ufffd31m" in out
+    code, out, _ = invoke("neva", "--once", "-o", "json")
+    told = json.loads(out)
+    assert (code, told["exitCode"], told["status"]) == (3, 3, "waiting")
+    assert [j["code"] for j in told["judgements"]] == ["unschedulable"]
+    pod = pending()
+    pod["status"] = {
+        "phase": "Failed",
+        "initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}],
+    }
+    write(cluster / "pods.json", pod)
+    (cluster / "log-1").write_text("FAILED   gpus  7 GPUs\n                   fix: another node\n")
+    write(cluster / "pytorchjobs.json", job("Failed"))
+    code, out, _ = invoke("neva", "--once")
+    assert code == 1
+    assert out.startswith(
+        "failed  step ?/?\nFAILED: preflight failed\n  evidence: neva-1-master-0: FAILED gpus 7 GPUs; fix"
+    )
+    assert "FAILED: the log ends at step 0" in out
+
+
+def test_u02_it_is_followed_from_waiting_to_the_end(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason comes and goes while it is watched; waiting is no time of the run."""
+    monkeypatch.setattr(sources, "LOOK_SECONDS", 0.0)
+    write(cluster / "pytorchjobs.json", job("Created"))
+    write(cluster / "pods.json", pending())
+    (cluster / "log-1").write_text(line(1, "a"))
+    write(cluster / "after-1.json", job("Succeeded"))
+    log = JobLog(Kubectl(None, None), "neva", lambda _: write(cluster / "pods.json", pod()))
+    seen = [(chunk.waiting, [j.code for j in log.findings]) for chunk in log.chunks()]
+    assert seen[0] == (True, ["unschedulable"])
+    assert seen[-1] == (False, [])
+
+
+def test_u02_a_log_that_cannot_be_read_is_told(cluster: Path, invoke: Invoke) -> None:
+    """No right to pods/log: not `starting` for ever."""
+    write(cluster / "pytorchjobs.json", job("Running"))
+    write(cluster / "pods.json", pod())
+    script = cluster.parent / "bin" / "kubectl"
+    script.write_text(
+        script.read_text().replace("else:\n    number", "else:\n    sys.exit('Error: no \\x1bc')\n    number")
+    )
+    code, out, _ = invoke("neva", "--once")
+    assert code == 3
+    assert "WARNING: the master's log cannot be read\n  evidence: kubectl logs: Error: no \ufffdc" in out
+
+
+@pytest.mark.parametrize("answer", ["", "{", "[]", '{"items": 7}', '{"items": [null, 7, {"metadata": "x"}]}'])
+def test_k20_the_command_says_that_kubectl_answers_nonsense(cluster: Path, invoke: Invoke, answer: str) -> None:
+    (cluster / "pytorchjobs.json").write_text(answer)
+    code, out, err = invoke("neva", "--once")
+    assert (code, out) == (2, "")
+    assert err.startswith(("ERROR: kubectl get pytorchjobs", "ERROR: neva: no PyTorchJob"))
+    assert len(err.splitlines()) == 1
+
+
+def test_once_does_not_wait_for_an_api_server_that_is_lost(cluster: Path) -> None:
+    write(cluster / "pytorchjobs.json", job("Running"))
+    (cluster / "pods.json").write_text("Unable to connect")
+    with pytest.raises(ClusterError, match="no JSON"):
+        list(JobLog(Kubectl(None, None), "neva", lambda _: pytest.fail("waits")).chunks(once=True))

@@ -23,6 +23,7 @@ class Status(Enum):
     """Where the run stands, in one word."""
 
     STARTING = "starting"
+    WAITING = "waiting"
     TRAINING = "training"
     STALLED = "stalled"
     ENDED = "ended early"

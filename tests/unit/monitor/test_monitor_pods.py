@@ -1,0 +1,419 @@
+"""Why a job does not run (U02), from what kubectl was seen to answer; odd answers (K20); rights on one kind (N30)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neva_pretrain.hardware import H100
+from neva_pretrain.monitor import report, view
+from neva_pretrain.monitor import settings as of_run
+from neva_pretrain.monitor.core.judge import Level, Status, exit_code
+from neva_pretrain.monitor.core.run import Run
+from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
+from neva_pretrain.monitor.pods import CODES, Look
+from neva_pretrain.monitor.sources import JobLog
+from neva_pretrain.output import printable
+from tests.unit.monitor.conftest import ROOT
+
+Object = dict[str, Any]
+NOW = 1767225700.0  # a minute and forty seconds after the objects were made
+CREATED = "2026-01-01T00:00:00Z"
+GPUS = "0/16 nodes are available: 16 Insufficient nvidia.com/gpu. preemption: 0/16 nodes are available."
+NO_CLAIM = 'persistentvolumeclaim "llava" not found'
+UNBOUND = "0/16 nodes are available: pod has unbound immediate PersistentVolumeClaims. not eligible due to preemption."
+QUOTA = (
+    'Error creating: pods "neva-1-master-0" is forbidden: exceeded quota: gpus, requested: '
+    "requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=0, limited: requests.nvidia.com/gpu=4"
+)
+POD_SECURITY = (
+    'Error creating: pods "neva-1-master-0" is forbidden: violates PodSecurity "restricted:latest": unrestricted '
+    "capabilities"
+)
+REPORT = """\
+ok       gpus       8 GPUs
+FAILED   dataset    /datasets/preset/images: must have the images of the annotations; 3 of 1000 are missing
+                    fix: copy them again
+FAILED   resume     checkpoint of TP 8; training.tensorParallelSize is 4
+ok       tokenizer  32000 pieces
+preflight: 2 failed, 0 warning, 2 ok, 0 skipped
+"""
+
+
+class Recorded(Kubectl):
+    """A kubectl that gives what it was seen to give, by kind, or by ``logs POD CONTAINER``."""
+
+    def __init__(self, **answers: object) -> None:
+        super().__init__(None, None)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def _ask(self, words: Sequence[str]) -> bytes:
+        plain = [w for w in words if not w.startswith("--")]
+        options = dict(w.removeprefix("--").split("=", 1) for w in words if "=" in w)
+        key = plain[1].split(".")[0] if plain[0] == "get" else f"{plain[1]}/{options['container']}"
+        self.asked.append(key)
+        if key in ("pytorchjobs", "trainjobs") and options.get("field-selector"):
+            return b'{"items": []}'
+        answer = self.answers.get(key, [])
+        if isinstance(answer, bytes):
+            return answer
+        if isinstance(answer, str):
+            if answer.startswith(("Error", "error")):
+                raise trouble(f"kubectl {words[0]} {words[1]}", answer.encode())
+            return answer.encode()
+        return json.dumps({"items": answer}).encode()
+
+
+def job(kind: str = "PyTorchJob", **spec: Any) -> Object:
+    nodes: Object = {"pytorchReplicaSpecs": {"Master": {"replicas": 1}, "Worker": {"replicas": 1}}}
+    return {
+        "kind": kind,
+        "metadata": {"name": "neva-1", "uid": "j", "creationTimestamp": CREATED, "annotations": {}},
+        "spec": {**(nodes if kind == "PyTorchJob" else {"trainer": {"numNodes": 2}}), **spec},
+        "status": {"conditions": [{"type": "Created", "status": "True", "message": "is created."}]},
+    }
+
+
+def pod(name: str = "neva-1-master-0", phase: str = "Pending", node: str = "gpu-0001", **status: Any) -> Object:
+    return {
+        "metadata": {"name": name, "uid": name, "creationTimestamp": CREATED, "labels": {}},
+        "spec": {"schedulerName": "default-scheduler", **({"nodeName": node} if node else {})},
+        "status": {"phase": phase, **status},
+    }
+
+
+def unscheduled(said: str, reason: str = "Unschedulable") -> Object:
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": said}
+    return pod(node="", conditions=[condition])
+
+
+def main(**state: Any) -> Object:
+    """The training container in a state, after init containers that passed."""
+    passed = {"name": "preflight", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    return {
+        "initContainerStatuses": [passed],
+        "containerStatuses": [{"name": "pytorch", "restartCount": 0, **state}],
+    }
+
+
+def waiting(reason: str, message: str) -> Object:
+    return main(state={"waiting": {"reason": reason, "message": message}})
+
+
+def ended(code: int, reason: str = "Error", **more: Any) -> Object:
+    return main(state={"terminated": {"exitCode": code, "reason": reason, **more}})
+
+
+def first(**container: Any) -> Object:
+    """Preflight in a state; training waits for it."""
+    return {
+        "initContainerStatuses": [{"name": "preflight", "restartCount": 0, **container}],
+        "containerStatuses": [{"name": "pytorch", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    }
+
+
+def event(reason: str, message: str, kind: str = "Pod", name: str = "neva-1-master-0", at: int = 1) -> Object:
+    return {
+        "involvedObject": {"kind": kind, "name": name},
+        "reason": reason,
+        "message": message,
+        "type": "Warning",
+        "lastTimestamp": f"2026-01-01T00:00:{at:02}Z",
+    }
+
+
+def workload(said: str, kind: str = "QuotaReserved") -> Object:
+    return {
+        "metadata": {"name": "pytorchjob-neva-1", "ownerReferences": [{"kind": "PyTorchJob", "uid": "j"}]},
+        "spec": {"queueName": "research"},
+        "status": {"conditions": [{"type": kind, "status": "False", "reason": "Pending", "message": said}]},
+    }
+
+
+RUNNING = {"state": {"running": {"startedAt": CREATED}}}
+WAITS = {
+    "initContainerStatuses": [
+        {"name": "preflight", "state": {"terminated": {"exitCode": 0}}},
+        {"name": "wait-for-master", **RUNNING},
+    ]
+}
+NOT_READY = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
+TAKEN = {"type": "DisruptionTarget", "status": "True"}
+PULL = 'Back-off pulling image "nvcr.io/nvidia/nemo:24.70": ErrImagePull: '
+
+CASES: dict[str, tuple[str, Level, str, Object]] = {
+    # name: code, level, a part of the evidence, what kubectl answers
+    "no room": ("unschedulable", Level.WARNING, GPUS, {"pods": [unscheduled(GPUS)]}),
+    "no scheduler": ("unschedulable", Level.WARNING, "does my-scheduler run?", {
+        "pods": [{**pod(node=""), "spec": {"schedulerName": "my-scheduler"}}]}),
+    "a gate": ("queued", Level.WARNING, "non-empty scheduling gates", {
+        "pods": [unscheduled("Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated")]}),
+    "no claim": ("volume", Level.FAILED, NO_CLAIM, {"pods": [unscheduled(NO_CLAIM)]}),
+    "a claim without a volume": ("volume", Level.WARNING, 'results: ProvisioningFailed: storageclass "x" not found', {
+        "pods": [{**unscheduled(UNBOUND), "spec": {"volumes": [{"persistentVolumeClaim": {"claimName": "results"}}]}}],
+        "events": [event("ProvisioningFailed", 'storageclass "x" not found', "PersistentVolumeClaim", "results")]}),
+    "volumes elsewhere": ("volume", Level.WARNING, "volume node affinity conflict", {
+        "pods": [unscheduled("0/16 nodes are available: 16 node(s) had volume node affinity conflict.")]}),
+    "no such tag": ("image", Level.FAILED, "pytorch: ImagePullBackOff: Back-off", {
+        "pods": [pod(**waiting("ImagePullBackOff", PULL + "nvcr.io/nvidia/nemo:24.70: not found"))]}),
+    "a registry that is away": ("image", Level.WARNING, "i/o timeout", {
+        "pods": [pod(**waiting("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout"))]}),
+    "no name of an image": ("image", Level.FAILED, "preflight: InvalidImageName", {
+        "pods": [pod(**first(state={"waiting": {"reason": "InvalidImageName", "message": "couldn't parse"}}))]}),
+    "no Secret": ("container", Level.FAILED, 'CreateContainerConfigError: secret "wandb" not found', {
+        "pods": [pod(**waiting("CreateContainerConfigError", 'secret "wandb" not found'))]}),
+    "no command": ("container", Level.FAILED, "StartError: exec: /bin/bash: no such file", {
+        "pods": [pod(phase="Failed", **ended(128, "StartError", message="exec: /bin/bash: no such file"))]}),
+    "a mount": ("volume", Level.WARNING, "FailedMount: MountVolume.SetUp failed: hostPath type check failed", {
+        "pods": [pod(**waiting("ContainerCreating", ""))],
+        "events": [event("FailedScheduling", "old", at=3),
+                   event("FailedMount", "MountVolume.SetUp failed: hostPath type check failed", at=2)]}),
+    "a mount of a Secret": ("volume", Level.FAILED, 'secret "key" not found', {
+        "pods": [pod()], "events": [event("FailedMount", 'MountVolume.SetUp failed: secret "key" not found')]}),
+    "an attachment": ("volume", Level.WARNING, "Multi-Attach", {
+        "pods": [pod()], "events": [event("FailedAttachVolume", "Multi-Attach error for volume")]}),
+    "a sandbox": ("container", Level.WARNING, "FailedCreatePodSandBox: network", {
+        "pods": [pod()], "events": [event("FailedCreatePodSandBox", "network is not ready")]}),
+    "a quota": ("not-created", Level.WARNING, "FailedCreatePod: " + QUOTA, {
+        "events": [event("FailedCreatePod", QUOTA, "PyTorchJob", "neva-1")]}),
+    "Pod Security": ("not-created", Level.FAILED, "violates PodSecurity", {
+        "events": [event("FailedCreatePod", POD_SECURITY, "PyTorchJob", "neva-1")]}),
+    "a webhook says no": ("not-created", Level.FAILED, 'webhook "policy.example" denied the request', {
+        "events": [event("FailedCreate", 'admission webhook "policy.example" denied the request', "Job",
+                         "neva-1-node-0")]}),
+    "a webhook that is away": ("not-created", Level.WARNING, "failed calling webhook", {
+        "events": [event("FailedCreatePod", 'failed calling webhook "x": no route', "PyTorchJob", "neva-1")]}),
+    "no operator": ("not-created", Level.WARNING, "no pods after 100 s: does the training operator run?", {
+        "pytorchjobs": [{**job(), "status": {}}]}),
+    "suspended": ("queued", Level.WARNING, "the job is suspended", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})]}),
+    "a queue without room": ("queued", Level.WARNING, "queue research: QuotaReserved: insufficient unused quota", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [workload("insufficient unused quota for nvidia.com/gpu in flavor h100, 8 more needed")]}),
+    "no such queue": ("queued", Level.WARNING, "LocalQueue research doesn't exist", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [workload("LocalQueue research doesn't exist")]}),
+    "a TrainJob in a queue": ("queued", Level.WARNING, "insufficient", {
+        "pytorchjobs": [], "trainjobs": [job("TrainJob", suspend=True)], "workloads": [workload("insufficient")]}),
+    "preflight": ("preflight", Level.FAILED,
+        "neva-1-master-0: FAILED dataset /datasets/preset/images: must have the images of the annotations; 3 of 1000 "
+        "are missing; fix: copy them again; FAILED resume", {
+        "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1, "reason": "Error"}}))],
+        "neva-1-master-0/preflight": REPORT}),
+    "preflight again and again": ("preflight", Level.FAILED, "FAILED resume", {
+        "pods": [pod(**first(state={"waiting": {"reason": "CrashLoopBackOff"}},
+                             lastState={"terminated": {"exitCode": 1}}, restartCount=3))],
+        "neva-1-master-0/preflight": REPORT}),
+    "preflight that broke": ("preflight", Level.FAILED, "ImportError: no json", {
+        "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1}}))],
+        "neva-1-master-0/preflight": "Traceback (most recent call last):\nImportError: no json\n\n"}),
+    "a worker that waits": ("wait-for-master", Level.WARNING, "wait-for-master runs for 100 s", {
+        "pods": [pod("neva-1-worker-0", **WAITS)]}),
+    "a master that never came": ("exit", Level.FAILED, "wait-for-master: exit code 69 (the master was not reached", {
+        "pods": [pod("neva-1-worker-0", "Failed", initContainerStatuses=[
+            {"name": "wait-for-master", "state": {"terminated": {"exitCode": 69}}}])],
+        "neva-1-worker-0/wait-for-master": "neva: waiting\nneva: ERROR: neva-1-master-0: not reachable after 900 s\n"}),
+    "a wrong environment": ("exit", Level.FAILED, "(wrong environment): neva: ERROR: PET_NODE_RANK: not set", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(64))],
+        "neva-1-master-0/pytorch": "neva: one\nneva: ERROR: PET_NODE_RANK: not set on a job of 2 nodes\n"}),
+    "an exception": ("exit", Level.FAILED, "exit code 1: KeyError: 'x'", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(1))],
+        "neva-1-master-0/pytorch": "Traceback (most recent call last):\nKeyError: 'x'\nbye\n"}),
+    "told to stop": ("terminated", Level.WARNING, "exit code 143", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(143))]}),
+    "out of memory": ("host-oom", Level.FAILED, "pytorch: OOMKilled, exit code 137", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(137, "OOMKilled"))]}),
+    "out of memory, again": ("host-oom", Level.FAILED, "OOMKilled", {
+        "pods": [pod(phase="Running", **main(state={"waiting": {"reason": "CrashLoopBackOff"}},
+                                             lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))]}),
+    "killed": ("exit", Level.FAILED, "exit code 137 (killed", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(137))]}),
+    "evicted": ("evicted", Level.WARNING, "Evicted: The node was low on resource: memory", {
+        "pods": [pod("neva-1-master-0", "Failed", reason="Evicted", message="The node was low on resource: memory.")]}),
+    "preempted": ("evicted", Level.WARNING, "PreemptionByScheduler: default-scheduler: preempting", {
+        "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "PreemptionByScheduler",
+                                                   "message": "default-scheduler: preempting to accommodate"}])]}),
+    "no device": ("evicted", Level.WARNING, "UnexpectedAdmissionError: Allocate failed", {
+        "pods": [pod("neva-1-master-0", "Failed", reason="UnexpectedAdmissionError", message="Allocate failed")]}),
+    "a node is lost": ("node-lost", Level.WARNING, "DeletionByTaintManager", {
+        "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}])]}),
+    "a node is not ready": ("node-lost", Level.WARNING, "node gpu-0001 is not ready", {
+        "pods": [pod(phase="Running", conditions=NOT_READY, **main(**RUNNING))]}),
+}  # fmt: skip
+
+
+def recorded(answers: Object) -> Recorded:
+    return Recorded(**{"pytorchjobs": [job()], **answers})
+
+
+def found(kubectl: Recorded) -> list[Any]:
+    seen = kubectl.find("neva-1")
+    assert seen is not None
+    return Look(kubectl, lambda: NOW).findings(seen)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_u02_the_reason_is_told(name: str) -> None:
+    """Its code, how bad it is, the cluster's own words, and what to do; nothing else."""
+    code, level, words, answers = CASES[name]
+    (finding,) = found(recorded(answers))
+    assert (finding.code, finding.level) == (code, level)
+    assert words in finding.evidence
+    assert finding.cause
+    assert finding.action
+    assert exit_code([finding]) == {Level.FAILED: 1, Level.WARNING: 3}[level]
+
+
+def test_u02_every_code_is_documented() -> None:
+    """In docs/monitor.md's table."""
+    text = (ROOT / "docs" / "monitor.md").read_text()
+    assert [code for code in CODES if f"| `{code}` |" not in text] == []
+    assert {code for code, *_ in CASES.values()} | {"log"} == set(CODES)
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [pod(phase="Running", **main(**RUNNING)), pod("neva-1-worker-0", "Running", **main(**RUNNING))],
+        [pod(phase="Succeeded"), pod("neva-1-worker-0", "Succeeded")],
+        [pod(**first(**RUNNING)), pod("neva-1-worker-0", **waiting("PodInitializing", ""))],
+        [pod(phase="Running", **main(**RUNNING, lastState={"terminated": {"exitCode": 1}})), pod("b", "Running")],
+        [{**pod(node=""), "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:01:30Z"}}, pod("b", "Running")],
+    ],
+)  # fmt: skip
+def test_u02_what_goes_well_has_no_finding(pods: list[Object]) -> None:
+    """Running, done, in preflight, restarted, or just made."""
+    assert found(recorded({"pods": pods})) == []
+
+
+def test_u02_many_pods_say_it_once() -> None:
+    """16 workers, two different words; the master is named first; few logs are read."""
+    broken = {"initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}]}
+    names = ["neva-1-master-0", *(f"neva-1-worker-{n}" for n in range(15))]
+    logs = {f"{name}/preflight": f"FAILED   gpus  {8 - n % 2} GPUs\n" for n, name in enumerate(names)}
+    kubectl = recorded({"pods": [pod(name, "Failed", **broken) for name in reversed(names)], **logs})
+    (finding,) = found(kubectl)
+    assert finding.title == "preflight failed: 16 of 16 pods"
+    assert finding.evidence.startswith("neva-1-master-0 and 3 more: FAILED gpus 8 GPUs\nneva-1-worker-0 and 3 more: ")
+    assert sum(asked.endswith("/preflight") for asked in kubectl.asked) <= 8
+
+
+def test_u02_an_older_pod_of_the_same_place_is_history() -> None:
+    """A Job keeps the pods that failed before."""
+    old, new = pod("neva-1-node-0-0-abc", "Failed", **ended(1)), pod("neva-1-node-0-0-xyz", "Running")
+    new["metadata"]["creationTimestamp"] = "2026-01-01T00:01:00Z"
+    for each in (old, new):
+        each["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": "0"}
+    kubectl = recorded({"pytorchjobs": [], "trainjobs": [job("TrainJob", trainer={"numNodes": 1})], "pods": [new, old]})
+    assert found(kubectl) == []
+
+
+def test_u02_without_rights_the_rest_is_told() -> None:
+    """Events, workloads and logs may be forbidden."""
+    no = "Error from server (Forbidden): events is forbidden"
+    failed = pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 7}}))
+    answers = {"pods": [failed], "events": no, "workloads": no, "neva-1-master-0/preflight": no}
+    (finding,) = found(recorded(answers))
+    assert finding.evidence == "neva-1-master-0: exit code 7"
+    (finding,) = found(recorded({"pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": no}))
+    assert finding.evidence == "the job is suspended"
+
+
+# N30
+
+
+FORBIDDEN = (
+    'Error from server (Forbidden): {0} is forbidden: User "ann" cannot list resource "{0}" in API group "x" in the '
+    'namespace "training"'
+)
+
+
+@pytest.mark.parametrize("other", ["trainjobs", "pytorchjobs"])
+def test_n30_rights_on_one_kind_are_enough(other: str) -> None:
+    """And where no job is found, the kind that may not be looked at is said."""
+    mine = "pytorchjobs" if other == "trainjobs" else "trainjobs"
+    kubectl = Recorded(**{mine: [job()], other: FORBIDDEN.format(other)})
+    assert JobLog(kubectl, "neva-1").job.kind == mine.removesuffix("s")
+    with pytest.raises(ClusterError, match=f"no PyTorchJob or TrainJob .*; kubectl get {other}.*.ann. cannot"):
+        JobLog(Recorded(**{mine: [], other: FORBIDDEN.format(other)}), "neva-1")
+
+
+def test_n30_no_rights_at_all_are_said() -> None:
+    with pytest.raises(ClusterError, match="pytorchjobs is forbidden"):
+        JobLog(Recorded(pytorchjobs=FORBIDDEN.format("pytorchjobs"), trainjobs=FORBIDDEN.format("x")), "neva-1")
+
+
+# K20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"{", b"null", b"[]", b"7", b'"items"', b"{}", b'{"items": null}', b'{"items": 1}', b'{"items": {}}',
+     b"\xff\xfe", b"Flag --x has been deprecated\n{}", b'{"items": [' + b"[" * 100_000, b"1" * 5000],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["pytorchjobs", "pods", "events", "workloads"])
+def test_k20_an_answer_that_is_none_is_a_sentence(kind: str, answer: bytes) -> None:
+    answers: Object = {"pods": [unscheduled(NO_CLAIM)], kind: answer}
+    if kind == "workloads":
+        answers["pytorchjobs"] = [job(runPolicy={"suspend": True})]
+    if kind in ("pytorchjobs", "pods"):
+        with pytest.raises(ClusterError, match=f"^kubectl get {kind}.*: its answer is no "):
+            found(recorded(answers))
+    else:
+        assert found(recorded(answers)), "what can be told is"
+
+
+def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    below = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [path, *(p for key, value in below for p in places(value, (*path, key)))]
+
+
+ODD = st.sampled_from(
+    [None, True, 0, -1, 10**400, 1.5, float("nan"), "", "x", "\ud800", "9" * 400, [], [None], [[]], ["x"], {}, {"x": 1},
+     [{"name": []}], {"terminated": {"exitCode": "x"}}, {"name": {}}, [{}, None, 1]]
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_k20_any_value_may_be_anything(data: st.DataObject) -> None:
+    """Every value of every recorded answer replaced by something else: a finding or a sentence, never a traceback."""
+    _, _, _, case = CASES[data.draw(st.sampled_from(sorted(CASES)))]
+    answers = copy.deepcopy(recorded(case).answers)
+    told = {
+        "model": "llama2_7b_chat",
+        "training": '{"maxSteps": 5}',
+        "gpus": "16",
+        "max-steps": "5",
+        "checkpoint": "{}",
+    }
+    for each in [*answers["pytorchjobs"], *answers.get("trainjobs", [])]:  # type: ignore[misc, attr-defined]
+        each["metadata"]["annotations"] = {f"neva-pretrain/{key}": text for key, text in told.items()}
+    trees = {key: answer for key, answer in answers.items() if isinstance(answer, list)}
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from([p for p in places(trees) if len(p) > 1]))
+        node: Any = trees
+        try:
+            for step in path:
+                node = node[step]
+            node[last] = data.draw(ODD)
+        except (KeyError, IndexError, TypeError):  # an earlier change took it away
+            continue
+    kubectl = Recorded(**{**answers, **trees})
+    with contextlib.suppress(ClusterError):
+        log = JobLog(kubectl, "neva-1")
+        run = Run(of_run.from_annotations(log.job.annotations, H100))
+        kubectl.master(log.job)
+        seen = Look(kubectl, time.time).findings(log.job)
+        for text in (view.plain_line(run, Status.WAITING), report.html(run, seen, Status.WAITING, "now")):
+            assert text == printable(text)
+        json.dumps(report.as_dict(run, seen, Status.WAITING), allow_nan=False)
