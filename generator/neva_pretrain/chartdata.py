@@ -20,6 +20,7 @@ _IN_CHART = {
     "neva_pretrain.yaml": "files/neva_pretrain.yaml",
     "preflight.py": "files/preflight.py",
     "preflight_inputs.py": "files/preflight_inputs.py",
+    "preflight_samples.py": "files/preflight_samples.py",
     "values.yaml": "values.yaml",
     "values.schema.json": "values.schema.json",
 }

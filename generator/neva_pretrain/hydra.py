@@ -46,3 +46,13 @@ def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:
         elif "default" in fact:
             fact["run"] = fact["default"]
     return facts
+
+
+def samples(values: Values, model: Model) -> dict[str, Any]:
+    """Return how the config reads samples, as ``neva.samples`` in the chart."""
+    data = config(values, model)["model"]["data"]
+    return {
+        "template": data["conv_template"],
+        "mediaType": data["media_type"],
+        "imageFirst": data["sep_image_conv_front"],
+    }

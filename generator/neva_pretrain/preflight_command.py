@@ -104,6 +104,7 @@ def preset_settings(model: catalog.Model) -> dict[str, Any]:
             "numExperts": shape.num_experts,
         },
         "llm": hydra.llm({}, model),
+        "samples": hydra.samples({}, model),
         "vision": {
             "architectures": list(tower.architectures),
             "imageSize": tower.image_size,
@@ -129,6 +130,7 @@ def settings_of(values: Values, model: catalog.Model, places: Mapping[str, str])
     settings = preset_settings(model)
     settings["architecture"] |= given.get("architecture") or {}
     settings["llm"] = hydra.llm(values, model)
+    settings["samples"] = hydra.samples(values, model)
     settings["model"] |= {
         "checkpointPath": local(at(given["llmPath"], given["checkpoint"] or model.checkpoint_name), paths),
         "checkpointFormat": given["checkpointFormat"],

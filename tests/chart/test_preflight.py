@@ -111,6 +111,19 @@ def test_preflight_values_reach_the_script() -> None:
     assert settings(helm.render())["readOnly"] == ["/datasets/preset", "/models/preset"]
 
 
+def test_n03_the_template_is_that_of_the_rendered_config() -> None:
+    """The model's own, and what `config` says; preflight by hand says the same."""
+    for name, config, template in (
+        ("llama2_7b_chat", {}, "plain"),
+        ("mistral_7b_instruct", {}, "mistral"),
+        ("mistral_7b_instruct", {"model": {"data": {"conv_template": "v1", "sep_image_conv_front": True}}}, "v1"),
+    ):
+        values = {"model": {"name": name}, "config": config}
+        said = {"template": template, "mediaType": "image", "imageFirst": bool(config)}
+        assert settings(helm.render(values))["samples"] == said
+        assert hydra.samples(values, catalog.get(name)) == said
+
+
 def test_an_unknown_check_is_refused() -> None:
     (line,) = helm.render_fails({"preflight": {"skip": ["gpu"]}})
     assert "/preflight/skip/0" in line
@@ -163,7 +176,9 @@ def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     (config,) = helm.of_kind(manifests, "ConfigMap")
     assert spec["volumes"][0]["configMap"]["name"] == config["metadata"]["name"] == job["metadata"]["name"]
-    assert {"prepare.py", "preflight.py", "preflight_inputs.py", "settings.json"} == set(config["data"])
+    assert {"prepare.py", "preflight.py", "preflight_inputs.py", "preflight_samples.py", "settings.json"} == set(
+        config["data"]
+    )
 
 
 def test_prepare_and_training_use_the_same_claims_paths_and_volumes() -> None:

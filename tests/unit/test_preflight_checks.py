@@ -99,6 +99,112 @@ class TestDataset:
         self.change(settings, [sample(0, "a.jpg"), {**sample(1, "b.jpg"), **change}])
         assert said in problems(settings, "dataset")[0]
 
+    PLAIN = ("plain",)
+    ROLES = ("llama_2", "llama_3", "mistral", "v1")
+    PLACES = ("nvgpt", "nv_steerlm", "nv_dpo")
+    ALL = (*PLAIN, *ROLES, *PLACES)
+
+    @pytest.mark.parametrize(
+        ("templates", "turns", "more", "said"),
+        [
+            (PLAIN, [("human", "<image>"), ("gpt", "a"), ("human", "b"), ("gpt", "c")], {}, "number of turns than 2"),
+            (PLAIN, [("human", "<image>")], {}, "another number of turns than 2, which the template plain demands"),
+            (PLAIN, [("human", "<image>")] * 3, {"image": None}, "an image that is not a path"),
+            (PLAIN, [("human", "x"), ("gpt", "a <image>")], {}, "an image but no <image> in the first turn"),
+            (PLAIN, [("gpt", "<image> a"), ("human", "b")], {}, "not a question of human and the answer of gpt"),
+            (PLAIN, [("human", "<image>"), ("gpt", "a <image>")], {}, "have more <image> than images"),
+            (PLAIN, [("human", "<image>"), ("gpt", "a")], {"image": ["a.jpg", "b.jpg"]}, "more images than <image>"),
+            (ROLES, [("human", "<image>"), ("human", "b")], {}, "turns that do not alternate between human and gpt"),
+            (ROLES, [("gpt", "x"), ("gpt", "y"), ("human", "<image>")], {}, "do not alternate between human and gpt"),
+            (ROLES, [("user", "<image>"), ("assistant", "b")], {}, "whose `from` is neither human nor gpt"),
+            (ROLES, [(None, "<image>"), (["gpt"], "b")], {}, "whose `from` is neither human nor gpt"),
+            (ROLES, [("gpt", "<image>")], {}, "have no question"),
+            (ROLES, [("gpt", "<image>"), ("human", "q"), ("gpt", "a")], {}, "more images than <image>"),
+            (ROLES[:3], [("human", ""), ("gpt", "<image>")], {}, "have an empty question"),
+            ((*ROLES, *PLACES), [("human", "<image><image>"), ("gpt", "b")], {}, "more <image> than images"),
+            (PLACES, [("human", "<image>"), ("gpt", "a")], {"system": None}, "a system prompt that is no text"),
+            (ALL, [("human", "<image>"), ("gpt", "a")], {"image": [7]}, "an image that is not a path"),
+            (ALL, [("human", "<image>"), ("gpt", "a")], {"image": ""}, "an image that is not a path"),
+            (ALL, [("human", "<image>"), ("gpt", None)], {}, "a turn without text"),
+            (ALL, [("human", "<image>"), ("gpt", 7)], {}, "a turn without text"),
+            (ALL, [("human", "<image>"), ("gpt", "a")], {"image": []}, "<image> in the text but no image"),
+            (ALL, [("human", "<image>"), ("gpt", "{end}")], {}, "NeVa's own token"),
+        ],
+    )
+    def test_n03_what_nemos_dataset_stops_at(
+        self, settings: Settings, templates: tuple[str, ...], turns: list[Any], more: dict[str, Any], said: str
+    ) -> None:
+        """N03: template by template, as NeMo's own code did on these samples; each sample is named."""
+        for template in templates:
+            llama_3 = template == "llama_3"
+            settings["model"]["modelType"] = "llama_3" if llama_3 else "llama_2"
+            settings["samples"] = {"template": template, "mediaType": "image", "imageFirst": False}
+            end = "<|reserved_special_token_5|>" if llama_3 else "<extra_id_5>"
+            said_by = [{"from": f, "value": v.replace("{end}", end) if isinstance(v, str) else v} for f, v in turns]
+            bad = {"id": "the-bad-one", "image": "a.jpg", "conversations": said_by, **more}
+            self.change(settings, [sample(0, "a.jpg"), bad, sample(2, "a.jpg")])
+            found = problems(settings, "dataset")
+            assert len(found) == 1, (template, found)
+            assert said in found[0], template
+            assert "1 samples" in found[0]
+            assert "id the-bad-one" in found[0]
+
+    @pytest.mark.parametrize(
+        ("templates", "turns", "more"),
+        [
+            (ALL, [("human", "q\n<image>"), ("gpt", "a")], {}),
+            (ALL, [("human", "<image>"), ("gpt", "a")], {"image": ["a.jpg"]}),
+            (ALL, [("human", "q"), ("gpt", "a")], {"image": []}),
+            (PLAIN, [("human", "<image> and <image>"), ("gpt", "a")], {}),
+            (PLAIN, [("user", "<image>"), ("assistant", "a")], {}),
+            ((*ROLES, *PLACES), [("human", "<image>"), ("gpt", "a"), ("human", "b"), ("gpt", "c")], {}),
+            (ROLES, [("gpt", "hello"), ("human", "<image>"), ("gpt", "a")], {}),
+            (PLACES, [("user", "<image>"), ("assistant", "a")], {}),
+        ],
+    )
+    def test_n03_what_nemos_dataset_takes(
+        self, settings: Settings, templates: tuple[str, ...], turns: list[Any], more: dict[str, Any]
+    ) -> None:
+        for template in templates:
+            settings["samples"] = {"template": template, "mediaType": "image", "imageFirst": False}
+            good = {"id": 1, "image": "a.jpg", "conversations": [{"from": f, "value": v} for f, v in turns], **more}
+            self.change(settings, [good])
+            assert problems(settings, "dataset") == [], template
+
+    def test_n03_samples_of_one_batch_have_one_number_of_images(self, settings: Settings) -> None:
+        """N03: default_collate stacks them; a batch of one is always right."""
+        two = {"image": ["a.jpg", "b.jpg"], "conversations": [{"from": "human", "value": "<image> <image>"}]}
+        two["conversations"].append({"from": "gpt", "value": "a"})
+        settings["samples"] = {"template": "mistral"}
+        settings["training"]["microBatchSize"] = 2
+        self.change(settings, [sample(0, "a.jpg"), sample(1, "a.jpg"), {"id": "two", **two}])
+        (message,) = problems(settings, "dataset")
+        assert "1 samples have 2 images, other samples another number" in message
+        assert "id two" in message
+        settings["training"]["microBatchSize"] = 1
+        assert problems(settings, "dataset") == []
+
+    def test_n03_an_answer_to_learn_from(self, settings: Settings) -> None:
+        """N03: NeMo divides by the number of answers' tokens: in a batch of one that is 0."""
+        silent = {"id": "silent", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}]}
+        self.change(settings, [sample(0, "a.jpg"), silent])
+        settings["samples"] = {"template": "mistral"}
+        assert "at micro batch size 1 the loss is NaN: id silent" in problems(settings, "dataset")[0]
+        settings["training"]["microBatchSize"] = 32
+        assert problems(settings, "dataset") == []
+        assert "1 samples have no answer to learn from: id silent" in problems(settings, "dataset", "warning")[1]
+
+    @pytest.mark.parametrize("name", ["blip.jsonl", "blip.txt", "blip"])
+    def test_n03_nemo_goes_by_the_files_ending(self, settings: Settings, tmp_path: Path, name: str) -> None:
+        """N03: ValueError: Formatting of ... is not supported in Neva."""
+        Path(settings["data"]["annotations"]).rename(tmp_path / name)
+        settings["data"]["annotations"] = str(tmp_path / name)
+        assert f"{name}: must end with .json" in problems(settings, "dataset")[0]
+
+    def test_n03_a_template_that_nemo_does_not_know(self, settings: Settings) -> None:
+        settings["samples"] = {"template": "vicuna"}
+        assert "config.model.data.conv_template: got vicuna; must be a template" in problems(settings, "dataset")[0]
+
     @pytest.mark.parametrize(("count", "name"), [(595375, "CC3M-Pretrain-595K"), (665298, "mix665K")])
     def test_f02_another_dataset_is_recognised(self, settings: Settings, count: int, name: str) -> None:
         """F02: 595,375 entries are the 595K dataset, whose names do not match."""

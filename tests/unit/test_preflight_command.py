@@ -119,7 +119,7 @@ def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> No
 
 
 def test_a_fault_of_a_check_does_not_hide_the_others(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "sample_problem", lambda _: 1 / 0)
+    monkeypatch.setattr(preflight, "look_at", lambda *_: 1 / 0)
     started = preflight.Run(inputs.Settings(settings))
     results = [preflight.run_check(preflight.CHECKS[n], started) for n in ("dataset", "images")]
     assert "the check itself stopped: ZeroDivisionError" in results[0].findings[-1].message

@@ -34,6 +34,7 @@ from typing import Any, Generic, TypeVar
 from preflight_inputs import (
     CONFIG,
     LLAMA_3_TOKENS,
+    SHOWN,
     Checkpoint,
     Finding,
     NotPossibleError,
@@ -63,6 +64,7 @@ from preflight_inputs import (
     weight_shapes,
     writable,
 )
+from preflight_samples import TEMPLATES, Rules, images_of, look_at
 
 T = TypeVar("T")
 
@@ -151,10 +153,15 @@ class Run:
     @property
     def image_names(self) -> list[str]:
         """Paths of all images inside the images folder, in the order of the samples."""
-        return [s["image"] for s in self.samples() if isinstance(s.get("image"), str)]
+        return [i for s in self.samples() for i in images_of(s) if isinstance(i, str)]
 
 
 def _samples(path: str) -> list[dict[str, Any]]:
+    if not path.endswith(".json"):
+        raise ProblemError(
+            f"{show(path)}: must end with .json: NeMo reads .jsonl as another form (SteerLM) and nothing else at all",
+            "convert or rename it, and set data.annotations",
+        )
     data = read_json(path)
     if not isinstance(data, list) or not all(isinstance(s, dict) for s in data):
         raise ProblemError(f"{show(path)}: must be a JSON list of samples", "use blip_laion_cc_sbu_558k.json")
@@ -470,36 +477,57 @@ def check_dataset(run: Run) -> Iterator[Finding]:
             f"LLaVA-Pretrain-LCS-558K ({EXPECTED})",
             "use blip_laion_cc_sbu_558k.json of liuhaotian/LLaVA-Pretrain",
         )
-    bad: dict[str, list[str]] = defaultdict(list)
-    without_image = 0
-    for index, sample in enumerate(samples):
-        problem = sample_problem(sample)
-        if problem:
-            bad[problem].append(str(sample.get("id", f"#{index}")))
-        without_image += "image" not in sample
-    for problem, ids in bad.items():
-        yield failed(
-            f"{len(ids)} samples {problem}: id {some(ids)}",
-            "repair or remove them, or download the JSON again",
-        )
-    if without_image:
-        yield warning(f"{without_image} samples have no image", "check that it is a dataset of image captions")
+        return  # its samples are of another form: each would be named
+    yield from sample_findings(run.settings, samples)
     yield note(f"{len(samples)} samples: {name or 'own dataset'}")
 
 
-def sample_problem(sample: Mapping[str, Any]) -> str:
-    """Return what NeMo's neva_dataset would stop at, or nothing."""
-    turns = sample.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        return "have no conversations"
-    if not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        return "have a turn without text"
-    if "image" in sample:
-        if not isinstance(sample["image"], str):
-            return "have an image that is not a path"
-        if "<image>" not in turns[0]["value"]:
-            return "have an image but no <image> in the first turn"
-    return ""
+def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Name the samples that NeMo would stop at, or would learn nothing from (N03)."""
+    template, media = settings.text("samples.template", "plain"), settings.text("samples.mediaType", "image")
+    if template not in TEMPLATES:
+        yield failed(
+            f"config.model.data.conv_template: got {show(template)}; must be a template of NeMo's",
+            f"use {', '.join(TEMPLATES)}",
+        )
+        return
+    if media != "image":
+        yield warning(f"samples of media type {show(media)} are not looked at", "check them by hand")
+        return
+    llama_3 = settings.text("model.modelType", "") == "llama_3"
+    rules = Rules(template, settings.flag("samples.imageFirst"), LLAMA_3_TOKENS[5] if llama_3 else extra_tokens(6)[5])
+    bad: dict[str, list[int]] = defaultdict(list)
+    slots: dict[int, list[int]] = defaultdict(list)
+    silent: list[int] = []
+    without_image = 0
+    for index, sample in enumerate(samples):
+        problem, images, answered = look_at(sample, rules)
+        if problem:
+            bad[problem].append(index)
+            continue
+        slots[images or 1].append(index)
+        without_image += not images
+        if not answered:
+            silent.append(index)
+    alone = settings.integer("training.microBatchSize", 0) == 1
+    for images in sorted(slots, key=lambda n: -len(slots[n]))[1:] if not alone else ():
+        bad[f"have {images} images, other samples another number: they do not fit into one batch"] = slots[images]
+    if alone and silent:
+        bad["have no answer, so that at micro batch size 1 the loss is NaN"] = silent
+
+    def named(indices: Sequence[int]) -> str:
+        names = [brief(samples[i].get("id", f"#{i}")) for i in indices[: SHOWN + 1]]
+        return some([*names, *[""] * (len(indices) - len(names))])
+
+    for problem, indices in bad.items():
+        yield failed(
+            f"{len(indices)} samples {problem}: id {named(indices)}",
+            "repair or remove them, or download the JSON again",
+        )
+    if silent and not alone:
+        yield warning(f"{len(silent)} samples have no answer to learn from: id {named(silent)}", "remove them")
+    if without_image:
+        yield warning(f"{without_image} samples have no image", "check that it is a dataset of image captions")
 
 
 @check(

@@ -25,9 +25,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from preflight import layout_problems, sample_problem, vision_problems
+from preflight import layout_problems, sample_findings, vision_problems
 from preflight_inputs import (
     CONFIG,
     USER_DEFINED,
@@ -54,6 +53,7 @@ from preflight_inputs import (
     show,
     some,
 )
+from preflight_samples import images_of
 
 STEPS: dict[str, Callable[[Settings], str]] = {}
 
@@ -585,7 +585,7 @@ def dataset(settings: Settings) -> str:
     if not folder.startswith("/"):
         folder = download(settings, "dataset", os.path.join(work, "download"), named(*names))
     origin, archive = (os.path.join(folder, n) for n in names)
-    wanted = wanted_images(origin)
+    wanted = wanted_images(origin, settings)
     if not os.path.exists(images):
         temporary = beside(images, "partial")
         unzip(archive, wanted, temporary)
@@ -597,22 +597,15 @@ def dataset(settings: Settings) -> str:
     return f"made {annotations} and {images}: {len(wanted)} images"
 
 
-def wanted_images(path: str) -> list[str]:
-    """Return the images that a JSON of samples names."""
+def wanted_images(path: str, settings: Settings) -> list[str]:
+    """Return the images that a JSON of samples names, once the samples are what the run can take (F04, N03)."""
     samples = read_json(path)
     if not isinstance(samples, list) or not all(isinstance(s, Mapping) for s in samples):
         raise ProblemError(f"{show(path)}: must be a JSON list of samples", "name the right file")
-    bad = [str(s.get("id")) for s in samples if sample_problem(s)]
-    if bad:  # F04
-        raise ProblemError(
-            f"{show(path)}: {len(bad)} samples {sample_problem(_by_id(samples, bad[0]))}: id {some(bad)}",
-            "download the JSON again",
-        )
-    return list(dict.fromkeys(s["image"] for s in samples if "image" in s))
-
-
-def _by_id(samples: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    return next(s for s in samples if str(s.get("id")) == name)
+    bad = next((f for f in sample_findings(settings, samples) if f.status is Status.FAILED), None)
+    if bad:
+        raise ProblemError(f"{show(path)}: {bad.message}", "download the JSON again")
+    return list(dict.fromkeys(i for s in samples for i in images_of(s)))
 
 
 def unzip(path: str, wanted: Sequence[str], folder: str) -> None:

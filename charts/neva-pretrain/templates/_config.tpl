@@ -83,6 +83,12 @@ Takes (list root facts). */}}
 {{- toJson $facts -}}
 {{- end -}}
 
+{{/* How the run's config reads samples, as JSON. Takes (list root facts). */}}
+{{- define "neva.samples" -}}
+{{- $data := (include "neva.hydra" . | fromYaml).model.data -}}
+{{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front | toJson -}}
+{{- end -}}
+
 {{/* What preflight.py and the run record read. Takes (list root facts). */}}
 {{- define "neva.settings" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
@@ -98,6 +104,7 @@ Takes (list root facts). */}}
     "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector)
   "architecture" $f.architecture
   "llm" (include "neva.llm" . | fromJson)
+  "samples" (include "neva.samples" . | fromJson)
   "vision" $f.vision
   "training" $v.training
   "derived" (dict
@@ -144,7 +151,7 @@ data:
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
 {{- define "neva.configData" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $scripts := list "preflight.py" "preflight_inputs.py" -}}
+{{- $scripts := list "preflight.py" "preflight_inputs.py" "preflight_samples.py" -}}
 {{- if eq $f.mode "prepare" -}}
   {{- $scripts = append $scripts "prepare.py" -}}
 {{- else -}}
