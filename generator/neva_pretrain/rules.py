@@ -356,6 +356,14 @@ def check_prepare(values: Values) -> Iterator[Violation]:
 def check_pods(values: Values) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
     rdma, devices = section(values, "rdma"), rdma_resources(values)
+    gpu = values["resources"]["gpuResourceName"]
+    if re.search(chartdata.rules()["fractionalGpu"], gpu):
+        yield Violation(
+            "resources.gpuResourceName",
+            gpu,
+            "must be whole GPUs, since each training process needs one of its own and all its peers",
+            "use nvidia.com/gpu",
+        )
     if rdma.get("resources") and (rdma.get("resourceName") or rdma.get("count")):
         yield Violation(
             "rdma.resources",
@@ -364,7 +372,7 @@ def check_pods(values: Values) -> Iterator[Violation]:
             "use one or the other",
         )
     if rdma_enabled(values):
-        if (gpu := values["resources"]["gpuResourceName"]) in devices:
+        if gpu in devices:
             yield Violation(
                 f"rdma.{'resources' if rdma.get('resources') else 'resourceName'}",
                 gpu,

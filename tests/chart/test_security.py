@@ -56,6 +56,66 @@ def test_every_container_has_the_least_privilege(partial: dict[str, Any]) -> Non
             assert context["capabilities"].get("add") == (added or (["IPC_LOCK"] if rdma else None))
 
 
+HUB = {"hf": {"online": True, "endpoint": "https://m.example"}, "secrets": {"huggingface": {"name": "hf"}}}
+WANDB = {"wandb": {"enabled": True, "mode": "online"}, "secrets": {"wandb": {"name": "w"}}}
+EVERYTHING = {"tensorboard": {"enabled": True}, "monitoring": {"exporter": {"enabled": True}}}
+WITH_ENVIRONMENT = [
+    {**TWO_NODES, **EVERYTHING, **HUB, "fabric": "roce"},
+    {"job": {"kind": "TrainJob"}, **TWO_NODES, **EVERYTHING, **WANDB, "fabric": "efa"},
+    {**PREPARE, **HUB},
+]
+
+
+@pytest.mark.parametrize("partial", WITH_ENVIRONMENT)
+def test_k22_a_name_stands_once_in_a_containers_environment(partial: dict[str, Any]) -> None:
+    """K22: every name that the chart sets is refused as the user's, or stands once and is the user's."""
+
+    def environments(more: dict[str, Any]) -> list[list[str]]:
+        found = helm.render(values.merge(partial, more))
+        containers = [c for p in pods(found) for c in (*p["containers"], *p.get("initContainers", []))]
+        return [[e["name"] for e in c["env"]] for c in containers]
+
+    names = {name for environment in environments({}) for name in environment}
+    assert {"HF_HOME", "TMPDIR"} < names
+    for given in (
+        ({"env": {n: "x"}} for n in names),
+        ({"secrets": {"env": {n: {"name": "s", "key": "k"}}}} for n in names),
+    ):
+        free: dict[str, Any] = {}
+        for one in given:
+            if not list(rules.check_environment(values.complete(values.merge(partial, one)))):
+                free = values.merge(free, one)
+        assert free, "some are the user's choice"
+        for environment in environments(free):
+            assert len(environment) == len(set(environment)), environment
+
+
+@pytest.mark.parametrize("name", ["POD_NAME", "NODE_NAME"])
+@pytest.mark.parametrize("place", ["env", "secrets.env"])
+def test_k22_the_pods_own_names_are_the_charts(name: str, place: str) -> None:
+    more = {"env": {name: "x"}} if place == "env" else {"secrets": {"env": {name: {"name": "x", "key": "k"}}}}
+    assert helm.render_fails(more) == [f"{place}.{name}: got x; must not be set here; the chart sets it"]
+
+
+PARTS = ["nvidia.com/mig-3g.40gb", "nvidia.com/mig-7g.80gb", "nvidia.com/mig-1g.5gb.shared", "nvidia.com/gpu.shared"]
+SHARES = ["nvidia.com/gpu-10gb", "nvidia.com/gpumem", "volcano.sh/vgpu-number", "aliyun.com/gpu-mem"]
+
+
+def test_n10_parts_of_a_gpu_are_refused() -> None:
+    """N10: a process of a MIG slice sees no other one; what shares a GPU has no memory of its own."""
+    for name in ("nvidia.com/gpu", "example.com/h100", "amd.com/gpu", "nvidia.com/GH100_H100_SXM5_80GB"):
+        assert not refused(name)
+    for name in (*PARTS, *SHARES):
+        assert refused(name), name
+    assert helm.render_fails({"resources": {"gpuResourceName": PARTS[0]}}) == refused(PARTS[0])
+
+
+def refused(gpu: str) -> list[str]:
+    """What the rules say of a GPU resource; test_agreement holds the chart to the same words."""
+    found = values.complete({"resources": {"gpuResourceName": gpu}})
+    return [str(v) for v in rules.check_pods(found)]
+
+
 NOTES = [
     (TWO_NODES, "meets privileged only; baseline is broken by rdma.enabled; restricted also by "
      "securityContext.runAsNonRoot, podSecurity.operatorInitContainer"),

@@ -110,7 +110,15 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 [{}, {"RANK": 3}, {"PET_X": "1", "A_TOKEN": "x", "B_API_KEY": ""}, {"WANDB_MODE": "offline"}]
             )
         ),
-        "resources": draw(st.sampled_from([{}, {"shmSize": "900Gi"}, {"shmSize": "1.5Gi", "memory": "1Gi"}])),
+        "resources": draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"shmSize": "900Gi"},
+                    {"shmSize": "1.5Gi", "memory": "1Gi", "gpuResourceName": "nvidia.com/mig-1g.5gb"},
+                ]
+            )
+        ),
         "config": draw(
             st.sampled_from(
                 [

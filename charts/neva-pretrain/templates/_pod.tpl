@@ -182,6 +182,7 @@ requests:
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
 {{- include "neva.merge" (list $env $f.fabric.env) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
+{{- include "neva.leaveToSecrets" (list $root $env) -}}
 {{- include "neva.envList" (list $root $env $f.hfOnline) }}
 {{- include "neva.secretEnvironment" $root }}
 - name: NODE_NAME

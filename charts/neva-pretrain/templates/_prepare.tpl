@@ -39,6 +39,7 @@
 {{- $env := include "neva.ownEnvironment" (list $root $f $online) | fromJson -}}
 {{- include "neva.merge" (list $env (include "neva.noGpu" . | fromJson)) -}}
 {{- include "neva.merge" (list $env ($v.env | default dict)) -}}
+{{- include "neva.leaveToSecrets" (list $root $env) -}}
 {{ include "neva.podFrame" $root }}
 restartPolicy: Never
 containers:

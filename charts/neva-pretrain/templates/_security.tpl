@@ -122,6 +122,12 @@ meets restricted
 {{- $kept | toJson -}}
 {{- end -}}
 
+{{/* Take the names of secrets.env out of a map of environment, in place: a name may stand once. Takes (list root map). */}}
+{{- define "neva.leaveToSecrets" -}}
+{{- $env := index . 1 -}}
+{{- range $name, $secret := ((index . 0).Values.secrets | default dict).env }}{{ if $secret }}{{ $_ := unset $env $name }}{{ end }}{{ end -}}
+{{- end -}}
+
 {{/* Environment from Secrets. Takes the root. */}}
 {{- define "neva.secretEnvironment" -}}
 {{- range $name, $secret := ($.Values.secrets | default dict).env }}{{ if $secret }}

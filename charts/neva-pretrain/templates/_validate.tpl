@@ -277,6 +277,9 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $v := .Values -}}
 {{- $rdma := (include "neva.uncheckedFacts" . | fromJson).rdma -}}
 {{- $given := $v.rdma | default dict -}}
+{{- if regexMatch (.Files.Get "files/rules.yaml" | fromYaml).fractionalGpu $v.resources.gpuResourceName -}}
+  {{- $errors = append $errors (printf "resources.gpuResourceName: got %s; must be whole GPUs, since each training process needs one of its own and all its peers; use nvidia.com/gpu" $v.resources.gpuResourceName) -}}
+{{- end -}}
 {{- if and $given.resources (or $given.resourceName $given.count) -}}
   {{- $errors = append $errors (printf "rdma.resources: got %s; must stand alone, without rdma.resourceName and rdma.count; use one or the other" (keys $given.resources | sortAlpha | join ", ")) -}}
 {{- end -}}
