@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from math import gcd, isqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 from neva_pretrain import catalog, chartdata
 from neva_pretrain.errors import RefusedError, Violation
@@ -27,6 +27,7 @@ from neva_pretrain.reading import (
 )
 from neva_pretrain.security import pod_security_breaks
 
+CSI_DRIVER = "spectrumscale.csi.ibm.com"
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
 DEFAULT_EXPORTER_PORT = 9400
@@ -94,6 +95,42 @@ def node_path(values: Values, name: str) -> str | None:
     named: str | None = mapping(volume, "gpfs").get("nodePath")
     default: str | None = chartdata.rules()["defaultNodePaths"].get(name)
     return named if storage_sources(volume) else default
+
+
+class Shared(NamedTuple):
+    """The claim by which pods have a volume of ``storage``, and the volume that it is made for."""
+
+    claim: str
+    owner: str
+
+
+def shared_volumes(values: Values) -> dict[str, Shared]:
+    """Return by name which volumes are one, in the order of ``VOLUMES``.
+
+    The kubelet mounts a CSI handle once in a pod and waits for a second volume of it for ever (N04). A claim is empty
+    where there is none, and where its name begins with a release's, which values do not tell.
+    """
+    handles: dict[tuple[str, str], str] = {}
+    shared = {}
+    for name in VOLUMES:
+        volume, owner = values["storage"][name], name
+        csi = mapping(volume, "gpfs", "csi")
+        if handle := csi.get("volumeHandle"):
+            owner = handles.setdefault((csi.get("driver") or CSI_DRIVER, handle), name)
+        claim = ""
+        if (storage_sources(volume) or node_path(values, name)) and not volume.get("hostPath"):
+            full = values.get("fullnameOverride")
+            claim = volume.get("existingClaim") or (f"{full}-{owner}" if full else "")
+        shared[name] = Shared(claim, owner)
+    return shared
+
+
+def _static(volume: Mapping[str, Any]) -> object:
+    """Return what a static CSI volume is beside its handle."""
+    csi = mapping(volume, "gpfs", "csi")
+    attributes = {key: text(value) for key, value in mapping(csi, "volumeAttributes").items() if value is not None}
+    label = mapping(volume, "gpfs").get("nodeLabel") or ""
+    return csi.get("fsType") or "gpfs", label, volume.get("size") or "1Ti", attributes
 
 
 def below(path: str, mount: str) -> bool:
@@ -277,9 +314,44 @@ def check_storage(values: Values) -> Iterator[Violation]:
                 f"use a path such as /{name}",
             )
         seen[path] = name
+    shared = shared_volumes(values)
+    for name, one in shared.items():
+        if _static(values["storage"][name]) != _static(values["storage"][one.owner]):
+            yield Violation(
+                f"storage.{name}",
+                f"the volumeHandle of storage.{one.owner}, and another fsType, volumeAttributes, nodeLabel or size",
+                "must be alike, since a CSI volume is mounted once in a pod",
+                "use the same, and tell the volumes apart by subPath",
+            )
     for path in CHART_MOUNTS:
         seen[path] = "the chart"
+    volumes = {*VOLUMES, "config", "shm"}
+    claims = {one.claim: f"storage.{name}" for name, one in reversed(shared.items()) if one.claim}
+    for index, extra in enumerate(values.get("extraVolumes") or []):
+        if extra["name"] in volumes:
+            yield Violation(
+                f"extraVolumes[{index}].name", extra["name"], "must be no other volume's", "use another name"
+            )
+        volumes.add(extra["name"])
+        claim = mapping(extra, "persistentVolumeClaim").get("claimName")
+        if claim and text(claim) in claims:
+            yield Violation(
+                f"extraVolumes[{index}]",
+                f"the claim {text(claim)}",
+                f"must not be that of {claims[text(claim)]}, since the kubelet mounts a claim once in a pod "
+                "and waits for a second volume of it for ever",
+                "use its name and a subPath in extraVolumeMounts",
+            )
+        elif claim:
+            claims[text(claim)] = f"extraVolumes[{index}]"
     for index, mount in enumerate(values.get("extraVolumeMounts") or []):
+        if mount["name"] not in volumes:
+            yield Violation(
+                f"extraVolumeMounts[{index}].name",
+                mount["name"],
+                "must be a volume of the pods",
+                "use a name of extraVolumes or storage",
+            )
         if mount["mountPath"] in seen:
             yield Violation(
                 f"extraVolumeMounts[{index}].mountPath",

@@ -137,7 +137,7 @@ def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
-    path = error.json_path.removeprefix("$").removeprefix(".")
+    path = _visible(error.json_path.removeprefix("$").removeprefix("."))
     part: Any = error.schema
     limit: Any = error.validator_value
     instance: Any = error.instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from neva_pretrain import rules, values
 from tests.chart import helm
+from tests.chart.test_pods import RELEASES, templates
 
 HANDLES = [
     "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a dir",
@@ -28,6 +30,7 @@ BAD_HANDLES = [
     "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/../a",
     "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a\n",
 ]
+PREPARE = RELEASES["prepare"]["prepare"]
 SOURCES: dict[str, dict[str, Any]] = {
     "existingClaim": {"existingClaim": "c"},
     "gpfs.nodePath": {"gpfs": {"nodePath": "/gpfs/x"}},
@@ -217,3 +220,114 @@ def test_u11_the_site_says_the_default_folders_in_full() -> None:
     assert {name: part["gpfs"]["nodePath"] for name, part in site.items()} == {
         name: rules.node_path(defaults, name) for name in site
     }
+
+
+# One volume, several mounts (N04): the kubelet mounts a CSI handle and a claim once in a pod, and waits for a second
+# volume of either for ever.
+
+
+def everywhere(manifests: list[helm.Manifest]) -> list[helm.Manifest]:
+    """The spec of every pod, each once by its name."""
+    return [template["spec"] for template in templates(manifests)]
+
+
+def assert_mounted_once(manifests: list[helm.Manifest]) -> None:
+    """No claim and no handle twice in a pod, and every mount is of a volume that is there."""
+    handles = [
+        m["spec"]["csi"]["volumeHandle"] for m in helm.of_kind(manifests, "PersistentVolume") if "csi" in m["spec"]
+    ]
+    assert len(handles) == len(set(handles))
+    made = {m["metadata"]["name"] for m in helm.of_kind(manifests, "PersistentVolumeClaim")}
+    for claim in helm.of_kind(manifests, "PersistentVolumeClaim"):
+        static = claim["spec"].get("volumeName")
+        assert static is None or static in {m["metadata"]["name"] for m in helm.of_kind(manifests, "PersistentVolume")}
+    for spec in everywhere(manifests):
+        names = [v["name"] for v in spec["volumes"]]
+        claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v]
+        assert len(names) == len(set(names))
+        assert len(claims) == len(set(claims))
+        assert not {c for c in claims if c.startswith("neva-")} - made
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert {m["name"] for m in container["volumeMounts"]} <= set(names)
+
+
+SHARED: dict[str, dict[str, dict[str, Any]]] = {
+    "a handle": {"datasets": {**csi(), "subPath": "d"}, "models": {**csi(), "subPath": "m"}},
+    "a handle, four": {name: {**csi(), "subPath": name} for name in ("datasets", "models", "results", "scratch")},
+    "a claim": {"datasets": {"existingClaim": "c"}, "results": {"existingClaim": "c", "subPath": "r"}},
+    "a claim of the chart": {"datasets": {"existingClaim": "neva-results", "subPath": "d"}},
+    "a handle and its claim": {"datasets": csi(), "models": csi(), "scratch": {"existingClaim": "neva-datasets"}},
+    "other drivers": {"datasets": csi(), "models": csi(driver="other.csi.example.com")},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("more", [{}, {"job": {"kind": "TrainJob"}}, {"prepare": PREPARE}], ids=json.dumps)
+def test_n04_what_is_one_volume_is_mounted_once(name: str, more: dict[str, Any]) -> None:
+    values = {"tensorboard": {"enabled": True}, "monitoring": {"exporter": {"enabled": True}}, **more}
+    if name == "other drivers":  # two handles to the kubelet, whatever they say
+        assert len(helm.of_kind(helm.render({"storage": SHARED[name], **values}), "PersistentVolume")) == 3
+        return
+    mine = [{"name": "models", "mountPath": "/mine", "subPath": "x"}]
+    assert_mounted_once(helm.render({"storage": SHARED[name], **values, "extraVolumeMounts": mine}))
+
+
+def test_n04_each_volume_keeps_its_path_its_folder_and_who_writes() -> None:
+    manifests = helm.render({"storage": SHARED["a handle, four"]})
+    mounts = {m["mountPath"]: m for m in helm.container(manifests)["volumeMounts"]}
+    paths = {"datasets": "/datasets/preset", "models": "/models/preset", "results": "/results", "scratch": "/scratch"}
+    for name, path in paths.items():
+        assert (mounts[path]["name"], mounts[path]["subPath"]) == ("datasets", name)
+        assert mounts[path].get("readOnly", False) == (name in ("datasets", "models"))
+    assert "readOnly" not in volume(manifests, "datasets")["persistentVolumeClaim"], "results are written through it"
+    two = helm.render({"storage": SHARED["a handle"]})
+    assert volume(two, "datasets")["persistentVolumeClaim"]["readOnly"] is True, "both only read"
+
+
+@pytest.mark.parametrize(
+    "second", [{"fsType": "xfs"}, {"volumeAttributes": {"a": 1}}, {"nodeLabel": "a=b"}, {"size": "2Ti"}], ids=json.dumps
+)
+def test_n04_one_handle_is_said_alike(second: dict[str, Any]) -> None:
+    more = {key: second[key] for key in ("fsType", "volumeAttributes") if key in second}
+    other = {"gpfs": {**csi(**more)["gpfs"], **{k: v for k, v in second.items() if k == "nodeLabel"}}}
+    other |= {key: value for key, value in second.items() if key == "size"}
+    partial = {"storage": {"datasets": csi(), "results": other}}
+    (line,) = helm.render_fails(partial)
+    assert line.startswith("storage.results: got the volumeHandle of storage.datasets, and another ")
+    assert [str(v) for v in rules.violations(values.complete(partial))] == [line]
+
+
+@pytest.mark.parametrize(
+    ("partial", "words"),
+    [
+        (
+            {"storage": {"results": {"existingClaim": "c"}}, "extraVolumes": ["c"]},
+            "the claim c; must not be that of st",
+        ),
+        ({"extraVolumes": ["neva-results"]}, "the claim neva-results; must not be that of storage.results"),
+        ({"extraVolumes": ["c", "d", "c"]}, "the claim c; must not be that of extraVolumes[0]"),
+    ],
+    ids=json.dumps,
+)
+def test_n04_a_claim_is_no_extra_volume_of_a_pod_that_has_it(partial: dict[str, Any], words: str) -> None:
+    claims = [
+        {"name": f"v{i}", "persistentVolumeClaim": {"claimName": c}} for i, c in enumerate(partial["extraVolumes"])
+    ]
+    partial = {**partial, "extraVolumes": claims, "fullnameOverride": "neva"}
+    (line,) = helm.render_fails(partial)
+    assert f"got {words}" in line
+    assert [str(v) for v in rules.violations(values.complete(partial))] == [line]
+
+
+def test_n04_a_mount_is_of_a_volume_that_is_there() -> None:
+    """The API would refuse the pods once the job is made."""
+    empty = [{"name": "a", "emptyDir": {}}]
+    for volumes, mount, key in (
+        ([], "a", "extraVolumeMounts[0].name: got a;"),
+        (empty, "b", "extraVolumeMounts[0].name: got b;"),
+        (empty * 2, "a", "extraVolumes[1].name: got a;"),
+    ):
+        values = {"extraVolumes": volumes, "extraVolumeMounts": [{"name": mount, "mountPath": "/a"}]}
+        (line,) = helm.render_fails(values)
+        assert line.startswith(key)
+    assert helm.render({"extraVolumeMounts": [{"name": "shm", "mountPath": "/a"}]})

@@ -47,6 +47,8 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
     }
     volumes = [{"name": "a", "hostPath": {"path": "/x"}}, {"name": "b", "nfs": {}}, {"name": "c", "emptyDir": {}}]
+    names = [("a", "pvc"), ("a", "neva-results"), ("b", "x"), ("c", "x")]
+    claims = [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in names]
     apparmor = "container.apparmor.security.beta.kubernetes.io/pytorch"
     return {
         "podSecurityContext": draw(st.fixed_dictionaries({}, optional=either | pod)),
@@ -55,7 +57,7 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
             "enforce": draw(st.sampled_from(["", "", "baseline", "restricted"])),
             "operatorInitContainer": draw(st.booleans()),
         },
-        "extraVolumes": draw(st.sampled_from([[], None, volumes])),
+        "extraVolumes": draw(st.sampled_from([[], None, volumes, claims])),
         "podAnnotations": draw(st.sampled_from([{}, {apparmor: "unconfined", "a": 1}, {apparmor: "localhost/x"}])),
         "networkPolicy": draw(
             st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
@@ -135,7 +137,12 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from(
                 [
                     {},
-                    {"datasets": {"existingClaim": "pvc"}},
+                    {"datasets": {"existingClaim": "pvc"}, "results": {"existingClaim": "pvc"}},
+                    {
+                        "datasets": {"gpfs": {"csi": {"volumeHandle": HANDLE}}},
+                        "models": {"gpfs": {"csi": {"volumeHandle": HANDLE, "fsType": "x"}, "nodeLabel": "a=b"}},
+                        "scratch": {"gpfs": {"csi": {"volumeHandle": HANDLE, "driver": "other"}}},
+                    },
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
                     {"scratch": {"mountPath": "/etc/x"}},

@@ -89,8 +89,8 @@ BEFORE = [
 BASE: Values = {
     "secrets": {"env": {"QA": {"name": "s", "key": "k"}}, "wandb": {"name": "s"}},
     "podSecurityContext": {"sysctls": [{"name": "a", "value": "b"}]},
-    "extraVolumes": [{"name": "qv"}],
-    "extraVolumeMounts": [{"name": "qv", "mountPath": "/qv"}],
+    "extraVolumes": [{"name": "qv"}, {"name": "qw"}],
+    "extraVolumeMounts": [{"name": "qw", "mountPath": "/qv"}],
     "networkPolicy": {
         "enabled": True,
         "egress": {"qa": {"ports": [{"port": 443}]}},
@@ -232,6 +232,7 @@ def example(path: Path_) -> Any:
         "networkPolicy.egress": {"ports": []},
         "networkPolicy.ingress": {"ports": []},
         "preflight.filesystems": {"type": "gpfs"},
+        "rdma.resources": 1,
     }.get(".".join(map(str, path[:-1])), "v")
 
 

@@ -127,8 +127,10 @@ requests:
   recursiveReadOnly: IfPossible
   {{- end }}
 {{- end }}
-{{- with $root.Values.extraVolumeMounts }}
-{{ include "neva.yaml" . }}
+{{- range $root.Values.extraVolumeMounts }}
+{{- $name := .name }}
+{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva.podVolume" (list $root $name) }}{{ end }}
+{{ list (merge (dict "name" $name) .) | include "neva.yaml" }}
 {{- end }}
 {{- end -}}
 
@@ -147,8 +149,9 @@ requests:
     sizeLimit: {{ . | quote }}
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-- name: {{ $name }}
-  {{- include "neva.volumeSource" (list $root $name) | trim | nindent 2 }}
+{{- if eq (include "neva.podVolume" (list $root $name)) $name }}
+{{ include "neva.storageVolume" (list $root $name) | trim }}
+{{- end }}
 {{- end }}
 {{- with $root.Values.extraVolumes }}
 {{ include "neva.yaml" . }}

@@ -25,12 +25,59 @@ document's folder. Nothing has to be taken away first. Takes (list root volume).
 {{- set $volume "gpfs" $gpfs | toJson -}}
 {{- end -}}
 
-{{/* Name of the claim that the chart makes of a volume, and of its static PersistentVolume. Volumes are the cluster's:
-between dots, which no namespace and no full name has, two releases never mean the same one. */}}
-{{- define "neva.claimName" -}}
-{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
-{{- (include "neva.volume" . | fromJson).existingClaim | default (printf "%s-%s" (include "neva.fullname" $root) $volume) -}}
+{{/* Which volumes of storage are one, as JSON by name: `claim` is the pods' claim, empty where there is none; `owner` the
+volume that the claim and its PersistentVolume are made for; `pod` the volume of the pods that is mounted. The kubelet
+mounts a CSI handle and a claim once in a pod, and waits for a second volume of either for ever (N04). Takes the root. */}}
+{{- define "neva.oneVolume" -}}
+{{- include "neva.once" (list . "neva.sharedVolumes" .) -}}
 {{- end -}}
+
+{{- define "neva.sharedVolumes" -}}
+{{- $shared := dict -}}{{- $handles := dict -}}{{- $claims := dict -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- $volume := include "neva.volume" (list $ $name) | fromJson -}}
+  {{- $owner := $name -}}{{- $claim := "" -}}
+  {{- $csi := $volume.gpfs.csi | default dict -}}
+  {{- with $csi.volumeHandle -}}
+    {{- $handle := printf "%s %s" ($csi.driver | default "spectrumscale.csi.ibm.com") . -}}
+    {{- $owner = get $handles $handle | default $name -}}{{- $_ := set $handles $handle $owner -}}
+  {{- end -}}
+  {{- if and (include "neva.storageSources" $volume | fromJsonArray) (not $volume.hostPath) -}}
+    {{- $claim = $volume.existingClaim | default (printf "%s-%s" (include "neva.fullname" $) $owner) -}}
+  {{- end -}}
+  {{- $pod := get $claims ($claim | default $name) | default $name -}}{{- $_ := set $claims ($claim | default $name) $pod -}}
+  {{- $_ := set $shared $name (dict "claim" $claim "owner" $owner "pod" $pod) -}}
+{{- end -}}
+{{- $shared | toJson -}}
+{{- end -}}
+
+{{/* What a static CSI volume is beside its handle, as JSON. Takes a volume. */}}
+{{- define "neva.staticVolume" -}}
+{{- dict
+  "fsType" (.gpfs.csi.fsType | default "gpfs")
+  "nodeLabel" (.gpfs.nodeLabel | default "")
+  "size" (.size | default "1Ti")
+  "volumeAttributes" (include "neva.stringMap" .gpfs.csi.volumeAttributes)
+| toJson -}}
+{{- end -}}
+
+{{/* Name of a volume's claim. Takes (list root volume). */}}
+{{- define "neva.claimName" -}}
+{{- (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).claim -}}
+{{- end -}}
+
+{{/* Name of the pods' volume that a volume of storage is mounted from. Takes (list root volume). */}}
+{{- define "neva.podVolume" -}}
+{{- (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).pod -}}
+{{- end -}}
+
+{{/* Whether a volume is made for the claim of another one. Takes (list root volume). */}}
+{{- define "neva.borrowed" -}}
+{{- if ne (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).owner (index . 1) }}true{{ end -}}
+{{- end -}}
+
+{{/* Name of a static PersistentVolume. Volumes are the cluster's: between dots, which no namespace and no full name has,
+two releases never mean the same one. */}}
 
 {{- define "neva.persistentVolumeName" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
@@ -46,30 +93,41 @@ between dots, which no namespace and no full name has, two releases never mean t
 {{/* Where a container sees a volume. Takes (list root volume). */}}
 {{- define "neva.storageMount" -}}
 {{- $volume := get (index . 0).Values.storage (index . 1) -}}
-- name: {{ index . 1 }}
+- name: {{ include "neva.podVolume" . }}
   mountPath: {{ $volume.mountPath | quote }}
   {{- with $volume.subPath }}
   subPath: {{ . | toJson }}
   {{- end }}
 {{- end -}}
 
-{{/* What a pod's volume is. Takes (list root volume). */}}
-{{- define "neva.volumeSource" -}}
+{{/* A pod's volume. Takes (list root volume). */}}
+{{- define "neva.storageVolume" -}}
 {{- $volume := include "neva.volume" . | fromJson -}}
-{{- if $volume.hostPath }}
-hostPath:
-  path: {{ $volume.hostPath | toJson }}
-  # As in persistentvolume.yaml (G02).
-  type: Directory
-{{- else if include "neva.storageSources" $volume | fromJsonArray }}
-persistentVolumeClaim:
-  claimName: {{ include "neva.claimName" . | quote }}
-  {{- if include "neva.readOnly" . }}
-  readOnly: true
+{{- $claim := include "neva.claimName" . -}}
+- name: {{ include "neva.podVolume" . }}
+  {{- if $volume.hostPath }}
+  hostPath:
+    path: {{ $volume.hostPath | toJson }}
+    # As in persistentvolume.yaml (G02).
+    type: Directory
+  {{- else if $claim }}
+  persistentVolumeClaim:
+    claimName: {{ $claim | quote }}
+    {{- if include "neva.readOnlyClaim" . }}
+    readOnly: true
+    {{- end }}
+  {{- else }}
+  emptyDir: {}
   {{- end }}
-{{- else }}
-emptyDir: {}
-{{- end }}
+{{- end -}}
+
+{{/* Whether all that is mounted from a pod's volume is only read. Takes (list root volume). */}}
+{{- define "neva.readOnlyClaim" -}}
+{{- $root := index . 0 -}}{{- $pod := include "neva.podVolume" . -}}{{- $read := "true" -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- if and (eq (include "neva.podVolume" (list $root $name)) $pod) (not (include "neva.readOnly" (list $root $name))) -}}{{- $read = "" -}}{{- end -}}
+{{- end -}}
+{{- $read -}}
 {{- end -}}
 
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new

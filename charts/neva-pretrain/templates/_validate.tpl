@@ -206,8 +206,41 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- end -}}
   {{- $_ := set $seen $path $name -}}
 {{- end -}}
+{{- $shared := include "neva.oneVolume" . | fromJson -}}
+{{- range $name, $one := $shared -}}
+  {{- if ne $one.owner $name -}}
+    {{- $said := list -}}
+    {{- range list $one.owner $name -}}
+      {{- $volume := include "neva.volume" (list $ .) | fromJson -}}
+      {{- $said = append $said (include "neva.staticVolume" $volume) -}}
+    {{- end -}}
+    {{- if ne (first $said) (last $said) -}}
+      {{- $errors = append $errors (printf "storage.%s: got the volumeHandle of storage.%s, and another fsType, volumeAttributes, nodeLabel or size; must be alike, since a CSI volume is mounted once in a pod; use the same, and tell the volumes apart by subPath" $name $one.owner) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- range list "/etc/neva" "/dev/shm" -}}{{- $_ := set $seen . "the chart" -}}{{- end -}}
+{{- $claims := dict -}}{{- $volumes := dict "config" true "shm" true -}}
+{{- range $name := list "scratch" "results" "models" "datasets" -}}
+  {{- $_ := set $claims (get $shared $name).claim (printf "storage.%s" $name) -}}{{- $_ := set $volumes $name true -}}
+{{- end -}}
+{{- range $index, $volume := .Values.extraVolumes -}}
+  {{- if hasKey $volumes $volume.name -}}
+    {{- $errors = append $errors (printf "extraVolumes[%d].name: got %s; must be no other volume's; use another name" $index $volume.name) -}}
+  {{- end -}}
+  {{- $_ := set $volumes $volume.name true -}}
+  {{- $source := ternary $volume.persistentVolumeClaim dict (kindIs "map" $volume.persistentVolumeClaim) -}}
+  {{- with $source.claimName -}}
+    {{- if hasKey $claims (toString .) -}}
+      {{- $errors = append $errors (printf "extraVolumes[%d]: got the claim %s; must not be that of %s, since the kubelet mounts a claim once in a pod and waits for a second volume of it for ever; use its name and a subPath in extraVolumeMounts" $index . (get $claims (toString .))) -}}
+    {{- else -}}{{- $_ := set $claims (toString .) (printf "extraVolumes[%d]" $index) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- range $index, $mount := .Values.extraVolumeMounts -}}
+  {{- if not (hasKey $volumes $mount.name) -}}
+    {{- $errors = append $errors (printf "extraVolumeMounts[%d].name: got %s; must be a volume of the pods; use a name of extraVolumes or storage" $index $mount.name) -}}
+  {{- end -}}
   {{- if hasKey $seen $mount.mountPath -}}
     {{- $errors = append $errors (printf "extraVolumeMounts[%d].mountPath: got %s; must not be a mount of the chart; use another path" $index $mount.mountPath) -}}
   {{- end -}}
