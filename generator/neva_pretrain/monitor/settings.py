@@ -154,14 +154,14 @@ def _section(values: Values, name: str) -> Values:
 
 def _count(value: object) -> int | None:
     """Return a positive whole number, also where an annotation has it as text."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)
-    return value if isinstance(value, int) and value > 0 else None
+    return value if isinstance(value, int) and 0 < value < 10**18 else None
 
 
 def _json(text: str | None) -> Values:
     try:
         parsed = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, Mapping) else {}

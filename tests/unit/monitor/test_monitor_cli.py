@@ -429,3 +429,31 @@ def test_help_has_examples_and_exit_codes(invoke: Invoke) -> None:
     assert code == 0
     assert "neva-monitor neva -n training" in out
     assert "Exit codes:" in out
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"training": ' * 50_000,
+        "",
+        "null",
+        "[1]",
+        '{"training": 7, "model": [], "checkpoint": null, "run": "x"}',
+        '{"training": {"nodes": "x", "gpusPerNode": -1, "maxSteps": 1e999, "globalBatchSize": [5]}}',
+        f'{{"training": {{"nodes": {"9" * 400}, "gpusPerNode": 8, "maxSteps": {"9" * 400}, "globalBatchSize": true}}}}',
+        '{"model": {"name": {"a": 1}}, "checkpoint": {"everyNSteps": "x"}, "run": {"release": 5}}',
+        "\udcff\udc80",
+    ],
+)
+def test_k20_a_record_of_any_kind_does_not_stop_the_monitor(
+    invoke: Invoke, log: Path, tmp_path: Path, record: str
+) -> None:
+    """What run.json does not tell is unknown; the log is read all the same."""
+    log.write_text(HEALTHY)
+    (tmp_path / "run.json").write_bytes(record.encode("utf-8", "surrogateescape"))
+    page = tmp_path / "report.html"
+    code, out, err = invoke(log, "--once", "--html", page)
+    assert code in (0, 1, 3), err
+    assert "step 120/" in out
+    assert "Traceback" not in err

@@ -405,7 +405,7 @@ def test_k20_any_value_may_be_anything(data: st.DataObject) -> None:
         try:
             for step in path:
                 node = node[step]
-            node[last] = data.draw(ODD)
+            node[last] = copy.deepcopy(data.draw(ODD))
         except (KeyError, IndexError, TypeError):  # an earlier change took it away
             continue
     kubectl = Recorded(**{**answers, **trees})
