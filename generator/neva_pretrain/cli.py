@@ -157,7 +157,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
     verdict = judge(result, options["gpu"])
     broken = list(verdict.violations)
     if refused:  # nodes were rounded to judge the rest
-        broken = rules.without_followers([*refused.violations, *broken])
+        broken = rules.said([*refused.violations, *broken])
     if broken:
         raise RefusedError(broken)
     warnings, complete = list(verdict.warnings), values.complete(result)

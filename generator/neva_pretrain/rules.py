@@ -25,6 +25,7 @@ from neva_pretrain.reading import (
     section,
     text,
 )
+from neva_pretrain.secrecy import LEVELS, is_secret, is_secret_name, scrubbed, show, walk
 from neva_pretrain.security import pod_security_breaks
 
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
@@ -665,22 +666,32 @@ def check_environment(values: Values) -> Iterator[Violation]:
     """The environment that the operator and the chart own is not set a second time."""
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
-        secret = text(value) and re.search(chartdata.rules()["secretEnv"], name)
         if owner and value is not None:
-            yield Violation(f"env.{name}", "a value" if secret else text(value), "must not be set here", owner)
-        elif secret:
-            yield Violation(
-                f"env.{name}",
-                "a value",
-                "must not hold a secret, which everyone who reads the job would see",
-                f"use secrets.env.{name} with name and key of a Secret",
-            )
+            shown = "a value" if is_secret_name(name) else show(value)
+            yield Violation(f"env.{name}", shown, "must not be set here", owner)
     for name, secret in sorted(section(values, "secrets", "env").items()):
         owner = reserved(name, "reservedEnv")
         if name in section(values, "env"):
             owner = "remove it here or in env"
-        if owner:
+        if owner and secret:
             yield Violation(f"secrets.env.{name}", secret["name"], "must not be set here", owner)
+
+
+def check_secrets(values: Values) -> Iterator[Violation]:
+    """Secrets come by reference: all who read the job, the release or the file would see them."""
+    for entry in walk({key: value for key, value in values.items() if key != "global"}, ""):
+        if entry.deep:
+            yield Violation(entry.path, "a tree", f"must be at most {LEVELS} levels deep", "flatten it")
+        elif isinstance(entry.node, Mapping | list) or not is_secret(entry.name, entry.node):
+            continue
+        elif not entry.path.startswith("env."):
+            yield _in_clear(entry.path, "use an existing Secret, by secrets.env")
+        elif not reserved(entry.name, "reservedEnv"):
+            yield _in_clear(entry.path, f"use secrets.env.{entry.name} with name and key of a Secret")
+
+
+def _in_clear(path: str, fix: str) -> Violation:
+    return Violation(path, "a value", "must not hold a secret, which everyone who reads the job would see", fix)
 
 
 def check_security(values: Values) -> Iterator[Violation]:
@@ -736,18 +747,26 @@ def downloads(values: Values) -> bool:
 
 
 def check_config(values: Values) -> Iterator[Violation]:
-    """``config`` says only what no value says."""
+    """``config`` says only what no value says, in the config's own keys."""
     config = values.get("config") or {}
+    for entry in walk(config, "config"):
+        if re.search(r"^[+~]|[.]", entry.name) and entry.path.endswith(f".{entry.name}"):
+            yield Violation(
+                entry.path.removesuffix(f".{entry.name}"),
+                f"the key {entry.name}",
+                "must have plain keys, since only a command line reads dots, + and ~",
+                "use nested maps",
+            )
     owned = chartdata.rules()["ownedConfig"]
-    sections = {path.rpartition(".")[0] for path in owned}
-    sections |= {path.partition(".")[0] for path in sections}
+    parts = [path.split(".") for path in owned]
+    sections = {".".join(keys[:depth]) for keys in parts for depth in range(1, len(keys))}
     for path in sorted(sections):
         *parents, last = path.split(".")
         parent = mapping(config, *parents)
         if last in parent and not isinstance(parent[last], Mapping):
             yield Violation(
                 f"config.{path}",
-                text(parent[last]),
+                show(parent[last]),
                 "must be a map, or it would replace the whole section",
                 "name its keys",
             )
@@ -758,7 +777,7 @@ def check_config(values: Values) -> Iterator[Violation]:
                 break
             node = node[key]
         else:
-            yield Violation(f"config.{path}", text(node), "must not be set here, since a value owns it", f"use {owner}")
+            yield Violation(f"config.{path}", show(node), "must not be set here, since a value owns it", f"use {owner}")
     monitor = str(mapping(config, "exp_manager", "checkpoint_callback_params").get("monitor") or "")
     validation = mapping(config, "trainer").get("limit_val_batches") or 0
     if monitor.startswith("val") and float(validation) == 0:
@@ -782,6 +801,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_kind,
     check_monitoring,
     check_environment,
+    check_secrets,
     check_security,
     check_network,
     check_config,
@@ -790,10 +810,11 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
 
 def violations(values: Values) -> list[Violation]:
     """Return every rule that complete, schema-valid values break."""
-    return without_followers([violation for check in CHECKS for violation in check(values)])
+    return said([violation for check in CHECKS for violation in check(values)])
 
 
-def without_followers(violations: Sequence[Violation]) -> list[Violation]:
-    """Leave out those whose advice follows from another broken value."""
+def said(violations: Sequence[Violation]) -> list[Violation]:
+    """Return violations without those whose advice follows from another broken value, and without secrets."""
     follows, broken = chartdata.rules()["follows"], {v.key for v in violations}
-    return [v for v in violations if broken.isdisjoint(follows.get(v.key, ()))]
+    kept = [v for v in violations if broken.isdisjoint(follows.get(v.key, ()))]
+    return [Violation(*(scrubbed(part) for part in (v.key, v.got, v.rule, v.fix))) for v in kept]

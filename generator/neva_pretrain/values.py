@@ -96,11 +96,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge values as Helm does: mappings deeply, all else replaced, null removes the key."""
+    """Merge values as Helm does: mappings deeply, all else replaced; null removes a key that is there."""
     merged = dict(base)
     for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
+        if value is None and key in merged:
+            del merged[key]
         elif isinstance(value, Mapping):
             below = merged.get(key)
             merged[key] = merge(below if isinstance(below, Mapping) else {}, value)

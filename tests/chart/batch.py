@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,19 @@ Values = dict[str, Any]
 
 def violations(cases: Sequence[Values]) -> list[list[str]]:
     """The chart's sentences for complete values, each case on its own."""
-    return [found or [] for found in _run(cases, '{{ include "neva.violations" $root }}')]
+    return [found or [] for found in evaluate(cases, '{{ include "neva.violations" $root }}')]
 
 
-def _run(cases: Sequence[Values], template: str) -> list[Any]:
-    """JSON that a template makes of each case; `$root` is what a template of the chart sees."""
+def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | None = None) -> list[Any]:
+    """JSON that a template makes of each case; `$root` is a template's root, `files` replace the chart's own."""
     with tempfile.TemporaryDirectory() as folder:
         chart = Path(folder) / "chart"
         shutil.copytree(helm.CHART, chart, ignore=lambda _, names: [n for n in names if n == "values.schema.json"])
         for file in (chart / "templates").rglob("*"):
             if file.is_file() and file.suffix != ".tpl":
                 file.unlink()
+        for name, text in (files or {}).items():
+            (chart / name).write_text(text)
         objects = ("Files", "Release", "Chart", "Capabilities", "Template")
         root = " ".join(f'"{name}" $.{name}' for name in objects)
         (chart / "templates" / "cases.yaml").write_text(

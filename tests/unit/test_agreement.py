@@ -130,6 +130,9 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {"trainer": 3, "exp_manager": None, "model": {"optim": "adam", "mm_cfg": {"llm": []}}},
                     {"exp_manager": {"checkpoint_callback_params": "none"}},
                     {"exp_manager": {"create_tensorboard_logger": False, "wandb_logger_kwargs": {"project": "p"}}},
+                    {"trainer.devices": 4, "model": {"+seed": 1, "~optim": None, "mm_cfg": None}},
+                    {"model": {"tokenizer": ["a"], "data": {"api_key": "abcd", "x": [{"my_pass": "abcd"}]}}},
+                    {"defaults": ["a"], "exp_manager": {"checkpoint_callback_params": {"dirpath": "/elsewhere"}}},
                 ]
             )
         ),

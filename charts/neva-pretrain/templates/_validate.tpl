@@ -25,21 +25,26 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkKind" . | fromJsonArray)
   (include "neva.checkMonitoring" . | fromJsonArray)
   (include "neva.checkEnvironment" . | fromJsonArray)
+  (include "neva.checkSecrets" . | fromJsonArray)
   (include "neva.checkSecurity" . | fromJsonArray)
   (include "neva.checkNetwork" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
-{{- include "neva.withoutFollowers" (list . $errors) -}}
+{{- include "neva.said" (list . $errors) -}}
 {{- end -}}
 
-{{/* Sentences without those whose advice follows from another broken value. Takes (list root sentences). */}}
-{{- define "neva.withoutFollowers" -}}
+{{/* Sentences as they are said: without those whose advice follows from another broken value, and without secrets. Takes
+(list root sentences). */}}
+{{- define "neva.said" -}}
 {{- $follows := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).follows -}}
+{{- $secrets := join "|" ((index . 0).Files.Get "files/rules.yaml" | fromYaml).secrets.values -}}
 {{- $broken := list -}}{{- $kept := list -}}
 {{- range index . 1 -}}{{- $broken = append $broken (splitList ": got " . | first) -}}{{- end -}}
 {{- range $sentence := index . 1 -}}
   {{- $leader := false -}}
   {{- range get $follows (splitList ": got " $sentence | first) | default list -}}{{- if has . $broken -}}{{- $leader = true -}}{{- end -}}{{- end -}}
-  {{- if not $leader -}}{{- $kept = append $kept $sentence -}}{{- end -}}
+  {{- if not $leader -}}
+    {{- $kept = append $kept (regexReplaceAll (printf "(?:%s)[^ ;,]*" $secrets) $sentence "***") -}}
+  {{- end -}}
 {{- end -}}
 {{- $kept | toJson -}}
 {{- end -}}
@@ -461,13 +466,12 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 
 {{- define "neva.checkEnvironment" -}}
 {{- $errors := list -}}
+{{- $secrets := (.Files.Get "files/rules.yaml" | fromYaml).secrets -}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
-  {{- $secret := and (not (kindIs "invalid" $value)) (include "neva.text" $value) (regexMatch (get ($.Files.Get "files/rules.yaml" | fromYaml) "secretEnv") $name) -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name (ternary "a value" (include "neva.text" $value) (not (empty $secret))) $owner) -}}
-  {{- else if $secret -}}
-    {{- $errors = append $errors (printf "env.%s: got a value; must not hold a secret, which everyone who reads the job would see; use secrets.env.%s with name and key of a Secret" $name $name) -}}
+    {{- $shown := ternary "a value" (include "neva.show" $value) (not (empty (include "neva.secretName" (list $secrets $name)))) -}}
+    {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name $shown $owner) -}}
   {{- end -}}
 {{- end -}}
 {{- range $name, $secret := (.Values.secrets | default dict).env -}}
@@ -475,6 +479,39 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- if and $secret (hasKey ($.Values.env | default dict) $name) -}}{{- $owner = printf "remove it here or in env" -}}{{- end -}}
   {{- if and $secret $owner -}}
     {{- $errors = append $errors (printf "secrets.env.%s: got %s; must not be set here; %s" $name $secret.name $owner) -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* Secrets come by reference: everyone who reads the job, the release or the file would see them. `global` is other
+charts' too. */}}
+{{- define "neva.checkSecrets" -}}
+{{- $errors := list -}}
+{{- $rules := (.Files.Get "files/rules.yaml" | fromYaml).secrets -}}
+{{- $secrets := join "|" $rules.values -}}
+{{- $entries := include "neva.walk" (list (omit .Values "global") "") | fromJsonArray | compact -}}
+{{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
+{{- $texts := list -}}{{- $names := list -}}
+{{- range $entries -}}
+  {{- if or .text (eq .kind "deep") -}}{{- $texts = append $texts .text -}}{{- $names = append $names .name -}}{{- end -}}
+{{- end -}}
+{{- $looks := regexMatch $secrets (join "\n" $texts) -}}
+{{- $named := regexMatch (print "(?m)" $rules.names) (regexReplaceAll "([a-z0-9])([A-Z])" (join "\n" $names) "${1}_${2}" | upper) -}}
+{{- range $entries -}}
+  {{- if eq .kind "deep" -}}
+    {{- $errors = append $errors (printf "%s: got a tree; must be at most 32 levels deep; flatten it" .path) -}}
+  {{- else if and .text (ne .kind "bool") -}}
+    {{- $secret := and $looks (regexMatch $secrets .text) -}}
+    {{- if and $named (not $secret) -}}
+      {{- $secret = and (include "neva.secretName" (list $rules .name)) (not (regexMatch $rules.harmlessValues .text)) -}}
+    {{- end -}}
+    {{- $reserved := and $secret (hasPrefix "env." .path) (include "neva.reserved" (list $ .name "reservedEnv" "reservedEnvPrefixes")) -}}
+    {{- if and $secret (not $reserved) -}}
+      {{- $fix := "use an existing Secret, by secrets.env" -}}
+      {{- if hasPrefix "env." .path -}}{{- $fix = printf "use secrets.env.%s with name and key of a Secret" .name -}}{{- end -}}
+      {{- $errors = append $errors (printf "%s: got a value; must not hold a secret, which everyone who reads the job would see; %s" .path $fix) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
@@ -519,15 +556,22 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{/* values.config may say anything that no value says. */}}
+{{/* values.config may say anything that no value says, in the config's own keys. */}}
 {{- define "neva.checkConfig" -}}
 {{- $errors := list -}}
 {{- $config := .Values.config | default dict -}}
+{{- range include "neva.walk" (list $config "config") | fromJsonArray | compact -}}
+  {{- if and (regexMatch "^[+~]|[.]" .name) (hasSuffix (print "." .name) .path) -}}
+    {{- $errors = append $errors (printf "%s: got the key %s; must have plain keys, since only a command line reads dots, + and ~; use nested maps" (trimSuffix (print "." .name) .path) .name) -}}
+  {{- end -}}
+{{- end -}}
 {{- $owned := (.Files.Get "files/rules.yaml" | fromYaml).ownedConfig -}}
 {{- $sections := dict -}}
 {{- range $path, $_ := $owned -}}
-  {{- $keys := splitList "." $path -}}
-  {{- $_ := set $sections (initial $keys | join ".") true -}}{{- $_ := set $sections (first $keys) true -}}
+  {{- $section := list -}}
+  {{- range initial (splitList "." $path) -}}
+    {{- $section = append $section . -}}{{- $_ := set $sections (join "." $section) true -}}
+  {{- end -}}
 {{- end -}}
 {{- range $path, $_ := $sections -}}
   {{- $node := $config -}}{{- $keys := splitList "." $path -}}
@@ -536,7 +580,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- if hasKey $node (last $keys) -}}
       {{- $value := get $node (last $keys) -}}
       {{- if not (kindIs "map" $value) -}}
-        {{- $errors = append $errors (printf "config.%s: got %s; must be a map, or it would replace the whole section; name its keys" $path (ternary "" (include "neva.text" $value) (kindIs "invalid" $value))) -}}
+        {{- $errors = append $errors (printf "config.%s: got %s; must be a map, or it would replace the whole section; name its keys" $path (include "neva.show" $value)) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -544,10 +588,13 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- range $path, $owner := $owned -}}
   {{- $node := $config -}}{{- $set := true -}}
   {{- range splitList "." $path -}}
-    {{- if and $set (kindIs "map" $node) (hasKey $node .) -}}{{- $node = get $node . -}}{{- else -}}{{- $set = false -}}{{- end -}}
+    {{- if and $set (kindIs "map" $node) -}}
+      {{- if hasKey $node . -}}{{- $node = get $node . -}}{{- else -}}{{- $set = false -}}{{- end -}}
+    {{- else -}}{{- $set = false -}}
+    {{- end -}}
   {{- end -}}
   {{- if $set -}}
-    {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva.text" $node) $owner) -}}
+    {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva.show" $node) $owner) -}}
   {{- end -}}
 {{- end -}}
 {{- $manager := ternary $config.exp_manager dict (kindIs "map" $config.exp_manager) -}}
