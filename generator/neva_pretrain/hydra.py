@@ -55,4 +55,5 @@ def samples(values: Values, model: Model) -> dict[str, Any]:
         "template": data["conv_template"],
         "mediaType": data["media_type"],
         "imageFirst": data["sep_image_conv_front"],
+        "loader": data.get("dataloader_type"),
     }

@@ -89,7 +89,8 @@ def requirements(setup: Setup) -> tuple[str, ...]:
         if ours != theirs:
             said.append(
                 f"the vocabulary is padded to {ours} at TP {tensor}, to {theirs} at TP "
-                f"{preset.tensor_parallel_size}: the checkpoint's must match"
+                f"{preset.tensor_parallel_size}: that of a legacy checkpoint must match, "
+                "a distributed one is fitted as it loads"
             )
     if setup.micro_batch_size != preset.micro_batch_size:
         said.append(

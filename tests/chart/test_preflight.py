@@ -119,7 +119,7 @@ def test_n03_the_template_is_that_of_the_rendered_config() -> None:
         ("mistral_7b_instruct", {"model": {"data": {"conv_template": "v1", "sep_image_conv_front": True}}}, "v1"),
     ):
         values = {"model": {"name": name}, "config": config}
-        said = {"template": template, "mediaType": "image", "imageFirst": bool(config)}
+        said = {"template": template, "mediaType": "image", "imageFirst": bool(config), "loader": "cyclic"}
         assert settings(helm.render(values))["samples"] == said
         assert hydra.samples(values, catalog.get(name)) == said
 

@@ -50,8 +50,9 @@ Limit:   elementwise kernels take 29% of the step; --kernels fused would give
 Needs:   - TP 1 instead of 4 needs a distributed checkpoint
            (model.checkpointFormat: distributed); one split for the preset does
            not load
-         - the vocabulary is padded to 32128 at TP 1, to 32256 at TP 4: the
-           checkpoint's must match
+         - the vocabulary is padded to 32128 at TP 1, to 32256 at TP 4: that of
+           a legacy checkpoint must match, a distributed one is fitted as it
+           loads
          - MBS 16 instead of 32 changes the loss curve: the loss is a mean over
            the tokens of each micro batch (NeMo #8343)
 Others:  - TP 1 MBS 8: as fast, but farther from the preset

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from preflight_inputs import (
@@ -1039,11 +1041,11 @@ def _vision_weights(path: str) -> Iterator[Finding]:
     "resume",
     Level.FULL,
     "results.checkpointsDir",
-    cost="lists the run's checkpoints folder, reads run.json",
-    prevents="training silently starts from 0, resumes another run, or ends at once because the run is finished",
+    cost="lists the run's checkpoints folder, reads run.json; the dataset's length where the batch sizes changed",
+    prevents="training silently starts from 0, resumes another run, ends at once, or dies in NeMo's sampler",
 )
 def check_resume(run: Run) -> Iterator[Finding]:
-    """D04, D05: as NeMo's exp_manager.check_resume looks, with the path that was looked at."""
+    """D04, D05, X16, R03: as NeMo's exp_manager.check_resume decides, with the path that was looked at."""
     folder, mode = run.settings.text("results.checkpointsDir"), run.settings.text("resume", "auto")
     state = resume_state(folder)
     where = show(folder)
@@ -1052,30 +1054,38 @@ def check_resume(run: Run) -> Iterator[Finding]:
             f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them",
             "none needed",
         )
-    if not state.last:
-        yield from _nothing_to_resume(run, folder, mode)
-        return
     if mode == "never":
-        yield warning(
-            f"{where}: has {some(state.last)} while checkpoint.resume is never: the new run mixes its files with them",
-            "choose another run.id",
-        )
+        if state.last or state.end:
+            yield warning(
+                f"{where}: has {some(state.last + state.end)} while checkpoint.resume is never: the new run mixes its "
+                "files with them",
+                "choose another run.id",
+            )
         return
     if state.end:
-        yield failed(f"{where}: {some(state.end)} says that the run has ended", "choose another run.id")
-    if len(state.last) > 1:
+        yield failed(
+            f"{where}: {some(state.end)} says that the run has ended; NeMo stops at that",
+            "choose another run.id",
+        )
+    elif not state.last:
+        yield from _nothing_to_resume(run, folder, mode)
+        return
+    elif not state.chosen:
         yield failed(
             f"{where}: several checkpoints match *last: {some(state.last)}; NeMo stops at that",
             "keep the right one only",
         )
-    step, steps = state.step, run.settings.find("training.maxSteps")
-    if step is not None and steps is not None and step >= steps:
-        yield failed(
-            f"{where}: {state.last[0]} is at step {step} of {steps}: the run is finished",
-            "choose another run.id, or raise training.maxSteps",
-        )
-    yield from other_run(run.settings)
-    yield note(f"resumes from {os.path.join(where, state.last[0])}")
+    else:
+        if len(set(state.last)) > 1:
+            yield warning(
+                f"{where}: several checkpoints match *last: {some(state.last)}; each rank takes the one that its file "
+                f"system lists first, here {show(os.path.basename(state.chosen))}",
+                "keep the right one only",
+            )
+        yield from continuation_problems(run, state.chosen)
+    yield from other_run(run.settings, state.chosen)
+    if state.chosen:
+        yield note(f"resumes from {show(state.chosen)}")
 
 
 def _nothing_to_resume(run: Run, folder: str, mode: str) -> Iterator[Finding]:
@@ -1090,43 +1100,161 @@ def _nothing_to_resume(run: Run, folder: str, mode: str) -> Iterator[Finding]:
     )
 
 
+RANK_FOLDERS = ("mp_rank", "tp_rank", "fsdp_shard")
+"""Parts of a path by which NeMo knows a rank's own file."""
+
+
 @dataclass(frozen=True)
 class ResumeState:
-    """What NeMo would see in a checkpoints folder."""
+    """What NeMo sees in a checkpoints folder, by name, and the path that it resumes from ("" for none)."""
 
     last: list[str]
     end: list[str]
     unfinished: list[str]
-
-    @property
-    def step(self) -> int | None:
-        """Step of the last checkpoint, by its name."""
-        steps = [int(m[1]) for name in self.last if (m := re.search(r"step=(\d+)", name))]
-        return max(steps, default=None)
+    chosen: str = ""
 
 
 def resume_state(folder: str) -> ResumeState:
-    """Look into a checkpoints folder.
+    """Look into a checkpoints folder, with the calls and in the order of NeMo.
 
-    A distributed checkpoint is a folder ``*-last``; a legacy one a file ``*last.ckpt``, once in
-    each rank's folder. Source: NeMo r2.0.0rc1, exp_manager.check_resume; ``-unfinished`` markers:
-    nemo_model_checkpoint.
+    A distributed checkpoint is a folder ``*-last``; where there is none, a legacy one is ``*last.ckpt`` at any depth,
+    once in each rank's folder. Source: NeMo r2.0.0rc1, exp_manager.check_resume and
+    _filter_out_unfinished_checkpoints, NeMoModelCheckpoint.format_checkpoint_unfinished_marker_path.
     """
-    names: set[str] = set()
-    folders: set[str] = set()
-    for place, inner, files in os.walk(folder):
-        top = place == folder
-        if top:
-            folders |= set(inner)
-        inner[:] = [d for d in inner if not top or re.match(r"(mp|tp)_rank_", d)]
-        names |= set(files)
-    unfinished = {n.removesuffix("-unfinished") for n in names if n.endswith("-unfinished")}
+    place = Path(folder)
+    folders = [d for d in place.glob("*") if d.is_dir()]
 
-    def matching(word: str) -> list[str]:
-        found = {d for d in folders if d.endswith(word)} or {f for f in names if f.endswith(f"{word}.ckpt")}
-        return sorted(n for n in found if n.removesuffix(".ckpt") not in unfinished)
+    def matching(word: str) -> list[Path]:
+        found = [d for d in folders if d.match(f"*{word}")] or list(place.rglob(f"*{word}.ckpt"))
+        return [c for c in found if not _marker(str(c)).exists()]
 
-    return ResumeState(matching("last"), matching("end"), sorted(unfinished))
+    end, last = matching("end"), matching("last")
+    chosen = ""
+    if last and not end and (len(last) == 1 or any(r in str(last[0]) for r in RANK_FOLDERS)):
+        chosen = str(last[0]) if len(last) == 1 else without_rank(str(last[0]))
+    markers = [m.name.removesuffix("-unfinished") for m in place.glob("*-unfinished") if m.is_file()]
+    return ResumeState(sorted({c.name for c in last}), sorted({c.name for c in end}), sorted(markers), chosen)
+
+
+def without_rank(path: str) -> str:
+    """Return a checkpoint's path without the rank's folder. Source: model_utils.uninject_model_parallel_rank."""
+    if not any(rank in path for rank in RANK_FOLDERS):
+        return path
+    return os.path.join(os.path.dirname(os.path.dirname(path)), os.path.basename(path))
+
+
+def _marker(path: str) -> Path:
+    plain = without_rank(path)
+    for ending in (".nemo", ".ckpt", "-EMA"):
+        plain = plain.removesuffix(ending)
+    return Path(plain + "-unfinished")
+
+
+def consumed_samples(path: str) -> int:
+    """Return the samples that NeMo takes a checkpoint to have seen: by its path, 0 where that does not say.
+
+    Source: NeMo r2.0.0rc1, megatron_base_model._extract_consumed_samples_from_ckpt.
+    """
+    try:
+        return int(float(re.findall(r"consumed_samples\=([0-9]+.[0-9]+)", path)[0]))
+    except (ValueError, IndexError, OverflowError):
+        return 0
+
+
+def sampler_takes(samples: int, consumed: int, pass_size: int) -> bool:
+    """Whether NeMo's sampler begins at that many consumed samples, with MBS x data parallel size at a time.
+
+    Source: NeMo r2.0.0rc1, MegatronVisionPretrainingRandomSampler.__iter__.
+    """
+    active = samples - samples % pass_size
+    return active > 0 and consumed % active % pass_size == 0
+
+
+def step_of(path: str) -> int | None:
+    """Return a checkpoint's step, by its name."""
+    match = re.search(r"step=([0-9]{1,18})", os.path.basename(path))
+    return int(match[1]) if match else None
+
+
+def steps_for_the_rest(settings: Settings, chosen: str) -> int | None:
+    """Return the maxSteps with which a run whose global batch has changed sees all of its samples.
+
+    NeMo goes on counting steps: those before the checkpoint had another size.
+    """
+    step, consumed = step_of(chosen), consumed_samples(chosen)
+    steps, batch = settings.find("training.maxSteps"), settings.find("training.globalBatchSize")
+    if step is None or not consumed or not isinstance(steps, int) or not isinstance(batch, int) or batch < 1:
+        return None
+    left = steps * batch - consumed
+    return step - (-left // batch) if left > 0 and consumed != step * batch else None
+
+
+def continuation_problems(run: Run, chosen: str) -> Iterator[Finding]:
+    """Compare a checkpoint's step and samples with the run's steps and batch sizes."""
+    name = show(os.path.basename(chosen))
+    step, steps = step_of(chosen), run.settings.find("training.maxSteps")
+    if step is not None and steps is not None and step >= steps:
+        rest = steps_for_the_rest(run.settings, chosen)
+        more = f" (to {rest} for the samples that are left at this global batch)" if rest else ""
+        yield failed(
+            f"{name} is at step {step} of {steps}: the run is finished",
+            f"choose another run.id, or raise training.maxSteps{more}",
+        )
+    yield from sampler_problems(run, name, consumed_samples(chosen))
+
+
+def sampler_problems(run: Run, name: str, consumed: int) -> Iterator[Finding]:
+    """R03: the sampler asserts that what was consumed is whole passes of all replicas."""
+    keys = ("nodes", "gpusPerNode", "tensorParallelSize", "pipelineParallelSize", "microBatchSize", "globalBatchSize")
+    found = [run.settings.find(f"training.{k}") for k in keys]
+    cyclic = run.settings.text("samples.loader", "cyclic") == "cyclic"
+    if not cyclic or not all(isinstance(n, int) and n > 0 for n in found):
+        return
+    nodes, gpus, tensor, pipeline, micro, batch = found
+    replica = tensor * pipeline
+    replicas = max(1, nodes * gpus // replica)
+
+    def passes(of: int) -> int:
+        """Return samples of a pass; with a pipeline the sampler gives a replica its whole share at once."""
+        return micro * of if pipeline == 1 else batch // of * of
+
+    size = passes(replicas)
+    if consumed % size == 0:
+        return  # whatever the dataset's length
+    said = f"{name} has seen {consumed} samples, no multiple of {size} (MBS x data parallel size {replicas})"
+    open_question = f"{said}: whether NeMo's sampler takes that follows from the dataset's length, which is unknown"
+    if run.settings.find("data.annotations") is None:
+        yield warning(open_question, "give the dataset, too")
+        return
+    try:
+        samples = len(run.samples())
+    except (ProblemError, NotPossibleError):
+        yield warning(open_question, "see what the check dataset says")
+        return
+    if sampler_takes(samples, consumed, size):
+        return
+    replicas_of = {n: n * gpus // replica for n in range(2 * nodes, 0, -1) if n * gpus % replica == 0}
+    fits = {
+        "training.microBatchSize": (
+            m
+            for m in range(batch // replicas, 0, -1)
+            if pipeline == 1 and batch % (m * replicas) == 0 and sampler_takes(samples, consumed, m * replicas)
+        ),
+        "training.nodes": (
+            n
+            for n, of in replicas_of.items()
+            if batch % (micro * of) == 0 and sampler_takes(samples, consumed, passes(of))
+        ),
+        "training.globalBatchSize": (
+            b for b in range(batch, 0, -micro * replicas) if pipeline > 1 and sampler_takes(samples, consumed, b)
+        ),
+    }
+    first = {key: list(itertools.islice(sizes, 3)) for key, sizes in fits.items()}
+    ways = [f"set {key}={' or '.join(map(str, sizes))}" for key, sizes in first.items() if sizes]
+    yield failed(
+        f"{said}: NeMo's sampler stops with an AssertionError ({samples} samples are an epoch)",
+        "; or ".join([*ways, "go back to the first run's global batch"]),
+    )
 
 
 def _other_checkpoints(results: str, folder: str) -> list[str]:
@@ -1176,7 +1304,7 @@ WATCHED = (
 """Settings whose change bends the curve of a resumed run."""
 
 
-def other_run(settings: Settings) -> Iterator[Finding]:
+def other_run(settings: Settings, chosen: str) -> Iterator[Finding]:
     """Compare with run.json, which the first launch of this run wrote beside its results."""
     path = os.path.join(settings.text("results.path", "/"), "run.json")
     if not os.path.exists(path):
@@ -1185,17 +1313,21 @@ def other_run(settings: Settings) -> Iterator[Finding]:
             "check that they are this run's",
         )
         return
-    before = Settings(read_json(path))
+    before, rest = Settings(read_json(path)), steps_for_the_rest(settings, chosen)
+    more = f"; at this global batch training.maxSteps={rest} sees the same samples" if rest else ""
     for keys, make, fix in (
         (FIXED, failed, "choose another run.id, or go back to those settings"),
-        (WATCHED, warning, "nothing if it is meant; else go back to those settings"),
+        (WATCHED, warning, f"nothing if it is meant; else go back to those settings{more}"),
     ):
         changed = [k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)]
         if changed:
-            said = "; ".join(
-                f"{k} was {json.dumps(before.find(k))}, is {json.dumps(settings.find(k))}" for k in changed
-            )
+            said = "; ".join(f"{k} was {shown(before.find(k))}, is {shown(settings.find(k))}" for k in changed)
             yield make(f"{show(path)}: the run to resume had other settings: {said}", fix)
+
+
+def shown(value: Any) -> str:
+    """Return a setting as short JSON."""
+    return json.dumps(value) if isinstance(value, str) and len(value) < 300 else brief(value)
 
 
 # Running and reporting

@@ -86,7 +86,7 @@ Takes (list root facts). */}}
 {{/* How the run's config reads samples, as JSON. Takes (list root facts). */}}
 {{- define "neva.samples" -}}
 {{- $data := (include "neva.hydra" . | fromYaml).model.data -}}
-{{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front | toJson -}}
+{{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
 {{/* What preflight.py and the run record read. Takes (list root facts). */}}
