@@ -13,7 +13,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import tools
+from tests.e2e.queues import queue, quota
 from tests.e2e.release import ROOT, Release
 from tests.sandbox import Sandbox
 from tests.sandbox.process import free_ports
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, ended, until
 
 pytestmark = pytest.mark.e2e
 
+Command = tuple[list[str], dict[str, str]]
 STEPS = 40
 VALUES: dict[str, Any] = {
     "training": {"nodes": 2, "globalBatchSize": 512, "maxSteps": STEPS, "warmupSteps": 2},
@@ -46,11 +48,16 @@ def release(sandbox: Sandbox, namespace: str) -> Iterator[Release]:
     sandbox.kubectl("delete", "deployments", "--all", "-n", namespace)
 
 
-def install(release: Release, folder: Path, *parts: dict[str, Any], verb: str = "install") -> str:
-    """Install with these values over each other's top level; return the notes."""
+def values_file(folder: Path, *parts: dict[str, Any]) -> str:
+    """Write these values over each other's top level."""
     values = folder / "values.yaml"
     values.write_text(yaml.safe_dump({key: value for part in (VALUES, *parts) for key, value in part.items()}))
-    return release.apply(verb, "-f", str(values))
+    return str(values)
+
+
+def install(release: Release, folder: Path, *parts: dict[str, Any], verb: str = "install") -> str:
+    """Install with these values over each other's top level; return the notes."""
+    return release.apply(verb, "-f", values_file(folder, *parts))
 
 
 def running_master(release: Release, folder: Path) -> str:
@@ -69,13 +76,23 @@ def line(step: int, **more: Any) -> str:
 
 
 @pytest.fixture
-def command(sandbox: Sandbox, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
-    """neva-monitor as installed, in a shell that has kubectl and this cluster."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "kubectl").symlink_to(tools.path("kubectl"))
-    environment = {**sandbox.env, "PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color", "COLUMNS": "100"}
-    return [str(Path(sys.executable).with_name("neva-monitor"))], environment
+def command_on(tmp_path: Path) -> Callable[[Sandbox], Command]:
+    """neva-monitor as installed, in a shell that has kubectl and one cluster."""
+
+    def on(box: Sandbox) -> Command:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "kubectl").symlink_to(tools.path("kubectl"))
+        environment = {**box.env, "PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color", "COLUMNS": "100"}
+        return [str(Path(sys.executable).with_name("neva-monitor"))], environment
+
+    return on
+
+
+@pytest.fixture
+def command(sandbox: Sandbox, command_on: Callable[[Sandbox], Command]) -> Command:
+    """The same, on the cluster of most tests."""
+    return command_on(sandbox)
 
 
 class Terminal:
@@ -121,7 +138,7 @@ def stop(*processes: subprocess.Popen[Any]) -> None:
 
 
 def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
-    sandbox: Sandbox, release: Release, tmp_path: Path, command: tuple[list[str], dict[str, str]]
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: Command
 ) -> None:
     """On a terminal, and as JSON for scripts; plan and steps are the job's annotations."""
     argv, environment = command
@@ -166,7 +183,7 @@ def test_a_run_is_followed_live_and_the_monitor_ends_with_the_job(
 
 
 def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
-    sandbox: Sandbox, release: Release, tmp_path: Path, command: tuple[list[str], dict[str, str]]
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: Command
 ) -> None:
     argv, environment = command
     master = running_master(release, tmp_path)
@@ -187,6 +204,138 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
     assert f"step 5/{STEPS}" in said
     assert "FAILED: a GPU ran out of memory (rank 3)" in said
     assert f"evidence: {oom}" in said
+
+
+# Why nothing runs (U02)
+
+
+HELD = {"podAnnotations": {"neva.test/hold": "true"}}
+REPORT = """\
+ok       gpus     8 GPUs
+FAILED   dataset  /datasets/preset/images: must have the images of the annotations; 3 are missing
+                  fix: copy them again
+preflight: 1 failed, 0 warning, 1 ok, 0 skipped
+"""
+
+
+def told(command: Command, release: Release, code: str) -> dict[str, Any]:
+    """One look after another, until the monitor has this finding; return what it says."""
+    argv, environment = command
+    look = [*argv, release.name, "-n", release.namespace, "--once", "-o", "json"]
+    last: dict[str, Any] = {}
+
+    def found() -> bool:
+        nonlocal last
+        done = subprocess.run(look, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert "Traceback" not in done.stderr
+        last = json.loads(done.stdout or "{}")
+        assert done.returncode == last.get("exitCode", 2), done.stderr
+        return code in [j["code"] for j in last.get("judgements", ())]
+
+    until(found, lambda: f"{code}: {last.get('judgements')}")
+    (finding,) = (j for j in last["judgements"] if j["code"] == code)
+    return {**last, **finding}
+
+
+NO_NODE: dict[str, Any] = {"scheduling": {"nodeSelector": {"nobody": "has-this"}}}
+NO_CLAIM: dict[str, Any] = {
+    "storage": {"datasets": {"existingClaim": "nobody-made-it", "gpfs": {"nodePath": None}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "exit_code", "words"),
+    [
+        (NO_NODE, "unschedulable", 3, "didn't match Pod's node affinity/selector"),
+        (NO_CLAIM, "volume", 1, 'persistentvolumeclaim "nobody-made-it" not found'),
+        ({"runPolicy": {"suspend": True}}, "queued", 3, "suspended"),
+    ],
+    ids=["no node", "no claim", "suspended"],
+)
+def test_u02_the_scheduler_s_and_the_operator_s_words_are_told(
+    release: Release, tmp_path: Path, command: Command, values: dict[str, Any], code: str, exit_code: int, words: str
+) -> None:
+    install(release, tmp_path, values)
+    seen = told(command, release, code)
+    assert words in seen["evidence"]
+    assert (seen["exitCode"], seen["status"]) == (exit_code, "waiting" if exit_code == 3 else "failed")
+
+
+def limit(sandbox: Sandbox, namespace: str) -> None:
+    """A quota that has no room for a pod."""
+    meta = {"name": "none", "namespace": namespace}
+    sandbox.create([{"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}}])
+    sandbox.wait(lambda: "hard" in sandbox.get("resourcequota", "none", namespace=namespace)["status"], "quota")
+
+
+def test_u02_a_quota_that_refuses_the_pods_is_told(
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: Command
+) -> None:
+    limit(sandbox, release.namespace)
+    install(release, tmp_path)
+    seen = told(command, release, "not-created")
+    assert "exceeded quota: none" in seen["evidence"]
+    assert seen["exitCode"] == 3
+
+
+def end_preflight(sandbox: Sandbox, namespace: str, pod: str) -> None:
+    """The kubelet's account of a pod whose preflight failed."""
+    sandbox.write_logs(REPORT, pod, container="preflight", namespace=namespace)
+    state = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    image = {"image": "nemo", "imageID": "", "ready": False, "restartCount": 0}
+    status = {"phase": "Failed", "initContainerStatuses": [{"name": "preflight", "state": state, **image}]}
+    patch = json.dumps({"status": status})
+    sandbox.kubectl("patch", "pod", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_u02_preflight_s_failure_is_told_to_who_follows(
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: Command
+) -> None:
+    """Its FAILED lines, live; the monitor ends with the job, with exit code 1."""
+    argv, environment = command
+    install(release, tmp_path, HELD)
+    master = f"{release.job()['metadata']['name']}-master-0"
+    sandbox.wait(lambda: len(release.placed()) == 2, "pods placed")
+    watch = [*argv, "neva", "-n", release.namespace]
+    with ended(
+        subprocess.Popen(watch, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    ) as watcher:
+        end_preflight(sandbox, release.namespace, master)
+        release.wait_for("Failed")
+        said, _ = watcher.communicate(timeout=PATIENCE)
+    assert watcher.returncode == 1, said
+    assert "FAILED: preflight failed" in said
+    assert f"evidence: {master}: FAILED dataset /datasets/preset/images: must have the images" in said
+    assert "fix: copy them again" in said
+
+
+def test_u02_a_trainjob_s_reasons_are_told_too(
+    full: Sandbox, room: str, tmp_path: Path, command_on: Callable[[Sandbox], Command]
+) -> None:
+    """A queue without room by Kueue, a selector by the scheduler, a quota by the Job, a preflight by the kubelet."""
+    command = command_on(full)
+
+    def installed(name: str, values: dict[str, Any]) -> Release:
+        trainjob = Release(full, room, name, "TrainJob")
+        trainjob.install("-f", values_file(tmp_path, {"job": {"kind": "TrainJob"}}, values))
+        return trainjob
+
+    full.create(queue(room, quota(1)))
+    seen = told(command, installed("queued", {"scheduling": {"queue": {"name": "gpus"}}}), "queued")
+    assert "queue gpus: QuotaReserved: " in seen["evidence"]
+    assert "insufficient quota" in seen["evidence"]
+
+    assert "node affinity/selector" in told(command, installed("elsewhere", NO_NODE), "unschedulable")["evidence"]
+
+    broken = installed("broken", HELD)
+    full.wait(lambda: len(broken.placed()) == 2, "pods placed")
+    end_preflight(full, room, min(broken.pods()))
+    seen = told(command, broken, "preflight")
+    assert "3 are missing; fix: copy them again" in seen["evidence"]
+    assert seen["exitCode"] == 1
+
+    limit(full, room)
+    assert "exceeded quota: none" in told(command, installed("refused", {}), "not-created")["evidence"]
 
 
 # What the chart starts
