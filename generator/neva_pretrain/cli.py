@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__, catalog, rules, values
+from neva_pretrain import __version__, catalog, images, rules, values
 from neva_pretrain.errors import NevaError, RefusedError
 from neva_pretrain.output import Boundary, say
 from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
@@ -178,14 +178,13 @@ def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
         return make_plan(replace(request, gpus=nodes * request.gpus_per_node)), error
 
 
-def _image(reference: str) -> dict[str, Any]:
-    repository, _, digest = reference.partition("@")
-    name, colon, tag = repository.rpartition(":")
-    if not colon or "/" in tag:
-        name, tag = repository, ""
-    if not tag and not digest:
-        raise click.BadParameter(f"got {reference}; must have a tag or a digest", param_hint="--image")
-    return {"repository": name, **({"tag": tag} if tag else {}), **({"digest": digest} if digest else {})}
+def _image(reference: str) -> dict[str, str]:
+    image = images.split(reference)
+    if image and len(image) > 1:
+        return image
+    rule = "must be REPOSITORY:TAG or REPOSITORY@DIGEST, without a scheme, such as nvcr.io/nvidia/nemo:24.07"
+    rule = "must have a tag or a digest" if image else rule
+    raise click.BadParameter(f"got {reference}; {rule}", param_hint="--image")
 
 
 def _optimize(

@@ -12,7 +12,7 @@ from decimal import Decimal
 from math import gcd, isqrt
 from typing import Any, NamedTuple
 
-from neva_pretrain import catalog, chartdata
+from neva_pretrain import catalog, chartdata, images
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
 from neva_pretrain.reading import (
@@ -28,6 +28,7 @@ from neva_pretrain.reading import (
 from neva_pretrain.secrecy import LEVELS, is_secret, is_secret_name, scrubbed, show, walk
 from neva_pretrain.security import pod_security_breaks
 
+MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
 READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
@@ -641,6 +642,14 @@ def check_monitoring(values: Values) -> Iterator[Violation]:
             text(logger),
             "must be true with tensorboard.enabled, or there is nothing to show",
             "remove it",
+        )
+    image = images.split(section(values, "tensorboard").get("image") or "") or {"repository": ""}
+    if (length := len(image["repository"])) > MAX_IMAGE_NAME:
+        yield Violation(
+            "tensorboard.image",
+            f"{length} characters before the tag",
+            f"must be at most {MAX_IMAGE_NAME}",
+            "use a shorter name",
         )
     wandb = section(values, "wandb")
     if wandb.get("enabled") and wandb.get("mode") == "online" and not section(values, "secrets", "wandb").get("name"):

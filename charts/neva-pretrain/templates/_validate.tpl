@@ -448,6 +448,10 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- $errors = append $errors (printf "config.exp_manager.create_tensorboard_logger: got %s; must be true with tensorboard.enabled, or there is nothing to show; remove it" (include "neva.text" $manager.create_tensorboard_logger)) -}}
   {{- end -}}
 {{- end -}}
+{{- $name := regexReplaceAll "(:[^:/@]*)?(@.*)?$" (($v.tensorboard | default dict).image | default "") "" -}}
+{{- if gt (len $name) 255 -}}
+  {{- $errors = append $errors (printf "tensorboard.image: got %d characters before the tag; must be at most 255; use a shorter name" (len $name)) -}}
+{{- end -}}
 {{- $wandb := $v.wandb | default dict -}}
 {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") (not (($v.secrets | default dict).wandb | default dict).name) -}}
   {{- $errors = append $errors "secrets.wandb.name: got nothing; must name the Secret with the API key, since wandb.mode is online; use an existing Secret, or wandb.mode offline" -}}
