@@ -192,6 +192,7 @@ class Kubectl:
                 *([f"--since-time={since}"] if since else []),
                 *(f"--container={_KINDS[job.kind].container}", pod),
             ],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -215,6 +215,7 @@ class Look:
             event
             for event in self._asked("type=Warning")
             if word(at(event, "involvedObject").get("name")) in makers
+            and event.get("type") != "Normal"
             and at(event, "involvedObject").get("kind") in ("PyTorchJob", "TrainJob", "JobSet", "Job")
         ]
         if complaints:
@@ -333,6 +334,7 @@ class Look:
             if at(event, "involvedObject").get("name") == name
             and at(event, "involvedObject").get("uid") in (uid, None)
             and event.get("reason") != "FailedScheduling"
+            and event.get("type") != "Normal"
         ]
         if not events:
             return None
@@ -345,7 +347,9 @@ class Look:
         """Return that a pod's node is not ready: its pod is not, but its containers were when last heard of."""
         holds = {kind: (holds, said) for kind, holds, said in conditions(pod)}
         ready, said = holds.get("Ready", (True, ""))
-        if at(pod, "status").get("phase") == "Unknown" or (not ready and holds.get("ContainersReady", (False,))[0]):
+        containers = objects(at(pod, "status").get("containerStatuses"))
+        were = bool(containers) and all(c.get("ready") is True for c in containers)
+        if at(pod, "status").get("phase") == "Unknown" or (not ready and holds.get("ContainersReady", (were,))[0]):
             node = word(at(pod, "spec").get("nodeName"))
             return _Trouble("node-lost", Level.WARNING, f"node {node} is not ready{f': {said}' if said else ''}")
         return None

@@ -20,7 +20,7 @@ from neva_pretrain.errors import InputError
 from neva_pretrain.monitor.core.judge import Judgement
 from neva_pretrain.monitor.core.tail import CHUNK, Tail, newest_log
 from neva_pretrain.monitor.decode import Decoder, is_compressed
-from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
+from neva_pretrain.monitor.kubectl import ClusterError, ForbiddenError, Kubectl, trouble
 from neva_pretrain.monitor.pods import Look, unreadable
 
 POLL_SECONDS = 1.0
@@ -213,9 +213,9 @@ class JobLog:
                 master = self._kubectl.master(self.job)
                 self._look_at_pods(now=last)
                 failures = 0
-            except ClusterError:
+            except ClusterError as error:
                 failures += 1
-                if failures > LOST_AFTER or once:
+                if failures > LOST_AFTER or once or isinstance(error, ForbiddenError):
                     raise
                 last, master = False, None
             if master is not None:

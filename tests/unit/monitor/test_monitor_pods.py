@@ -248,6 +248,8 @@ CASES: dict[str, tuple[str, Level, str, Object]] = {
         "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}])]}),
     "a node is not ready": ("node-lost", Level.WARNING, "node gpu-0001 is not ready", {
         "pods": [pod(phase="Running", conditions=NOT_READY, **main(**RUNNING))]}),
+    "a node is not ready, long ago": ("node-lost", Level.WARNING, "node gpu-0001 is not ready", {
+        "pods": [pod(phase="Running", conditions=NOT_READY[:1], **main(ready=True, **RUNNING))]}),
 }  # fmt: skip
 
 
@@ -345,6 +347,13 @@ def test_n30_rights_on_one_kind_are_enough(other: str) -> None:
     assert JobLog(kubectl, "neva-1").job.kind == mine.removesuffix("s")
     with pytest.raises(ClusterError, match=f"no PyTorchJob or TrainJob .*; kubectl get {other}.*.ann. cannot"):
         JobLog(Recorded(**{mine: [], other: FORBIDDEN.format(other)}), "neva-1")
+
+
+def test_n30_no_rights_on_pods_are_said_at_once() -> None:
+    """They do not come while one waits."""
+    log = JobLog(recorded({"pods": FORBIDDEN.format("pods")}), "neva-1", lambda _: pytest.fail("waits"))
+    with pytest.raises(ClusterError, match="pods is forbidden"):
+        list(log.chunks())
 
 
 def test_n30_no_rights_at_all_are_said() -> None:
