@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
 from neva_pretrain.monitor.core.parser import Event, LogParser, Step
 from neva_pretrain.monitor.core.run import Run, Settings
 
@@ -55,12 +59,14 @@ SOURCE_DOCUMENT = (
 
 
 def padded(value: float) -> str:
-    """Write a float as Lightning's progress bar does: tqdm's three digits if shorter, padded."""
-    short = f"{value:.3g}".replace("e+0", "e+").replace("e-0", "e-")
-    text = short if len(short) < len(str(value)) else str(value)
-    if "e" in text or "n" in text:
+    """Write a float as Lightning's progress bar does: tqdm's three digits if shorter, padded to five characters.
+
+    tests/e2e/test_progress_bar.py holds it equal to Lightning's own.
+    """
+    text = tqdm.format_num(value)
+    if "e" in text:
         return text
-    return (text if "." in text else text + ".").ljust(5, "0")
+    return (text if "." in text or len(text) >= 5 else text + ".").ljust(5, "0")
 
 
 def clock(seconds: float) -> str:
@@ -97,6 +103,60 @@ def ranks(world: int, of: int | None = None) -> str:
         f"[rank{r}]: Initializing distributed: GLOBAL_RANK: {r}, MEMBER: {r + 1}/{of or world}\n" for r in range(world)
     ]
     return "".join(lines)
+
+
+def drawn(n: int, total: int | None, metrics: Mapping[str, str], *, epoch: int = 0, elapsed: float = 13.0) -> str:
+    """Draw a bar by tqdm itself, in the format of NeMo's CustomProgressBar (r2.0.0rc1), after a carriage return."""
+    return "\r" + tqdm.format_meter(
+        n,
+        total,
+        elapsed,
+        prefix=f"Epoch {epoch}: ",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        postfix=", ".join(f"{name}={text.strip()}" for name, text in metrics.items()),
+    )
+
+
+HYDRA = """Error executing job with overrides: []
+Traceback (most recent call last):
+  File "/opt/NeMo/examples/multimodal/multimodal_llm/neva/neva_pretrain.py", line 51, in main
+    trainer.fit(model)
+{}
+
+Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
+"""
+"""What a rank prints that fails with this exception."""
+
+TORCHRUN = """\
+E1125 10:00:11.0 140 torch/distributed/elastic/multiprocessing/api.py:826] failed (exitcode: {code}) local_rank: {rank}\
+ (pid: 206) of binary: /usr/bin/python
+Traceback (most recent call last):
+  File "/usr/local/bin/torchrun", line 33, in <module>
+    sys.exit(load_entry_point('torch', 'console_scripts', 'torchrun')())
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+neva_pretrain.py FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-25_10:00:12
+  host      : neva-master-0
+  rank      : 7 (local_rank: 7)
+  exitcode  : 1 (pid: 208)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-25_10:00:10
+  host      : neva-master-0
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : {code} (pid: 206)
+  error_file: <N/A>
+  traceback : {signal}
+============================================================
+"""
+"""How torchrun sums up: what failed later comes first."""
 
 
 REGISTERED = "All distributed processes registered. Starting with {} processes\n"

@@ -17,7 +17,7 @@ from neva_pretrain.monitor.core.judge import (
     status,
 )
 from neva_pretrain.monitor.core.run import Run, Settings
-from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, bar, parse, ranks, run_of
+from tests.unit.monitor.nemo_logs import HYDRA, REGISTERED, SAMPLES, TORCHRUN, bar, parse, ranks, run_of
 
 TRAINING = "".join(bar(n) for n in range(60))
 
@@ -113,6 +113,10 @@ def test_slow() -> None:
 
 
 FAILURES = [
+    ("gpu-error", "NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus.", None),
+    ("gpu-error", "[rank4]: RuntimeError: CUDA error: an illegal memory access was encountered", 4),
+    ("gpu-error", "[rank0]: RuntimeError: CUDA error: device-side assert triggered", 0),
+    ("crash", "Fatal Python error: Segmentation fault", None),
     ("gpu-oom", "[rank3]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", 3),
     ("host-oom", "traceback : Signal 9 (SIGKILL) received by PID 77", None),
     ("nccl-timeout", "[Rank 5] Watchdog caught collective operation timeout: WorkNCCL(", 5),
@@ -232,3 +236,129 @@ def test_worst_first_and_only_known_codes() -> None:
     assert [j.level for j in found] == [Level.FAILED, Level.WARNING]
     assert {j.code for j in found} <= set(CODES)
     assert status(run, found) is Status.FAILED
+
+
+def test_x01_padded_nan_is_judged() -> None:
+    """X01: ``nan.0``, ``inf.0`` and ``-inf.`` are losses; the same in another metric is no alarm."""
+    for bad in ("nan.0", "inf.0", "-inf."):
+        text = "".join(bar(n).replace("loss=2.500", f"loss={bad}") for n in range(60, 63))
+        assert bad in text
+        assert only(judgements(TRAINING + text)).code == "nan"
+        assert status(run_of(text), judgements(text)) is Status.FAILED
+        other = "".join(bar(n).replace(", global_step", f", grad_norm={bad}, global_step") for n in range(60, 70))
+        assert judgements(TRAINING + other) == []
+
+
+def test_u09_slow_is_judged_by_steps_and_time() -> None:
+    """U09: 136 steps with a line each ten; three slow steps a line each; but no two lines are enough."""
+    lines = [bar(n, total=136, seconds=2.0) for n in range(9, 130, 10)]
+    assert only(judgements("".join(lines), planned_step_seconds=1.0)).code == "slow"
+    assert only(judgements("".join(lines[:3]), planned_step_seconds=1.0)).code == "slow"
+    assert judgements("".join(lines[:2]), planned_step_seconds=1.0) == []
+    long = "".join(bar(n, seconds=200.0) for n in range(3))
+    assert only(judgements(long, planned_step_seconds=100.0)).code == "slow"
+
+
+def test_u09_a_line_each_ten_steps_is_no_stall() -> None:
+    """A line comes after ten slow steps only; five times that is a stall."""
+    lines = "".join(bar(n, seconds=60.0) for n in range(9, 130, 10))
+    assert judgements(lines, now=5999.0) == []
+    assert only(judgements(lines, now=6001.0)).code == "stalled"
+
+
+WATCHDOG = (
+    "[rank5]:[E ProcessGroupNCCL.cpp:1414] [PG 0 Rank 5] Process group watchdog thread terminated with exception: {}"
+)
+ABORTED = TORCHRUN.format(code=-6, rank=5, signal="Signal 6 (SIGABRT) received by PID 206")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: uncorrectable NVLink error detected during the execution",
+    ],
+)
+@pytest.mark.parametrize("after", ["", ABORTED])
+def test_n09_a_broken_gpu(cause: str, after: str) -> None:
+    """N09: the watchdog's line is the evidence, with rank and what to do, whatever comes after it."""
+    said = WATCHDOG.format(cause)
+    others = "[rank2]: torch.distributed.DistBackendError: NCCL error in: x, remote process exited\n" if after else ""
+    found = judgements(f"{TRAINING}\n{said}\nterminate called\n  what():  {said}\n{others}{after}")
+    assert (found[0].code, found[0].level, found[0].rank) == ("gpu-error", Level.FAILED, 5)
+    assert cause in found[0].evidence
+    assert "scheduling.avoidNodes" in found[0].action
+    assert {j.code for j in found[1:]} <= {"nccl-error", "crash"}
+
+
+CHAIN = """KeyError: 'state_dict'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "x.py", line 1, in f
+RuntimeError: cannot load"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "evidence"),
+    [
+        ("ValueError: mbs", "ValueError: mbs"),
+        (CHAIN, "KeyError: 'state_dict'"),
+        ("omegaconf.errors.MissingMandatoryValue: Missing mandatory value: a", None),
+        ("apex.Unsupported: no", None),
+        (
+            "RuntimeError: Error(s) in loading state_dict for M:\n\tMissing key(s): x",
+            "RuntimeError: Error(s) in loading",
+        ),
+        ("AssertionError", None),
+    ],
+)
+@pytest.mark.parametrize("rank", ["", "[rank3]: "])
+def test_r07_the_exception_under_hydra(rank: str, raised: str, evidence: str | None) -> None:
+    """R07: the first exception that ended the training, its rank, not what Hydra and torchrun say about it."""
+    caught = "Traceback (most recent call last):\n  File\nModuleNotFoundError: No module named 'apex'\n"
+    failed = "".join(f"{rank}{line}\n" for line in HYDRA.format(raised).splitlines())
+    for end in ("", TORCHRUN.format(code=1, rank=3, signal="To enable traceback see: x")):
+        found = only(judgements(caught + failed + end))
+        assert (found.code, found.level) == ("crash", Level.FAILED)
+        assert (evidence or raised) in found.evidence
+        assert found.rank == (3 if rank or end else None)
+
+
+STOPPED = "`Trainer.fit` stopped: `max_steps=20` reached.\n"
+
+
+def test_r08_a_rerun_of_a_finished_run() -> None:
+    """R08: no step was left to do; NeMo's own refusal says the same, but the job failed with it."""
+    restored = "Restoring states from the checkpoint path at /r/neva--step=20-last.ckpt\n"
+    begun = ranks(8) + REGISTERED.format(8) + restored
+    for text in (STOPPED, begun + STOPPED, bar(19, total=20) + "\n" + STOPPED + begun + STOPPED):
+        run = run_of(text)
+        found = only(judge(run, 1.0))
+        assert (found.code, found.level, run.completed, run.max_steps) == ("finished", Level.OK, 20, 20)
+        assert found.title == "finished before: all 20 steps were already done, this start made none"
+    refused = "ValueError: Found /r/x--step=20-end indicating that the last training run has already completed."
+    run = run_of(HYDRA.format(refused) + TORCHRUN.format(code=1, rank=0, signal="x"))
+    run.end("pytorchjob neva: Failed", failed=True)
+    found = only(judge(run, 1.0))
+    assert (found.code, found.level, status(run, [found])) == ("finished", Level.WARNING, Status.FINISHED)
+    assert "finished before: all 20 steps" in found.title
+    assert only(judgements(TRAINING + "\n" + STOPPED)).title == "finished: 60 steps"
+
+
+def test_r10_start_of_workers_and_saves_are_no_stall() -> None:
+    """R10: 190 s before a step are usual with 8 DataLoader workers; a save may take longer than a hang is given."""
+    assert judgements(TRAINING, now=190.0) == []
+    assert judge(run_of(ranks(8)), 190.0, Limits(stall_seconds=60)) == []
+    saving = TRAINING + "\nEpoch 0, global step 60: 'step' reached 60 (best 60), saving model to '/r/x'\n"
+    assert judgements(saving, now=890.0) == []
+    assert only(judgements(saving, now=910.0)).code == "stalled"
+    run = run_of(saving)
+    run.update(parse(bar(60)), 800.0)
+    assert judge(run, 1090.0) == []
+    assert only(judge(run, 1110.0)).code == "stalled"
+    run.update(parse("\nEpoch 0, global step 61: 'step' reached 61 (best 61), saving model to '/r/x'\n"), 810.0)
+    assert judge(run, 2390.0) == []
+    assert only(judge(run, 2410.0)).code == "stalled"

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neva_pretrain.monitor.core.parser import (
@@ -18,7 +18,17 @@ from neva_pretrain.monitor.core.parser import (
     Notice,
     Step,
 )
-from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, padded, parse, ranks, steps
+from tests.unit.monitor.nemo_logs import (
+    REGISTERED,
+    SAMPLES,
+    SOURCE_DOCUMENT,
+    bar,
+    drawn,
+    padded,
+    parse,
+    ranks,
+    steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +196,7 @@ NOTICES = [
         None,
         868,
     ),
-    (Kind.FINISHED, "`Trainer.fit` stopped: `max_steps=2170` reached.", None, None),
+    (Kind.FINISHED, "`Trainer.fit` stopped: `max_steps=2170` reached.", None, 2170),
     (
         Kind.TIME_LIMIT,
         "Time limit reached. Elapsed time is 3:50:00. Signaling Trainer to stop.",
@@ -327,3 +337,166 @@ def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Rando
 def test_the_writer_of_these_tests_rounds_as_lightning_does(value: float, text: str) -> None:
     """What the tests generate is what the samples show."""
     assert padded(value) == text
+
+
+NUMBERS = st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf, -math.inf, 1e-5, 2e-5, -0.0, 1e22, 123456.0])
+NAMES = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters="=,") | st.just(" "), min_size=1)
+OTHERS = st.dictionaries(NAMES.map(str.strip).filter(bool), NUMBERS | st.integers(), max_size=4)
+"""Whatever else is logged: in any script, with spaces and brackets in the name."""
+
+
+def text_of(value: float | int | str) -> str:
+    """Write a metric as Lightning does: floats are padded, whole numbers and strings are not."""
+    return padded(value) if isinstance(value, float) else str(value)
+
+
+def is_about(read: float | None, logged: float) -> bool:
+    """Tell whether the number is the one that was logged, in three digits."""
+    assert read is not None
+    return (math.isnan(read) and math.isnan(logged)) or read == logged or math.isclose(read, logged, rel_tol=6e-3)
+
+
+@settings(deadline=None)
+@given(NUMBERS, st.integers(0, 10**6), NUMBERS, NUMBERS, OTHERS, OTHERS)
+def test_x01_whatever_the_bar_prints_is_read(
+    loss: float, step: int, samples: float, seconds: float, before: dict[str, float], after: dict[str, float]
+) -> None:
+    """X01: padded NaN and infinity, signs, exponents, other metrics: no step is lost, no number is another."""
+    metrics = {
+        **before,
+        "reduced_train_loss": loss,
+        "global_step": float(step),
+        "consumed_samples": samples,
+        "train_step_timing in s": seconds,
+        **{name: value for name, value in after.items() if name not in before},
+    }
+    (found,) = steps(drawn(step + 1, 10**7, {name: text_of(value) for name, value in metrics.items()}))
+    assert is_about(found.loss, loss)
+    assert is_about(found.consumed_samples, samples)
+    assert is_about(found.seconds, seconds)
+    assert abs(found.global_step - step) <= found.step_error
+    assert (found.n, found.total, found.elapsed) == (step + 1, 10**7, 13)
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_x01_a_bar_without_total_or_past_it(total: int | None) -> None:
+    """X01: tqdm shows a question mark; a string among the metrics, an unknown rate."""
+    fields = {"v_num": "", "note": "tensor(2.5)", "reduced_train_loss": "nan.0", "global_step": "4.000"}
+    text = drawn(5, total, fields)
+    (step,) = steps(text)
+    assert (step.n, step.total, step.global_step, math.isnan(step.loss or 0)) == (5, None, 4, True)
+    assert [s.n for s in steps(text.replace("<?", "<?, ?it/s"))] == [5]
+
+
+def cut_bars() -> list[tuple[str, set[float]]]:
+    """Return a bar that is cut anywhere, and what its step may then be: the one, or none."""
+    whole = bar(123, loss=6.79, seconds=1.23).strip("\r")
+    known = whole.index("global_step=123.0,") + len("global_step=123.0,")
+    return [(whole[:at], {123.0} if at >= known else set()) for at in range(len(whole) + 1)]
+
+
+@pytest.mark.parametrize("between", ["", "\r", "\n", "[rank1]: ", "\x1b[A\x1b[K", "\x1b(B\x1b[m"])
+def test_x02_a_bar_cut_off_by_the_next(between: str) -> None:
+    """X02: both steps are read where the cut one's field is whole, and no number is half of one."""
+    after = bar(124, loss=5.5).strip("\r")
+    for text, own in cut_bars():
+        found = steps(text + between + after)
+        assert {s.global_step for s in found} == own | {124.0}
+        assert {s.loss for s in found} <= {6.79, 5.5}
+        assert {s.seconds for s in found} <= {None, 1.23, 0.54}
+        assert {s.consumed_samples for s in found} <= {None, 31744.0, 32000.0}
+
+
+def test_x02_as_it_was_seen() -> None:
+    text = (
+        "Epoch 0:   2%|2         | 2/100 [00:10<08:10, reduced_train_loss=2.100, global_step=1.000, throughput=19.00, "
+        "Epoch 0:   3%|3         | 3/100 [00:15<08:05, reduced_train_loss=2.000, global_step=2.000, throughput=19.00]"
+    )
+    assert [(s.n, s.global_step, s.loss) for s in steps(text)] == [(2, 1, 2.1), (3, 2, 2.0)]
+
+
+@pytest.mark.parametrize("at", ["reduced_train_loss=6.7", "global_step=12", "consumed_samples=317", "in s=1."])
+def test_x02_another_rank_writes_into_a_number(at: str) -> None:
+    """X02: half a number is none; what the other rank says is heard."""
+    whole = bar(123, loss=6.79, seconds=1.23)
+    cut = whole.index(at) + len(at)
+    for other in ("[rank3]: RuntimeError: CUDA error: unspecified launch failure", "ValueError: x"):
+        text = whole[:cut] + other + whole[cut:]
+        found = parse(text)
+        assert {s.global_step for s in found if isinstance(s, Step)} <= {123}
+        assert {s.loss for s in found if isinstance(s, Step)} <= {None, 6.79}
+        assert {s.seconds for s in found if isinstance(s, Step)} <= {None, 1.23}
+        if "CUDA" in other:
+            assert [n.rank for n in found if isinstance(n, Notice)] == [3]
+
+
+@pytest.mark.parametrize("glued", ["2025-01-01 00:00:00 [INFO] x", "24", "Training epoch 0, iteration 7/9 | x: 1", "."])
+def test_x02_the_last_number_of_a_2x_line(glued: str) -> None:
+    """X02: nothing closes it; what is glued to it must not become part of it."""
+    found = steps(SAMPLES["S9"].replace(" | val_loss: 4.106", "") + glued)
+    assert [(s.global_step, s.seconds) for s in found] == [(121, None)]
+
+
+def test_x02_two_2x_lines_without_a_line_end() -> None:
+    second = SAMPLES["S9"].replace("121", "122")
+    for text, seconds in ((SAMPLES["S9"], 0.03163), (SAMPLES["S9"].partition(" | train_step")[0], None)):
+        found = steps(text + second)
+        assert [(s.global_step, s.seconds) for s in found] == [(121, seconds), (122, 0.03163)]
+
+
+KINDS = [
+    (Kind.GPU_FAULT, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.", None),
+    (Kind.GPU_FAULT, "[rank5]: RuntimeError: CUDA error: uncorrectable NVLink error detected during the execution", 5),
+    (Kind.GPU_FAULT, "node NCCL WARN Cuda failure 214 'uncorrectable ECC error encountered'", None),
+    (Kind.GPU_FAULT, "Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.", None),
+    (Kind.GPU_FAULT, "RuntimeError: CUDA error: system not yet initialized", None),
+    (Kind.CUDA_ERROR, "NVRM: Xid (PCI:0000:3b:00): 31, pid=1234, name=python, Ch 00000008, MMU Fault", None),
+    (Kind.CUDA_ERROR, "[rank1]: RuntimeError: CUDA error: an illegal memory access was encountered", 1),
+    (Kind.CUDA_ERROR, "[default2]:RuntimeError: CUDA error: misaligned address", 2),
+    (Kind.CUDA_ERROR, "x NCCL WARN Cuda failure 'unspecified launch failure'", None),
+    (Kind.CUDA_ERROR, "RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", None),
+    (Kind.CUDA_ERROR, "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", None),
+    (Kind.CUDA_ERROR, "RuntimeError: /te/gemm.cu:279: cuBLAS Error: the GPU program failed to execute", None),
+    (Kind.DEVICE_ASSERT, "Indexing.cu:1289: f: block: [3,0,0], thread: [32,0,0] Assertion `i < n` failed.", None),
+    (Kind.DEVICE_ASSERT, "[rank0]: RuntimeError: CUDA error: device-side assert triggered", 0),
+    (Kind.GPU_OOM, "RuntimeError: CUDA error: out of memory", None),
+    (Kind.GPU_OOM, "x:1:2 [0] NCCL WARN Cuda failure 'out of memory'", None),
+    (Kind.NCCL_ERROR, "NCCL error: unhandled system error, NCCL version 2.21.5", None),
+    (Kind.SHARED_MEMORY, "RuntimeError: unable to write to file </torch_12_34_0>: No space left on device (28)", None),
+    (Kind.SHARED_MEMORY, "RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error. It is x", None),
+    (Kind.SHARED_MEMORY, "  traceback : Signal 7 (SIGBUS) received by PID 77", None),
+    (Kind.SHARED_MEMORY, "x NCCL WARN Error while creating shared memory segment /dev/shm/nccl-x (size 9)", None),
+    (Kind.HOST_OOM, "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed.", None),
+    (Kind.HOST_OOM, "RuntimeError: DataLoader worker (pid(s) 7, 8) exited unexpectedly", None),
+    (Kind.HOST_OOM, "Memory cgroup out of memory: Killed process 7 (python)", None),
+    (Kind.HOST_OOM, "/launch.sh: line 99:   123 Killed                  torchrun x.py", None),
+    (Kind.HOST_OOM, "OSError: [Errno 12] Cannot allocate memory", None),
+    (Kind.SIGNAL, "  traceback : Signal 11 (SIGSEGV) received by PID 77", None),
+    (Kind.SIGNAL, "Fatal Python error: Segmentation fault", None),
+    (Kind.FINISHED_BEFORE, "ValueError: Found /r/n--step=20-end indicating that the last training run has already "
+     "completed.", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "line", "rank"), KINDS)
+def test_n09_what_ends_a_process(kind: Kind, line: str, rank: int | None) -> None:
+    """N09: a broken GPU, a full /dev/shm, the host's memory: each is told from the others."""
+    for text in (line, f"2026-11-25T10:00:00.123456789Z {line}"):
+        (notice,) = parse(text + "\n")
+        assert isinstance(notice, Notice)
+        assert (notice.kind, notice.rank) == (kind, rank)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CUDA kernel errors might be asynchronously reported at some other API call",
+        "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+        "[NeMo W 2024-01-01 00:00:00 x:1] assertions are off",
+        "Sending process 512 closing signal SIGTERM",
+        "root cause analysis of illegal values encountered: none",
+        "[NeMo I 2024-01-01 00:00:00 x:1] shared memory is 64G",
+    ],
+)
+def test_n09_what_only_resembles_it(line: str) -> None:
+    assert parse(line + "\n") == []

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neva_pretrain.monitor.core.run import LAG, RECENT_STEPS, Point, Run, Series, Settings
-from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, parse, ranks, run_of
+from tests.unit.monitor.nemo_logs import (
+    HYDRA,
+    REGISTERED,
+    SAMPLES,
+    SOURCE_DOCUMENT,
+    TORCHRUN,
+    bar,
+    parse,
+    ranks,
+    run_of,
+)
 
 RESTORED = "Restoring states from the checkpoint path at /r/neva--step={}-last.ckpt\n"
 
@@ -261,3 +271,47 @@ def test_nan_of_the_last_process_is_not_this_ones() -> None:
     assert run_of(ranks(8) + nan).nan_in_a_row == 3
     run = run_of(ranks(8) + nan + "\n" + ranks(8))
     assert (run.nan_in_a_row, run.nan_total) == (0, 3)
+
+
+def test_r09_a_bar_that_goes_on_after_a_resume() -> None:
+    """R09: with Lightning 2.4 the bar of the new process begins where the old one was, its clock anew."""
+    text = ranks(8) + REGISTERED.format(8) + "".join(bar(n) for n in range(300))
+    again = ranks(8) + REGISTERED.format(8)
+    for restored in (RESTORED.format(217), ""):
+        run = run_of(text + again + restored + "".join(bar(n) for n in range(217, 230)))
+        assert (run.completed, run.restarts, run.lost_steps) == (230, 1, 83)
+
+
+def test_r09_a_bar_that_goes_on_is_no_text_shown_again() -> None:
+    """R09: without a message the clock tells them apart."""
+    text = "".join(bar(n) for n in range(300))
+    resumed = [bar(n).replace(bar(n)[bar(n).index("[") :].split("<")[0], f"[00:{n - 200:02}") for n in range(217, 230)]
+    run = run_of(text + "".join(resumed))
+    assert (run.completed, run.restarts, run.lost_steps) == (230, 1, 83)
+    run = run_of(text + "".join(bar(n) for n in range(217, 230)))
+    assert (run.completed, run.restarts) == (300, 0)
+
+
+def test_r07_the_rank_is_that_of_the_root_cause() -> None:
+    """R07: torchrun lists ranks that it saw fail later before the one that failed first."""
+    summary = TORCHRUN.format(code=1, rank=3, signal="To enable traceback see: x")
+    run = run_of(HYDRA.format("KeyError: 'x'") + summary)
+    assert {i.rank for i in run.incidents.values()} == {3}
+
+
+@pytest.mark.parametrize("every", [1, 10, 100])
+def test_u09_speed_is_taken_over_steps_not_lines(every: int) -> None:
+    """U09: the same run, however often the bar is drawn."""
+    run = run_of("".join(bar(n, total=5000, seconds=2.0 if n > 3400 else 9.0) for n in range(0, 4500, every)))
+    speed = run.speed()
+    assert speed is not None
+    assert speed.median == 2.0
+    assert run.steps_a_line == every
+
+
+def test_u09_speed_by_the_clock_where_no_step_time_is_logged() -> None:
+    """log_step_timing can be off; the bar still has its clock."""
+    text = "".join(bar(n, seconds=2.0).replace(", train_step_timing in s=2.000", "") for n in range(0, 100, 5))
+    speed = run_of(text).speed()
+    assert speed is not None
+    assert speed.median == pytest.approx(2.0, rel=0.05)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from .parser import Kind
+from .parser import HEADER, Kind
 from .run import Incident, Run
 
 
@@ -42,9 +42,13 @@ class Limits:
         random_step: from which step on that is judged.
         stall_steps: median step times without a new step.
         stall_seconds: never call a stall before this.
-        start_seconds: time for loading before the first step.
+        save_seconds: the same while a checkpoint is written, or twice the longest one so far.
+        start_seconds: time before the first step, for loading and for DataLoader workers, which NeMo spawns
+            and which import NeMo each: seen 190 s with 8 of them, 85 s with 2 (one H100, 16 cores).
         slow_share: share of the planned speed below which the run is slow.
-        slow_steps: timed steps before speed is judged.
+        slow_steps: steps before speed is judged ...
+        slow_seconds: ... or this much training, if that is sooner (slow steps).
+        slow_lines: step times that make a median: one of them may be that of a warm-up.
         checkpoint_share: checkpoint intervals without any checkpoint.
 
     """
@@ -54,9 +58,12 @@ class Limits:
     random_step: int = 50
     stall_steps: float = 10
     stall_seconds: float = 300
+    save_seconds: float = 900
     start_seconds: float = 2700
     slow_share: float = 0.8
     slow_steps: int = 20
+    slow_seconds: float = 600
+    slow_lines: int = 3
     checkpoint_share: float = 1.5
 
     def stall_after(self, run: Run) -> float:
@@ -64,7 +71,8 @@ class Limits:
         speed = run.speed()
         if run.attempt_first_step is None or speed is None:
             return self.start_seconds
-        return max(self.stall_seconds, self.stall_steps * speed.median)
+        limit = max(self.stall_seconds, self.stall_steps * speed.median * run.steps_a_line)
+        return max(limit, self.save_seconds, 2 * run.longest_save) if run.is_saving else limit
 
 
 DEFAULT_LIMITS = Limits()
@@ -103,7 +111,32 @@ class _Advice:
     fatal: bool = True
 
 
+_AVOID = (
+    "`kubectl get pods -o wide` shows the node of that rank's pod: add it to scheduling.avoidNodes and have its GPUs"
+    " tested (`dmesg | grep Xid`, `dcgmi diag -r 3`)"
+)
+
 _ADVICE: dict[Kind, _Advice] = {
+    Kind.GPU_FAULT: _Advice(
+        "gpu-error",
+        "a GPU, its link or its driver failed",
+        "broken hardware: memory (ECC), NVLink, bus, or a driver that lost the GPU; no setting of the run causes it",
+        f"{_AVOID}; start again: it resumes from the last checkpoint",
+    ),
+    Kind.DEVICE_ASSERT: _Advice(
+        "gpu-error",
+        "a check in a CUDA kernel failed (device-side assert)",
+        "an index out of range, most often a token id beyond the vocabulary: tokenizer and LLM do not belong together",
+        "compare the tokenizer's pieces with the LLM's vocabulary, run once with CUDA_LAUNCH_BLOCKING=1; if only one "
+        "node ever shows it, scheduling.avoidNodes",
+    ),
+    Kind.CUDA_ERROR: _Advice(
+        "gpu-error",
+        "CUDA error",
+        "a failing GPU, link or driver, or a kernel that touched memory that is not its own",
+        f"{_AVOID} if that node shows it again; if it moves from node to node it is software: run once with "
+        "CUDA_LAUNCH_BLOCKING=1 to see which call",
+    ),
     Kind.NAN: _Advice(
         "nan",
         "FAILED(nan): a rank found NaN in its gradients",
@@ -127,7 +160,8 @@ _ADVICE: dict[Kind, _Advice] = {
     Kind.SHARED_MEMORY: _Advice(
         "shared-memory",
         "/dev/shm is too small",  # noqa: S108 (a message)
-        "the pod has the 64 MiB default, or its memory-backed volume is full",
+        "the pod has the 64 MiB default, or its memory-backed volume is full; a bus error may also be a mapped "
+        "file that was cut",
         "mount an emptyDir with medium: Memory at /dev/shm (the chart does) and raise its size limit",
     ),
     Kind.DISK_FULL: _Advice(
@@ -179,6 +213,12 @@ _ADVICE: dict[Kind, _Advice] = {
         "see the exception above this line in the log of the rank named",
         "read the log of that rank from its first Traceback on",
     ),
+    Kind.SIGNAL: _Advice(
+        "crash",
+        "a process died of a signal",
+        "a crash in native code, or an abort after an error that the lines before tell",
+        "read the log of that rank before this line; if only one node ever shows it, scheduling.avoidNodes",
+    ),
     Kind.TRACEBACK: _Advice(
         "crash",
         "a Python exception in the log",
@@ -198,6 +238,7 @@ _ADVICE: dict[Kind, _Advice] = {
 
 CODES = (
     "finished",
+    "gpu-error",
     "nan",
     "gpu-oom",
     "host-oom",
@@ -252,14 +293,21 @@ def status(run: Run, judgements: list[Judgement]) -> Status:
 
 
 def _finished(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
-    if run.is_finished:
-        yield Judgement(
-            "finished",
-            Level.OK,
-            f"finished: {run.completed or 0} steps",
-            run.finished,
-            action=("the checkpoint holds the projector only; keep the paths of its LLM and vision tower with it"),
-        )
+    if not run.is_finished:
+        return
+    action = "the checkpoint holds the projector only; keep the paths of its LLM and vision tower with it"
+    if run.attempt_first_step is not None:
+        yield Judgement("finished", Level.OK, f"finished: {run.completed or 0} steps", run.finished, action=action)
+        return
+    steps = f"all {run.completed} steps" if run.completed else "all steps"
+    yield Judgement(
+        "finished",
+        Level.WARNING if run.finished_before else Level.OK,
+        f"finished before: {steps} were already done, this start made none",
+        run.finished_before or run.finished,
+        "the results folder of this run.id holds a checkpoint of the last step",
+        f"for more steps raise training.maxSteps, for another run change run.id; {action}",
+    )
 
 
 def _nan(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
@@ -277,7 +325,15 @@ def _incidents(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         incident = run.incidents.get(kind)
         if incident is not None:
             level = Level.FAILED if advice.fatal or (crashed and kind is not Kind.TERMINATED) else Level.WARNING
+            if kind is Kind.CRASH:
+                incident = replace(_reason(run) or incident, count=1)
             yield _from_incident(incident, advice, level)
+
+
+def _reason(run: Run) -> Incident | None:
+    """Return what ended the process that Hydra or torchrun only says has failed."""
+    raised = run.incidents.get(Kind.TRACEBACK)
+    return raised if raised and HEADER not in raised.line else run.incidents.get(Kind.SIGNAL)
 
 
 def _from_incident(incident: Incident, advice: _Advice, level: Level) -> Judgement:
@@ -365,7 +421,9 @@ def _random_loss(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
 
 def _slow(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     speed = run.speed()
-    if speed is None or speed.of_plan is None or run.timed_steps < limits.slow_steps or run.is_finished:
+    if speed is None or speed.of_plan is None or run.timed_lines < limits.slow_lines or run.is_finished:
+        return
+    if run.timed_steps < limits.slow_steps and run.timed_steps * speed.median < limits.slow_seconds:
         return
     if speed.of_plan < limits.slow_share:
         yield Judgement(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple
 
-from .parser import Event, Kind, Notice, Step
+from .parser import HEADER, HYDRA, Event, Kind, Notice, Step
 
 LAG = 10
 """Steps that shown metrics may be behind the bar (NeMo's log_every_n_steps, rarely above 10)."""
@@ -170,6 +170,7 @@ class Run:
     checkpoint_at: float | None = None
     not_saved: Notice | None = None
     finished: str = ""
+    finished_before: str = ""
     stopped: str = ""
     ended: str = ""
     failed: bool = False
@@ -180,7 +181,10 @@ class Run:
     _log_total: int | None = None
     _log_batch: int | None = None
     _samples: tuple[float, float] | None = None
-    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    _restored: int | None = None
+    _saves: bool = False
+    longest_save: float = 0.0
+    _seconds: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     _pace: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
 
     def update(self, events: list[Event], now: float) -> None:
@@ -209,7 +213,9 @@ class Run:
         self.registered = None
         self.not_saved = None
         self.nan_in_a_row = 0
-        self.finished = self.stopped = ""
+        self.finished = self.finished_before = self.stopped = ""
+        self._restored = None
+        self._saves = False
         self._retire_incidents()
 
     def _step(self, record: Step, now: float) -> None:
@@ -275,16 +281,29 @@ class Run:
         return record.epoch > bar.epoch and step - LAG <= lead <= step + LAG
 
     def _is_old_text(self, record: Step, done: int) -> bool:
-        """Tell text shown again from a restart, whose bar begins anew or has another lead."""
+        """Tell text shown again from a restart, whose bar begins anew, has another lead or an earlier clock."""
         bar = self._bar
-        return bar is not None and record.n > LAG and bar.lead - LAG <= done - record.n <= bar.lead
+        if bar is None or record.n <= LAG or not bar.lead - LAG <= done - record.n <= bar.lead:
+            return False
+        then = next((elapsed for step, elapsed in self._pace if done <= step <= done + LAG), None)
+        return then is None or record.elapsed is None or record.elapsed >= then / 2
 
     def _begin_attempt(self, record: Step, done: int, now: float) -> None:
-        self.lost_steps += max(0, (self.step or 0) - max(0, done - record.n))
+        self.lost_steps += max(0, (self.step or 0) - self._begun_at(record, done))
         self.step = self._bar = None
         self._seconds.clear()
         self._pace.clear()
         self._advance(record, done, now)
+
+    def _begun_at(self, record: Step, done: int) -> int:
+        """Return the step that a restart went back to: as restored, else by its bar.
+
+        After a resume the bar begins anew or, with Lightning 2.4, goes on.
+        """
+        if self._restored is not None:
+            return self._restored
+        goes_on = record.n > LAG and done - record.n <= LAG
+        return max(0, done - 1 if goes_on else done - record.n)
 
     def _advance(self, record: Step, done: int, now: float) -> None:
         bar = self._bar
@@ -303,6 +322,9 @@ class Run:
         self.best_step = max(self.best_step, done)
         if self.attempt_first_step is None:
             self.attempt_first_step = done
+        if self._saves and self.last_step_at is not None:
+            self.longest_save = max(self.longest_save, now - self.last_step_at)
+        self._saves = False
         self.last_step_at = now
         if self.incidents:
             self._retire_incidents()
@@ -311,7 +333,9 @@ class Run:
             self._loss(loss, done)
         if seconds is not None:
             if 0 < seconds < math.inf:
-                self._seconds.append(seconds)
+                self._seconds.append((done, seconds))
+                while len(self._seconds) > LAG and self._seconds[0][0] <= done - RECENT_STEPS:
+                    self._seconds.popleft()
             else:
                 seconds = None
         if record.elapsed is not None:
@@ -340,24 +364,48 @@ class Run:
             self.checkpoint_step = self.step if notice.value is None else notice.value
             self.checkpoint_at = now
             self.not_saved = None
+            self._saves = True
         elif kind is Kind.NOT_SAVED:
             self.not_saved = notice
         elif kind is Kind.RESTORED:
             if not self._fresh:
                 self.new_process()
+            self._restored = notice.value if self._restored is None else self._restored
         elif kind is Kind.FINISHED:
             self.finished = notice.line
+            self._reached(notice.value)
+        elif kind is Kind.FINISHED_BEFORE:
+            self.finished_before = notice.line
+            self._reached(notice.value)
         elif kind is Kind.TIME_LIMIT:
             self.stopped = notice.line
         elif kind is Kind.FAILED_RANK:
             self._blame(notice)
         else:
-            seen = self.incidents.get(kind)
-            self.incidents[kind] = (
-                replace(seen, count=seen.count + 1, rank=notice.rank if seen.rank is None else seen.rank)
-                if seen
-                else Incident(kind, notice.line, notice.rank, 1, self.step)
-            )
+            self._incident(notice)
+
+    def _incident(self, notice: Notice) -> None:
+        """Keep the first line of a kind as evidence; what ended the training outranks what was complained of before."""
+        kind, line, rank = notice.kind, notice.line, notice.rank
+        if kind is Kind.CRASH and kind not in self.incidents and HYDRA in line:
+            self.incidents.pop(Kind.TRACEBACK, None)
+        seen = self.incidents.get(kind)
+        if seen is None:
+            self.incidents[kind] = Incident(kind, line, rank, 1, self.step)
+        elif HEADER in line:
+            return
+        elif HEADER in seen.line:
+            self.incidents[kind] = replace(seen, line=line, rank=seen.rank if rank is None else rank)
+        else:
+            named = rank if seen.rank is None else seen.rank
+            self.incidents[kind] = replace(seen, count=seen.count + 1, rank=named)
+
+    def _reached(self, steps: int | None) -> None:
+        """Take the trainer's word for how many steps are done, where no step of this process says it."""
+        if steps is not None and self.attempt_first_step is None:
+            self.step = max(self.step or 0, steps)
+            self.best_step = max(self.best_step, self.step)
+            self._log_total = self._log_total or steps
 
     def _rank(self, notice: Notice) -> None:
         rank, world_size = notice.rank, notice.value
@@ -410,7 +458,9 @@ class Run:
     def is_finished(self) -> bool:
         """All steps are done, or the trainer says so."""
         limit = self.max_steps
-        return bool(self.finished) or (limit is not None and self.step is not None and self.step >= limit)
+        return bool(self.finished or self.finished_before) or (
+            limit is not None and self.step is not None and self.step >= limit
+        )
 
     @property
     def consumed_samples(self) -> tuple[int, bool] | None:
@@ -423,9 +473,12 @@ class Run:
 
     def speed(self) -> Speed | None:
         """Rates over the last steps of this attempt, or None before the first."""
-        if not self._seconds:
-            return None
-        times = sorted(self._seconds)
+        times = sorted(seconds for _, seconds in self._seconds)
+        if not times:
+            pace = self._clock_pace()
+            if pace is None:
+                return None
+            times = [pace]
         middle = median(times)
         s = self.settings
         samples = self.global_batch_size / middle if self.global_batch_size else None
@@ -441,22 +494,41 @@ class Run:
         )
 
     @property
+    def timed_lines(self) -> int:
+        """Step times that :meth:`speed` rests on."""
+        return len(self._seconds) or len(self._pace)
+
+    @property
     def timed_steps(self) -> int:
-        """Steps of this attempt that :meth:`speed` rests on (at most RECENT_STEPS)."""
-        return len(self._seconds)
+        """Steps of this attempt from the first timed one to the last, however many of them were logged."""
+        timed = self._seconds or self._pace
+        return timed[-1][0] - timed[0][0] + 1 if timed else 0
+
+    @property
+    def steps_a_line(self) -> float:
+        """Steps from one line of the log to the next: 1, or what the bar's refresh rate makes of it."""
+        return (self.timed_steps - 1) / (self.timed_lines - 1) if self.timed_lines > 1 else 1.0
+
+    @property
+    def is_saving(self) -> bool:
+        """A checkpoint was written after the last step: the next one waits for it."""
+        return self._saves
+
+    def _clock_pace(self) -> float | None:
+        """Return the seconds of a step by the bar's clock, once LAG lines tell it."""
+        if len(self._pace) >= LAG:
+            (first, begun), (last, until) = self._pace[0], self._pace[-1]
+            if last > first and until > begun:
+                return (until - begun) / (last - first)
+        return None
 
     def seconds_left(self) -> float | None:
         """Time to max_steps at the pace of the bar's clock, saving included, else by step time."""
         limit, step, speed = self.max_steps, self.completed, self.speed()
         if limit is None or step is None:
             return None
-        pace = speed.median if speed else None
-        if len(self._pace) >= LAG:
-            (first, begun), (last, until) = self._pace[0], self._pace[-1]
-            if last > first and until > begun:
-                measured = (until - begun) / (last - first)
-                pace = max(pace, measured) if pace is not None else measured
-        return None if pace is None else (limit - step) * pace
+        paces = [pace for pace in (speed.median if speed else None, self._clock_pace()) if pace is not None]
+        return (limit - step) * max(paces) if paces else None
 
 
 def _continues(first: Step, first_done: int, record: Step, done: int) -> bool:
