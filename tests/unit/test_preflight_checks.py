@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from neva_pretrain import catalog, hydra
+from neva_pretrain import catalog, chartdata, hydra
 from tests.unit.preflight_tools import (
     DATA,
     Files,
@@ -569,7 +569,41 @@ class TestCheckpoint:
         self.use(settings, tmp_path, zarr())
         (message,) = problems(settings, "checkpoint")
         assert "rotary_base is 10000, the run's config says 100000.0; window_size is null, the run" in message
-        assert "set config: {model: {rotary_base: 10000, window_size: null" in message
+        fix = "set model.architecture.rotaryBase=10000, config.model.window_size=null"
+        assert "layernorm_epsilon" not in message, "what model_config.yaml leaves out is not compared"
+        assert fix in message
+        owned, facts = chartdata.rules()["ownedConfig"], chartdata.rules()["llmConfig"]
+        assert {k: owned[f"model.{k}"] for k in facts if f"model.{k}" in owned} == preflight.VALUES_OF
+
+    @pytest.mark.parametrize(
+        ("model", "config", "said"),
+        [
+            ("mistral_7b_instruct", {"rope_theta": 1e6, "sliding_window": None, "rms_norm_eps": 1e-5}, ""),
+            ("llama2_7b_chat", {"rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False}, ""),
+            ("llama3_8b_chat", {"rope_theta": 500000.0, "attention_bias": False, "hidden_size": 4096}, ""),
+            ("mixtral_8x7b_instruct", {"rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2}, ""),
+            ("llama3_8b_chat", {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, ""),
+            ("mistral_7b_instruct", {"rope_theta": 1e4, "sliding_window": 4096}, "rotary_base is 10000.0, the run's"),
+            ("mistral_7b_instruct", {"rope_theta": 1e6, "sliding_window": 4096}, "window_size is [4096, 0]"),
+            (
+                "llama3_8b_chat",
+                {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8}},
+                "llama3: NeVa",
+            ),
+            ("llama2_7b_chat", {"rope_scaling": {"type": "linear", "factor": 4}}, "interpolation_factor is 4"),
+            ("llama2_7b_chat", {"rms_norm_eps": 1e-06}, "layernorm_epsilon is 1e-06"),
+            ("llama2_7b_chat", {"rope_scaling": "yarn"}, "rope_scaling yarn: NeVa"),
+            ("llama2_7b_chat", {"attention_bias": True}, "qkv_bias is true"),
+        ],
+    )
+    def test_n01_a_source_is_compared_before_its_conversion(
+        self, settings: Settings, model: str, config: dict[str, Any], said: str
+    ) -> None:
+        """N01: a Hugging Face config.json, as NeMo's converters would write it."""
+        settings["llm"] = hydra.llm({}, catalog.get(model))
+        found = preflight.llm_problems(preflight.as_nemo(config), inputs.Settings(settings), "config.json")
+        messages = [f.message for f in found]
+        assert [bool(messages), said in "".join(messages)] == [bool(said), True], messages
 
     def test_d12_megatron_core_is_demanded(self, settings: Settings, tmp_path: Path) -> None:
         """D12: other key names are ignored in silence."""

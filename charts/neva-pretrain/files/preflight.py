@@ -715,7 +715,7 @@ def check_checkpoint(run: Run) -> Iterator[Finding]:
         yield warning(f"PyYAML is not installed: {CONFIG} is not compared", "use the NeMo image")
     else:
         yield from config_problems(found.config, run.settings.mapping("architecture"))
-        yield from llm_problems(found.config, run.settings.mapping("llm"), run.settings.mapping("architecture"))
+        yield from llm_problems(found.config, run.settings)
     yield note(str(found))
 
 
@@ -778,19 +778,18 @@ def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) 
         )
 
 
+VALUES_OF = {"rotary_base": "model.architecture.rotaryBase", "moe_router_topk": "model.architecture.expertsPerToken"}
+"""Values that say what others say in ``config``."""
+
 UNREAD = re.compile(
     r"rope(?!.*fusion)|rotary|yarn|position_?emb|positional|window|interpolat|soft_?cap|alibi|embedding_scal|logit_scal"
 )
 """Names of what changes attention or embeddings, and NeVa does not read unless rules.yaml's llmConfig lists it."""
 
 
-def llm_problems(
-    config: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], architecture: Mapping[str, Any]
-) -> Iterator[Finding]:
-    """Compare what makes the language model another one without an error with the run's Hydra config (N01).
-
-    ``facts`` is settings.json's ``llm``: by key, what the run says and what NeMo takes where there is none.
-    """
+def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CONFIG) -> Iterator[Finding]:
+    """Compare what makes the language model another one without an error with the run's Hydra config (N01)."""
+    facts: Mapping[str, Mapping[str, Any]] = settings.mapping("llm")
     dense = config.get("num_moe_experts") in (None, 0, 1)
     names = [
         n
@@ -799,26 +798,51 @@ def llm_problems(
     ]
     theirs = {n: config.get(n, facts[n].get("default")) for n in names}
     ours = {n: facts[n]["run"] for n in names}
-    shape = architecture.get("hiddenSize"), architecture.get("numAttentionHeads")
+    shape = settings.find("architecture.hiddenSize"), settings.find("architecture.numAttentionHeads")
     left = canonical(theirs, config.get("hidden_size"), config.get("num_attention_heads"))
     right = canonical(ours, *shape)
-    wrong = [n for n in names if left[n] != right[n]]
+    wrong = [n for n in names if left[n] != right[n] and (theirs[n] is not None or ours[n] is not None)]
     if wrong:
         said = "; ".join(f"{n} is {brief(theirs[n])}, the run's config says {brief(ours[n])}" for n in wrong)
         yield failed(
-            f"{CONFIG}: {said}: the weights would load, without an error, into another model than theirs",
-            "name the checkpoint of this model (model.name), or if it is meant set config: {model: {"
-            + ", ".join(f"{n}: {brief(theirs[n])}" for n in wrong)
-            + "}}",
+            f"{where}: {said}: the weights would load, without an error, into another model than theirs",
+            "name the checkpoint of this model (model.name), or if it is meant set "
+            + ", ".join(f"{VALUES_OF.get(n, f'config.model.{n}')}={brief(theirs[n])}" for n in wrong),
         )
     names = [n for n in config if isinstance(n, str) and n not in facts and n != "max_position_embeddings"]
     unread = [n for n in names if UNREAD.search(n[:100])]
     more = [f"{n} {brief(config[n])}" for n in unread if config.get(n) not in (None, False, 0, "", [], {})]
     if facts and more:
         yield failed(
-            f"{CONFIG}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
+            f"{where}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
             "use a model without it, such as the one of the catalog (model.name)",
         )
+
+
+def as_nemo(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what NeMo's converters make of a Hugging Face config.json, as far as it is compared."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope = rope if isinstance(rope, dict) else {"type": rope}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    made = {
+        "hidden_size": config.get("hidden_size"),
+        "num_attention_heads": config.get("num_attention_heads"),
+        "num_moe_experts": config.get("num_local_experts"),
+        "rotary_base": config.get("rope_theta", rope.get("rope_theta", 10000.0)),
+        "seq_len_interpolation_factor": rope.get("factor") if kind == "linear" else None,
+        "rope_scaling": None if kind in ("linear", "default") else kind,
+        "window_size": [window, 0] if window else None,
+        "qkv_bias": bool(config.get("attention_bias")),
+    }
+    names = {
+        "rms_norm_eps": "layernorm_epsilon",
+        "head_dim": "kv_channels",
+        "num_experts_per_tok": "moe_router_topk",
+        "partial_rotary_factor": "rotary_percentage",
+        "tie_word_embeddings": "share_embeddings_and_output_weights",
+    }
+    return made | {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
 
 
 def canonical(values: Mapping[str, Any], hidden: Any, heads: Any) -> dict[str, Any]:

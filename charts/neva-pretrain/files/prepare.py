@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from preflight import layout_problems, sample_findings, vision_problems
+from preflight import as_nemo, layout_problems, llm_problems, sample_findings, vision_problems
 from preflight_inputs import (
     CONFIG,
     USER_DEFINED,
@@ -395,6 +395,7 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
     config = read_json(os.path.join(source, "config.json"))
     unset = {"num_key_value_heads": config.get("num_attention_heads"), "num_local_experts": 1}
     wrong = []
+    yield from llm_problems(as_nemo(config), settings, f"{show(source)}/config.json, in NeMo's names")
     for key, name in HUGGINGFACE_NAMES.items():
         wanted, value = settings.find(f"architecture.{key}"), config.get(name, unset.get(name))
         if wanted is not None and value != wanted:
