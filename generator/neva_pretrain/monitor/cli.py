@@ -25,6 +25,7 @@ from neva_pretrain.monitor.core.parser import LogParser
 from neva_pretrain.monitor.core.run import Run, Settings
 from neva_pretrain.monitor.decode import is_compressed
 from neva_pretrain.monitor.kubectl import Kubectl
+from neva_pretrain.monitor.pods import NOT_STARTED
 from neva_pretrain.monitor.sources import Chunk
 from neva_pretrain.output import Boundary, say, write
 
@@ -72,11 +73,15 @@ class _Input:
         """Return all that can be said of the run now, worst first, and where it stands."""
         beside = [] if run.is_finished else self.findings()
         codes = {j.code for j in beside}
-        found = [*beside, *(j for j in judge(run, time.time(), limits) if j.code not in codes)]
-        found.sort(key=lambda j: _SEVERITY.index(j.level))
+        waits = not codes.isdisjoint(NOT_STARTED)  # what does not run does not stall
+        of_log = [
+            j for j in judge(run, time.time(), limits) if j.code not in codes and not (waits and j.code == "stalled")
+        ]
+        found = sorted([*beside, *of_log], key=lambda j: _SEVERITY.index(j.level))
         state = status(run, found)
-        waits = state is Status.STARTING and exit_code(beside) == Level.WARNING.value
-        return found, Status.WAITING if waits else state
+        if state is Status.STARTING or (waits and state is Status.TRAINING):
+            state = Status.WAITING if exit_code(beside) == Level.WARNING.value else state
+        return found, state
 
 
 class _Monitor(Boundary):

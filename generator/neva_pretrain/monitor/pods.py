@@ -36,7 +36,7 @@ SHOWN = 3
 MORE_LOGS = 8
 """Logs of finished containers that one look reads: those of many pods mostly say the same."""
 
-MAX_WORDS = 600
+MAX_WORDS = 2000
 """Characters of an object's words that are shown."""
 
 
@@ -121,6 +121,9 @@ _ADVICE = {
 
 CODES = tuple(_ADVICE)
 """All codes of findings about the cluster, for scripts."""
+
+NOT_STARTED = {"queued", "not-created", "unschedulable", "image", "volume", "container", "wait-for-master"}
+"""Those of a job some of whose containers have not started yet."""
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
           "RegistryUnavailable", "SignatureValidationFailed"}  # fmt: skip

@@ -363,6 +363,19 @@ def test_u02_the_command_tells_why_nothing_runs(cluster: Path, invoke: Invoke) -
     assert "FAILED: the log ends at step 0" in out
 
 
+def test_u02_a_run_that_lost_its_place_waits_and_does_not_stall(cluster: Path, invoke: Invoke) -> None:
+    """Preempted by its queue after some steps: the last step is long ago, and that is no stall."""
+    queued = job("Suspended")
+    queued["spec"] = {"runPolicy": {"suspend": True}}
+    write(cluster / "pytorchjobs.json", queued)
+    write(cluster / "pods.json", pod())
+    (cluster / "log-1").write_text(line(1, bar(1)) + line(2, bar(2)))
+    code, out, _ = invoke("neva", "--once", "-o", "json")
+    told = json.loads(out)
+    assert (code, told["status"], told["step"]) == (3, "waiting", 3)
+    assert [j["code"] for j in told["judgements"]] == ["queued"]
+
+
 def test_u02_it_is_followed_from_waiting_to_the_end(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason comes and goes while it is watched; waiting is no time of the run."""
     monkeypatch.setattr(sources, "LOOK_SECONDS", 0.0)
