@@ -1,4 +1,4 @@
-"""Files that the chart owns and this package ships: models.yaml, values.yaml, values.schema.json, preflight.py.
+"""Files that the chart owns and this package ships: the catalog, facts of the rules, values, schema and preflight.
 
 An installed wheel has them in ``neva_pretrain/_chart``; an editable checkout reads the chart itself.
 """
@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from neva_pretrain import yamlfile
 
 _IN_CHART = {
     "fabrics.yaml": "files/fabrics.yaml",
@@ -32,11 +32,6 @@ def path(name: str) -> Path:
     if shipped.exists():
         return shipped
     return Path(__file__).parents[2] / "charts" / "neva-pretrain" / _IN_CHART[name]
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML with the fast loader where libyaml is there; never runs tags."""
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (a safe loader)
 
 
 @cache
@@ -78,5 +73,5 @@ def schema() -> dict[str, Any]:
 
 
 def _mapping(name: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = load_yaml(path(name).read_text("utf-8"))
+    parsed: dict[str, Any] = yamlfile.read(path(name)).content
     return parsed

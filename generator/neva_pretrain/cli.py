@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__, catalog, images, rules, values
-from neva_pretrain.errors import NevaError, RefusedError
+from neva_pretrain import __version__, catalog, facts, images, rules, values
+from neva_pretrain.errors import InputError, RefusedError
+from neva_pretrain.hardware import Gpu
 from neva_pretrain.output import Boundary, say
 from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
 
@@ -43,6 +47,29 @@ class _Group(Boundary, click.Group):
         "preflight": "neva_pretrain.preflight_command:preflight",
     }
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.writes_values = True
+        """Whether what this run is for goes to stdout as values."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        self.writes_values = False
+        return found
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run and exit; whoever ends this early gets a refusal in place of values."""
+        self.writes_values = True
+        with _ended_as_by_ctrl_c():
+            return super().main(*args, **extra)
+
+    def failed(self, sentences: list[str]) -> None:
+        """Leave no empty file behind ``>``: it would install the chart's defaults (U01)."""
+        if self.writes_values and sys.stdout is not None and not sys.stdout.isatty():
+            say(values.refusal(sentences), nl=False)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.lazy])
 
@@ -62,6 +89,20 @@ class _Group(Boundary, click.Group):
                     ("preflight", "Check data, models and results folders on this machine."),
                 ]
             )
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let a termination or a closed terminal end the command as the user's Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group(
@@ -88,11 +129,12 @@ class _Group(Boundary, click.Group):
 @click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
 @click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: 1/10 run]")
 @click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
-@click.option("--gpu", type=click.Choice(GPU_KINDS), default=GPU_KINDS[0], show_default=True, help="Kind of GPU.")
+@click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"Kind of GPU. [default: {GPU_KINDS[0]}]")
 @click.option("--optimize", is_flag=True, help="Take the planner's best parallelism and micro batch.")
 @click.option("--image", metavar="REPOSITORY:TAG", help="Container image.")
 @click.option("--site", type=FILE, metavar="FILE", help="Partial values of your site, merged over the result.")
 @click.option("--output", type=FILE, metavar="FILE", help="Write here, whole or not at all. [default: stdout]")
+@click.option("-v", "--verbose", is_flag=True, help="Print each warning, not only what to look at.")
 @click.version_option(__version__)
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
@@ -107,15 +149,23 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
     if options["max_steps"] and options["epochs"]:
         raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
+    assert isinstance(ctx.command, _Group)  # noqa: S101 (it is this one)
+    ctx.command.writes_values = options["output"] is None
     content, warnings = generate(options, _command_line())
-    for warning in warnings:
-        say(f"warning: {warning}", err=True)
     output: Path | None = options["output"]
+    for warning in warnings if options["verbose"] else _summary(warnings, output):
+        say(f"warning: {warning}", err=True)
     if output is None:
         say(content, nl=False)
     else:
         values.write(output, content)
         say(f"wrote {output}", err=True)
+
+
+def _summary(warnings: Sequence[str], output: Path | None) -> list[str]:
+    """Return one line that names what to look at."""
+    topics = dict.fromkeys(warning.partition(": ")[0] for warning in warnings)
+    return [f"look at {', '.join(topics)}; -v or neva-values check {output or 'FILE'} says why"] if topics else []
 
 
 def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
@@ -139,7 +189,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
         epochs=options["epochs"],
         batch_policy=options["batch_policy"],
     )
-    site = values.read(options["site"]) if options["site"] else {}
+    site, words = values.read_document(options["site"]) if options["site"] else ({}, [])
     plan, refused = _plan_or_rest(request)
     model = catalog.get(request.model)
     more: dict[str, Any] = {}
@@ -147,23 +197,25 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
         more["checkpoint"] = {"everyNSteps": options["save_every"]}
     if options["image"]:
         more["image"] = _image(options["image"])
-    if options["kernels"]:
-        more["training"] = {"kernels": options["kernels"]}
+    training = {name: options[name] for name in ("kernels", "gpu") if options[name]}
+    if training:
+        more["training"] = training
     notes: list[str] = []
     if options["optimize"] and not refused:
-        plan, chosen, notes = _optimize(plan, request, model, options)
+        kind = facts.gpu(values.overlay(more, site))
+        plan, chosen, notes = _optimize(plan, request, model, kind, options)
         more = values.merge(more, chosen)
     result = values.overlay(values.from_plan(plan, model, more), site)
-    verdict = judge(result, options["gpu"])
+    verdict = judge(result)
     broken = list(verdict.violations)
     if refused:  # nodes were rounded to judge the rest
         broken = rules.said([*refused.violations, *broken])
     if broken:
         raise RefusedError(broken)
-    warnings, complete = list(verdict.warnings), values.complete(result)
+    warnings, complete = [*words, *verdict.warnings], values.complete(result)
     if not options["optimize"]:
-        warnings += possible_gain(setup_of(complete, options["gpu"]))
-    result = with_prediction(result, complete, options["gpu"])
+        warnings += possible_gain(setup_of(complete))
+    result = with_prediction(result, complete)
     return values.emit(result, command, notes, options["output"]), warnings
 
 
@@ -188,17 +240,16 @@ def _image(reference: str) -> dict[str, str]:
 
 
 def _optimize(
-    plan: Plan, request: Request, model: catalog.Model, options: dict[str, Any]
+    plan: Plan, request: Request, model: catalog.Model, gpu: Gpu, options: dict[str, Any]
 ) -> tuple[Plan, dict[str, Any], list[str]]:
     """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
     from neva_pretrain import planner, reasons
-    from neva_pretrain.hardware import GPUS
 
     found = planner.search(
         planner.Request(
             model,
             request.gpus,
-            gpu=GPUS[options["gpu"]],
+            gpu=gpu,
             gpus_per_node=request.gpus_per_node,
             fixed_global_batch_size=plan.global_batch_size,
             kernels=options["kernels"] or "reference",
@@ -231,9 +282,9 @@ def _optimize(
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form.")
-@click.option("--gpu", type=click.Choice(GPU_KINDS), default=GPU_KINDS[0], show_default=True, help="Kind of GPU.")
+@click.option("--gpu", type=click.Choice(GPU_KINDS), help="Kind of GPU. [default: training.gpu]")
 @click.pass_context
-def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str) -> None:
+def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | None) -> None:
     """Check values files as Helm would see them: schema, rules between values, GPU memory.
 
     Exits 1 when one of them breaks a rule.
@@ -242,10 +293,13 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str) -> N
 
     documents = []
     for file in files:
+        verdict, unreadable, words = Verdict(), list[str](), list[str]()
         try:
-            verdict, unreadable = judge(values.read(file), gpu), []
-        except NevaError as error:
-            verdict, unreadable = Verdict(), error.lines()
+            given, words = values.read_document(file)
+            verdict = judge(given, gpu)
+        except InputError as error:
+            unreadable = [error.reason]
+        warnings = [*words, *verdict.warnings]
         messages = [*unreadable, *map(str, verdict.violations)]
         documents.append(
             {
@@ -253,13 +307,13 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str) -> N
                 "ok": not messages,
                 "errors": [{"message": m} for m in unreadable]
                 + [{**vars(v), "message": str(v)} for v in verdict.violations],
-                "warnings": list(verdict.warnings),
+                "warnings": warnings,
             }
         )
         if output == "text":
             for message in messages:
                 say(f"{file}: ERROR: {message}")
-            for warning in verdict.warnings:
+            for warning in warnings:
                 say(f"{file}: warning: {warning}")
             if not messages:
                 say(f"{file}: ok")

@@ -51,4 +51,12 @@ class RefusedError(NevaError):
 
 
 class InputError(NevaError):
-    """A file that cannot be read as what it should be."""
+    """A file that cannot be read as what it should be.
+
+    Attributes:
+        reason: why, without the file's name.
+    """
+
+    def __init__(self, reason: str, file: object = None) -> None:
+        super().__init__(reason if file is None else f"{file}: {reason}")
+        self.reason = reason

@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,24 +45,45 @@ class Boundary(click.Command):
     refused: ClassVar[int] = 1
     """Exit code of what this package refuses on purpose."""
 
+    def failed(self, sentences: list[str]) -> None:
+        """Do what else a failure calls for; the sentences say what is wrong."""
+
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run and exit, as click does."""
         run: Any = super().main  # its overloads leave no room for a bool
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
-            code = run(*args, standalone_mode=False, **extra)
+            code = self._run(lambda: run(*args, standalone_mode=False, **extra))
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest of the text goes
+            say(f"ERROR: stdout: cannot be written: {error.strerror}", err=True)
+            code = self.refused
+        sys.exit(code)
+
+    def _run(self, run: Callable[[], Any]) -> Any:
+        try:
+            return run()
         except NevaError as error:
             for line in error.lines():
                 say(f"ERROR: {line}", err=True)
-            code = self.refused
+            self.failed(error.lines())
+            return self.refused
         except click.ClickException as error:
             error.show(words := io.StringIO())
             say(words.getvalue(), err=True, nl=False)
-            code = error.exit_code
+            self.failed([error.format_message()])
+            return error.exit_code
         except click.Abort:
-            code = 130
-        sys.exit(code)
+            self.failed(["stopped before it was done"])
+            return 130
+        except OSError:
+            raise
+        except Exception as error:
+            self.failed([f"stopped by a fault of its own: {type(error).__name__}"])
+            raise
 
 
 def write(path: Path, content: str | bytes, option: str = "") -> None:

@@ -10,17 +10,18 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
 
-from neva_pretrain import catalog, chartdata, hydra, rules
+from neva_pretrain import catalog, chartdata, facts, rules
 from neva_pretrain.errors import InputError
 from neva_pretrain.output import say
-
-Values = Mapping[str, Any]
+from neva_pretrain.reading import Values
+from neva_pretrain.values import complete, merge, read
+from neva_pretrain.verdict import accepted
 
 
 @cache
@@ -40,28 +41,6 @@ def script() -> ModuleType:
     return module
 
 
-def merged(base: Any, over: Any) -> Any:
-    """Return values laid over others, as Helm does: mappings key by key, null takes a key away."""
-    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
-        return over
-    keys = [k for k in {**base, **over} if k not in over or over[k] is not None]
-    return {k: merged(base.get(k), over[k]) if k in over else base[k] for k in keys}
-
-
-def read_values(path: Path) -> Values:
-    """Read a values file over the chart's defaults."""
-    try:
-        given = chartdata.load_yaml(path.read_text("utf-8")) or {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # PyYAML's errors have no common built-in base
-        raise InputError(f"{path}: is not YAML: {error}") from None
-    if not isinstance(given, Mapping):
-        raise InputError(f"{path}: must be a YAML mapping")
-    complete: Values = merged(chartdata.defaults(), given)
-    return complete
-
-
 def local(path: str, places: Mapping[str, str]) -> str:
     """Return where a pod's path lies on this machine, by the longest mount path that holds it."""
     for mount in sorted(places, key=len, reverse=True):
@@ -70,88 +49,55 @@ def local(path: str, places: Mapping[str, str]) -> str:
     return path
 
 
-def at(*parts: str) -> str:
-    """Join a pod's path; an absolute part begins anew."""
-    return str(PurePosixPath(*parts))
-
-
 def node_paths(values: Values) -> dict[str, str]:
     """Return mount paths and the folders on a node that they show, where the values say so."""
     found = {}
     for name, volume in values["storage"].items():
-        if node := rules.node_path(values, name):
-            found[volume["mountPath"]] = node
+        if node := rules.node_path(values, name) or volume.get("hostPath"):
+            found[volume["mountPath"]] = facts.below(node, volume["subPath"]) if volume.get("subPath") else node
     return found
 
 
-def preset_settings(model: catalog.Model) -> dict[str, Any]:
-    """Return what is to be demanded of a model's files, in the shape of settings.json."""
-    shape, tower, preset = model.architecture, model.vision, model.preset
-    return {
-        "model": {
-            "name": model.name,
-            "modelType": model.model_type,
-            "tokenizerLibrary": model.tokenizer_library,
-            "extraTokens": model.extra_tokens,
-        },
-        "architecture": {
-            "numLayers": shape.num_layers,
-            "hiddenSize": shape.hidden_size,
-            "ffnHiddenSize": shape.ffn_hidden_size,
-            "numAttentionHeads": shape.num_attention_heads,
-            "numQueryGroups": shape.num_query_groups,
-            "vocabSize": shape.vocab_size,
-            "numExperts": shape.num_experts,
-        },
-        "llm": hydra.llm({}, model),
-        "samples": hydra.samples({}, model),
-        "vision": {
-            "architectures": list(tower.architectures),
-            "imageSize": tower.image_size,
-            "patchSize": tower.patch_size,
-            "hiddenSize": tower.hidden_size,
-        },
-        "training": {
-            "tensorParallelSize": preset.tensor_parallel_size,
-            "pipelineParallelSize": preset.pipeline_parallel_size,
-        },
-    }
+def absolute(path: str) -> str:
+    """Return a path on this machine, links as they are."""
+    return str(Path(path).absolute())
 
 
-def settings_of(values: Values, model: catalog.Model, places: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of a values file, with its paths on this machine.
+PATHS = (
+    "model.checkpointPath",
+    "model.tokenizerPath",
+    "model.visionEncoderPath",
+    "data.annotations",
+    "data.images",
+    "results.path",
+    "results.logDir",
+    "results.checkpointsDir",
+)
+"""Facts that are paths of a pod."""
 
-    The same paths that the chart derives in ``templates/_facts.tpl``.
-    """
-    given, data, training = values["model"], values["data"], values["training"]
+
+def of_values(values: Values, places: Mapping[str, str]) -> dict[str, Any]:
+    """Return the facts of complete values, with their paths on this machine."""
+    sheet = facts.sheet(values)
     paths = places or node_paths(values)
-    fullname = (values.get("run") or {}).get("id") or ""
-    results = at(values["storage"]["results"]["mountPath"], fullname)
-    settings = preset_settings(model)
-    settings["architecture"] |= given.get("architecture") or {}
-    settings["llm"] = hydra.llm(values, model)
-    settings["samples"] = hydra.samples(values, model)
-    settings["model"] |= {
-        "checkpointPath": local(at(given["llmPath"], given["checkpoint"] or model.checkpoint_name), paths),
-        "checkpointFormat": given["checkpointFormat"],
-        "tokenizerPath": local(at(given["llmPath"], given["tokenizer"] or model.tokenizer_name), paths),
-        "visionEncoderPath": local(given["visionEncoderPath"], paths),
-    }
-    settings["training"] = dict(training)
-    settings["data"] = {
-        "annotations": local(at(data["path"], data["annotations"]), paths),
-        "images": local(at(data["path"], data["images"]), paths),
-    }
-    settings["hf"] = {"online": bool((values.get("hf") or {}).get("online"))}
-    if fullname:  # without it the release's name says where results are
-        settings["results"] = results_settings(local(results, paths))
-        settings["resume"] = values["checkpoint"]["resume"]
-    return settings
+    for key in PATHS:
+        section, name = key.split(".")
+        sheet[section][name] = local(sheet[section][name], paths)
+    if not sheet["run"]["id"]:  # the release's name says where results are
+        del sheet["results"], sheet["resume"]
+    return sheet
 
 
-def results_settings(path: str) -> dict[str, str]:
-    """Return the folders of a run."""
-    return {"path": path, "checkpointsDir": at(path, "results", "checkpoints")}
+def of_model(name: str) -> dict[str, Any]:
+    """Return what is to be demanded of a model's files at its preset's parallelism, without any path."""
+    preset = catalog.get(name).preset
+    sizes = {"tensorParallelSize": preset.tensor_parallel_size, "pipelineParallelSize": preset.pipeline_parallel_size}
+    sheet = facts.sheet(complete({"model": {"name": name}, "training": sizes}))
+    for key in ("checkpointPath", "tokenizerPath", "visionEncoderPath"):
+        del sheet["model"][key]
+    for key in ("data", "results", "resume"):
+        del sheet[key]
+    return sheet
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str) -> list[str]:
@@ -206,17 +152,13 @@ FOLDER = click.Path(path_type=str)
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
     metavar="N",
-    help="Images to decode.",
+    help="Images to decode.  [default: preflight.sample]",
 )
 @click.option(
     "--decode",
     type=click.Choice(["none", "sample", "all"]),
-    default="sample",
-    show_default=True,
-    help="Which images to decode.",
+    help="Which images to decode.  [default: preflight.decode]",
 )
 @click.option("--only", default="", callback=_names, metavar="A,B", help="Run these checks only.")
 @click.option("--skip", default="", callback=_names, metavar="A,B", help="Leave these checks out.")
@@ -241,8 +183,8 @@ def preflight(
     vision: str | None,
     results: str | None,
     places: dict[str, str],
-    sample: int,
-    decode: str,
+    sample: int | None,
+    decode: str | None,
     only: list[str],
     skip: list[str],
     output: str,
@@ -252,28 +194,29 @@ def preflight(
     Options win over the values file. Ends with 1 when a check failed. The chart runs the same
     checks in every pod before training, and those of the node besides.
     """
-    values = read_values(values_file) if values_file else None
-    model = catalog.get(model_name or (values or chartdata.defaults())["model"]["name"])
-    settings = settings_of(values, model, places) if values else preset_settings(model)
+    named = {"model": {"name": model_name}} if model_name else {}
+    values = accepted(merge(read(values_file), named)) if values_file else chartdata.defaults()
+    settings = of_values(values, places) if values_file else of_model(model_name or values["model"]["name"])
     given = {
         "model.checkpointPath": llm,
         "model.tokenizerPath": tokenizer,
         "model.visionEncoderPath": vision,
         "training.tensorParallelSize": tensor_parallel,
         "training.pipelineParallelSize": pipeline_parallel,
+        "preflight.sample": sample,
+        "preflight.decode": decode,
     }
     for key, value in given.items():
         if value is not None:
             section, name = key.split(".")
-            absolute = str(Path(value).absolute()) if isinstance(value, str) else value
-            settings[section][name] = absolute
+            settings[section][name] = absolute(value) if isinstance(value, str) and name != "decode" else value
     if dataset:
-        names = (values or chartdata.defaults())["data"]
-        settings["data"] = {key: at(str(Path(dataset).absolute()), names[key]) for key in ("annotations", "images")}
+        folder = absolute(dataset)
+        settings["data"] = {key: facts.below(folder, values["data"][key]) for key in ("annotations", "images")}
     if results:
-        settings["results"] = results_settings(str(Path(results).absolute()))
-    settings["preflight"] = {"sample": sample, "decode": decode}
-    run_checks(context, settings, only, skip, output)
+        settings["results"] = facts.results(absolute(results))
+    left_out = [] if only else settings["preflight"].get("skip", [])
+    run_checks(context, settings, only, [*skip, *left_out], output)
 
 
 def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str) -> None:

@@ -10,6 +10,7 @@ from neva_pretrain import chartdata
 Values = Mapping[str, Any]
 
 VOLUMES = ("datasets", "models", "results", "scratch")
+READ_ONLY_VOLUMES = ("datasets", "models")
 
 
 def text(value: object) -> str:
@@ -49,6 +50,13 @@ def rdma_resources(values: Values) -> Mapping[str, int]:
     given, fabric = section(values, "rdma"), chartdata.fabrics()[values["fabric"]]["rdma"]
     named: Mapping[str, int] = section(given, "resources")
     return named or {given.get("resourceName") or fabric["resourceName"]: given.get("count") or fabric["count"]}
+
+
+def read_only(values: Values, volume: str) -> bool:
+    """Return whether pods only read a volume."""
+    return (
+        not preparing(values) and volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
+    )
 
 
 def rdma_enabled(values: Values) -> bool:

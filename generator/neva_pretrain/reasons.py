@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from neva_pretrain.cost import Setup, step_time
@@ -76,34 +77,41 @@ def what_limits(candidate: Candidate) -> str:
 
 def requirements(setup: Setup) -> tuple[str, ...]:
     """Return what a setup other than the preset's needs, or changes, one sentence each."""
+    return tuple(sentence for _, sentence in changes(setup))
+
+
+def changes(setup: Setup) -> Iterator[tuple[str, str]]:
+    """Yield the same with the key of ``training`` that each is about."""
     model, preset = setup.model, setup.model.preset
     llm, tensor = model.architecture, setup.tensor_parallel_size
-    said = []
     if tensor != preset.tensor_parallel_size:
-        said.append(
+        yield (
+            "tensorParallelSize",
             f"TP {tensor} instead of {preset.tensor_parallel_size} needs a distributed checkpoint "
-            "(model.checkpointFormat: distributed); one split for the preset does not load"
+            "(model.checkpointFormat: distributed); one split for the preset does not load",
         )
         ours = llm.padded_vocab_size(tensor)
         theirs = llm.padded_vocab_size(preset.tensor_parallel_size)
         if ours != theirs:
-            said.append(
+            yield (
+                "tensorParallelSize",
                 f"the vocabulary is padded to {ours} at TP {tensor}, to {theirs} at TP "
                 f"{preset.tensor_parallel_size}: that of a legacy checkpoint must match, "
-                "a distributed one is fitted as it loads"
+                "a distributed one is fitted as it loads",
             )
     if setup.micro_batch_size != preset.micro_batch_size:
-        said.append(
+        yield (
+            "microBatchSize",
             f"MBS {setup.micro_batch_size} instead of {preset.micro_batch_size} changes the loss "
-            "curve: the loss is a mean over the tokens of each micro batch (NeMo #8343)"
+            "curve: the loss is a mean over the tokens of each micro batch (NeMo #8343)",
         )
     if setup.pipeline_parallel_size > preset.pipeline_parallel_size:
-        said.append(f"PP {setup.pipeline_parallel_size} aborts or hangs in NeVa pretraining (NeMo #12205, #9146)")
+        size = setup.pipeline_parallel_size
+        yield "pipelineParallelSize", f"PP {size} aborts or hangs in NeVa pretraining (NeMo #12205, #9146)"
     if setup.sequence_parallel and not preset.sequence_parallel:
-        said.append("sequence parallel is not in the preset: training.sequenceParallel true")
+        yield "sequenceParallel", "sequence parallel is not in the preset: training.sequenceParallel true"
     if setup.recompute != "none":
-        said.append(f"training.recompute {setup.recompute}")
-    return tuple(said)
+        yield "recompute", f"training.recompute {setup.recompute}"
 
 
 def notes(request: Request) -> tuple[str, ...]:

@@ -6,22 +6,25 @@ alone can tell is in ``values.schema.json``. The functions take complete values:
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from math import gcd, isqrt
 from typing import Any, NamedTuple
 
-from neva_pretrain import catalog, chartdata, images
+from neva_pretrain import catalog, chartdata, facts, images
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
 from neva_pretrain.reading import (
+    READ_ONLY_VOLUMES,
     VOLUMES,
     Values,
     mapping,
     preparing,
     rdma_enabled,
     rdma_resources,
+    read_only,
     section,
     text,
 )
@@ -30,10 +33,8 @@ from neva_pretrain.security import pod_security_breaks
 
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
-READ_ONLY_VOLUMES = ("datasets", "models")
 DEFAULT_PORT = 23456
 DEFAULT_EXPORTER_PORT = 9400
-PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
 
@@ -63,19 +64,6 @@ def quantity(amount: str) -> Decimal:
     powers = {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
     powers |= {f"{u.upper()}i": Decimal(1024) ** (i + 1) for i, u in enumerate("kMGTPE")}
     return Decimal(number) * powers.get(unit, Decimal(1))
-
-
-def architecture(values: Values) -> catalog.Architecture:
-    """Return the model's architecture with the overrides of ``model.architecture``."""
-    base = chartdata.models()["models"][values["model"]["name"].replace("-", "_")]["architecture"]
-    return catalog.architecture_from({**base, **section(values, "model", "architecture")})
-
-
-def read_only(values: Values, volume: str) -> bool:
-    """Return whether pods only read a volume."""
-    return (
-        not preparing(values) and volume in READ_ONLY_VOLUMES and values["storage"][volume].get("readOnly") is not False
-    )
 
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
@@ -140,6 +128,11 @@ def below(path: str, mount: str) -> bool:
     return path == mount or path.startswith(f"{mount}/")
 
 
+def leaves(path: str) -> bool:
+    """Return whether a path of the values may lie elsewhere than below its folder."""
+    return path.startswith("/") or ".." in path.split("/")
+
+
 def check_names(values: Values) -> Iterator[Violation]:
     """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
     full: str = values.get("fullnameOverride") or ""
@@ -174,7 +167,7 @@ def check_training(values: Values) -> Iterator[Violation]:
     except RefusedError as unknown:
         yield from unknown.violations
     else:
-        broken = list(check_architecture(architecture(values), plan))
+        broken = list(check_architecture(catalog.architecture_from(facts.architecture(values)), plan))
         yield from broken
     # Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes.
     unfit = any(v.key == "training.tensorParallelSize" for v in broken)
@@ -368,32 +361,37 @@ def check_paths(values: Values) -> Iterator[Violation]:
     model, storage = values["model"], values["storage"]
     mounts = [storage[name]["mountPath"] for name in VOLUMES]
     mounts += [m["mountPath"] for m in values.get("extraVolumeMounts") or []]
-    paths = {"model.llmPath": model["llmPath"]}
+    paths = {"model.llmPath": (model["llmPath"], model["llmPath"])}
     for key in ("checkpoint", "tokenizer"):
-        if model[key].startswith("/"):
-            paths[f"model.{key}"] = model[key]
-    if model["visionEncoderPath"].startswith("/"):
-        paths["model.visionEncoderPath"] = model["visionEncoderPath"]
+        if leaves(given := model.get(key) or ""):
+            paths[f"model.{key}"] = (given, facts.below(model["llmPath"], given))
+    vision = model["visionEncoderPath"]
+    if vision.startswith("/"):
+        paths["model.visionEncoderPath"] = (vision, vision)
     elif not section(values, "hf").get("online"):
         yield Violation(
             "model.visionEncoderPath",
-            model["visionEncoderPath"],
+            vision,
             "must be an absolute path unless hf.online is true",
             "use the folder's path",
         )
-    paths["data.path"] = values["data"]["path"]
+    data = values["data"]
+    paths["data.path"] = (data["path"], data["path"])
+    for key in ("annotations", "images"):
+        if leaves(data[key]):
+            paths[f"data.{key}"] = (data[key], facts.below(data["path"], data[key]))
     if preparing(values):
-        for step in PREPARE_STEPS:
+        for step in facts.PREPARE_STEPS:
             source = values["prepare"][step]["source"]
             if values["prepare"][step]["enabled"] and source.startswith("/"):
-                paths[f"prepare.{step}.source"] = source
-    for key, path in paths.items():
-        if not any(below(path, mount) for mount in mounts):
+                paths[f"prepare.{step}.source"] = (source, source)
+    for key, (given, path) in paths.items():
+        if not any(below(posixpath.normpath(f"/{path.lstrip('/')}"), mount) for mount in mounts):
             yield Violation(
-                key, path, f"must lie below a mounted path ({', '.join(mounts)})", "use one of these, or mount it"
+                key, given, f"must lie below a mounted path ({', '.join(mounts)})", "use one of these, or mount it"
             )
     scratch = storage["scratch"]["mountPath"]
-    home = section(values, "hf").get("home") or f"{scratch}/huggingface"
+    home = facts.hub_home(values)
     for name in READ_ONLY_VOLUMES:
         mount = storage[name]["mountPath"]
         if read_only(values, name) and below(home, mount):
@@ -678,6 +676,14 @@ def check_environment(values: Values) -> Iterator[Violation]:
         if owner and value is not None:
             shown = "a value" if is_secret_name(name) else show(value)
             yield Violation(f"env.{name}", shown, "must not be set here", owner)
+        elif isinstance(value, bool):
+            word = "true" if value else "false"
+            yield Violation(
+                f"env.{name}",
+                word,
+                "must be text or a number, since YAML reads words such as on, off, yes and no as booleans",
+                f'quote what is meant, such as "{word}"',
+            )
     for name, secret in sorted(section(values, "secrets", "env").items()):
         owner = reserved(name, "reservedEnv")
         if name in section(values, "env"):

@@ -1,98 +1,82 @@
-"""Values files: read without surprises, merged as Helm merges, checked against the schema, written byte for byte.
-
-Reading refuses duplicate keys (Helm lets the last one win in silence); a plain word is what Helm takes it for.
-"""
+"""Values files: read without surprises, merged as Helm merges, checked against the schema, written byte for byte."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from neva_pretrain import chartdata
+from neva_pretrain import chartdata, yamlfile
 from neva_pretrain.catalog import Model
 from neva_pretrain.errors import InputError, Violation
 from neva_pretrain.output import printable
 from neva_pretrain.output import write as write
 from neva_pretrain.plan import Plan, save_interval
 from neva_pretrain.reading import text
+from neva_pretrain.words import lost_meaning
 
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
-
-
-# What Helm's YAML reader (go-yaml 2) takes a plain word for; the first match wins, and all else is a string. PyYAML
-# alone would read 1:30 as 90 and 2024-01-01 as a date, and 1e-3, y and 0o10 as strings.
-_HELM = (
-    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", "y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", list("yYnNtTfFoO")),
-    ("int", "[-+]?(0b[01][01_]*|0o?[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0|[1-9][0-9_]*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("merge", "<<", ["<"]),
-)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
-    """Safe YAML loader that reads scalars and keys as Helm does and refuses duplicate keys."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, dict | list):
-                raise InputError(f"line {line}: a key must be a name, got a {type(key).__name__}")
-            if text(key) in seen:
-                raise InputError(f"line {line}: the key {key} is there twice; Helm would use the last one; keep one")
-            seen.add(text(key))
-        self.flatten_mapping(node)
-        return {text(self.construct_object(k, deep=True)): self.construct_object(v, deep=deep) for k, v in node.value}
 
 
 class _Dumper(yaml.SafeDumper):
     """Safe YAML dumper that quotes every string that Helm or PyYAML would not read as one."""
 
 
-for _tag, _pattern, _first in _HELM:
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+class _NoString:
+    """Stands for a pattern of PyYAML's: what Helm takes for no string."""
+
+    @staticmethod
+    def match(word: str) -> bool:
+        try:
+            return not isinstance(yamlfile.plain(word), str)
+        except InputError:
+            return True
+
+
+_Dumper.add_implicit_resolver("tag:neva-pretrain:no-string", _NoString(), None)
+
+REFUSAL = "ERROR: "
+"""Begins each key of the document that stands for refused values; see :func:`refusal`."""
+
+
+def refusal(sentences: Iterable[str]) -> str:
+    """Return what is written in place of values: YAML that the schema and :func:`read` refuse, with the sentences.
+
+    An empty file would install the chart's defaults.
+    """
+    said = dict.fromkeys((f"{REFUSAL}{' '.join(sentence.split())}" for sentence in sentences), "refused")
+    return yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Parse a values file.
+    """Read a values file, or standard input for ``-``, as Helm reads it.
 
     Raises:
-        InputError: unreadable, not YAML, a key twice, or no mapping at the top.
+        InputError: unreadable, no YAML, no values, or what a refusal left in their place.
     """
-    try:
-        parsed = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
-        json.dumps(parsed, default=str)  # finds an anchor inside itself
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:  # PyYAML's, on !!int x
-        words = " ".join(str(error).split())
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-            words = f"line {error.problem_mark.line + 1}: {error.problem}"
-        raise InputError(f"{path}: cannot be read as YAML: {words}") from None
-    if not isinstance(parsed, dict | None):
-        raise InputError(f"{path}: must be a mapping of values, got a {type(parsed).__name__}")
-    return parsed or {}
+    return read_document(path)[0]
+
+
+def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a values file, and what its words lose: see :func:`read` and :mod:`neva_pretrain.words`."""
+    document = yamlfile.read(path)
+    content = document.content
+    if content is None:
+        raise InputError("has no values, and Helm would install the chart's defaults; write it, or {} for these", path)
+    if not isinstance(content, dict):
+        raise InputError(f"must be a mapping of values, got a {type(content).__name__}", path)
+    if refused := [key.removeprefix(REFUSAL) for key in content if key.startswith(REFUSAL)]:
+        raise InputError(f"holds a refusal in place of values: {' | '.join(refused)}", path)
+    return content, lost_meaning(document.words)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,9 +115,10 @@ _Validator = extend(Draft7Validator, {"pattern": _as_helm_matches})  # type: ign
 def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
     """Return every way in which complete values break values.schema.json."""
     errors = sorted(_Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
-    listed = {e.json_path for e in errors if e.validator == "enum"}  # says more than the type
-    wanted = [e for e in errors if e.validator != "type" or e.json_path not in listed]
-    return [violation for error in wanted for violation in _explain(error)]
+    # What says most says all: of a number where a name is listed, not that it is no string, nor what strings must be.
+    most = {e.json_path: str(e.validator) for kind in ("type", "enum") for e in errors if e.validator == kind}
+    wanted = [e for e in errors if e.validator == most.get(e.json_path, e.validator)]
+    return list(dict.fromkeys(violation for error in wanted for violation in _explain(error)))
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from neva_pretrain import advice, catalog, reasons, rules, values
+from neva_pretrain import advice, facts, reasons, rules, values
 from neva_pretrain.cost import Setup, step_time, useful_flops
-from neva_pretrain.errors import Violation
+from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.fit import check_fit
 from neva_pretrain.hardware import GPUS
 from neva_pretrain.plan import REFERENCE_BATCH, Plan
@@ -24,7 +24,7 @@ STORE_SCALE = 1024
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a values file, and what a user should know of it."""
+    """What is wrong with a values file, and what a user should know of it: warnings begin with the value's key."""
 
     violations: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -35,17 +35,17 @@ class Verdict:
         return not self.violations
 
 
-def judge(partial: Mapping[str, Any], gpu: str) -> Verdict:
+def judge(partial: Mapping[str, Any], gpu: str | None = None) -> Verdict:
     """Judge a values file as Helm would see it, merged over the chart's defaults.
 
     Rules are judged on values of the right shape only, and memory on a plan that obeys them.
 
     Args:
         partial: the file's values.
-        gpu: kind of GPU, a key of ``hardware.GPUS``.
+        gpu: kind of GPU, a key of ``hardware.GPUS``; None for ``training.gpu``.
     """
     complete = values.complete(partial)
-    broken = values.schema_violations(complete) or rules.violations(complete)
+    broken = violations(complete)
     if broken:
         return Verdict(tuple(broken))
     setup = setup_of(complete, gpu)
@@ -54,28 +54,31 @@ def judge(partial: Mapping[str, Any], gpu: str) -> Verdict:
     return Verdict(fit.violations, said)
 
 
-def setup_of(complete: Mapping[str, Any], gpu: str) -> Setup:
+def violations(complete: Mapping[str, Any]) -> list[Violation]:
+    """Return why the chart would refuse complete values: their shape, else the rules between them."""
+    return values.schema_violations(complete) or rules.violations(complete)
+
+
+def accepted(partial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's values over the chart's defaults.
+
+    Raises:
+        RefusedError: the chart would refuse them; all that is wrong.
+    """
+    complete = values.complete(partial)
+    if broken := violations(complete):
+        raise RefusedError(broken)
+    return complete
+
+
+def setup_of(complete: Mapping[str, Any], gpu: str | None = None) -> Setup:
     """Return what the cost model needs to know of complete values that obey the rules."""
-    plan, training = Plan.from_values(complete), complete["training"]
-    model = replace(catalog.get(complete["model"]["name"]), architecture=rules.architecture(complete))
-    return Setup(
-        model,
-        GPUS[gpu],
-        tensor_parallel_size=plan.tensor_parallel_size,
-        pipeline_parallel_size=plan.pipeline_parallel_size,
-        data_parallel_size=plan.data_parallel_size,
-        micro_batch_size=plan.micro_batch_size,
-        accumulation=plan.accumulation_steps,
-        tokens_per_sample=model.tokens_per_sample,
-        kernels=training["kernels"],
-        sequence_parallel=plan.sequence_parallel,
-        recompute=training["recompute"],
-        gpus_per_node=plan.gpus_per_node,
-        checkpoint_interval=complete["checkpoint"]["everyNSteps"] if complete["checkpoint"]["enabled"] else None,
-    )
+    setup = facts.setup(facts.sheet(complete), GPUS[gpu] if gpu else None)
+    assert setup is not None  # noqa: S101 (the rules hold)
+    return setup
 
 
-def with_prediction(partial: Mapping[str, Any], complete: Mapping[str, Any], gpu: str) -> dict[str, Any]:
+def with_prediction(partial: Mapping[str, Any], complete: Mapping[str, Any], gpu: str | None = None) -> dict[str, Any]:
     """Return a file's values with what the exporter measures the run against, where it is on; what they say stays."""
     if not section(complete, "monitoring", "exporter").get("enabled"):
         return dict(partial)
@@ -106,11 +109,11 @@ def possible_gain(setup: Setup) -> list[str]:
         return []
     sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
     needs = "".join(f"\n  {sentence}" for sentence in reasons.requirements(best.setup))
-    return [f"{sizes} would be {gain:.2f}x as fast: --optimize takes it, neva-values plan says why; it needs{needs}"]
+    return [f"--optimize: {sizes} would be {gain:.2f}x as fast, and neva-values plan says why; it needs{needs}"]
 
 
 def _warnings(plan: Plan, setup: Setup) -> list[str]:
-    said = list(reasons.requirements(setup))
+    said = [f"training.{key}: {sentence}" for key, sentence in reasons.changes(setup)]
     if plan.global_batch_size != REFERENCE_BATCH:
         said.append(
             f"training.learningRate: tuned at a global batch size of {REFERENCE_BATCH}, not {plan.global_batch_size}: "
@@ -118,7 +121,7 @@ def _warnings(plan: Plan, setup: Setup) -> list[str]:
         )
     if plan.gpus > STORE_SCALE:
         said.append(
-            f"{plan.gpus} ranks: old torch resets connections to its store above {STORE_SCALE} (PyTorch #76913); "
-            "the container's 2.4 has the newer store"
+            f"training.nodes: {plan.gpus} ranks: old torch resets connections to its store above {STORE_SCALE} "
+            "(PyTorch #76913); the container's 2.4 has the newer store"
         )
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def test_the_example_of_the_documentation_is_a_site_file_that_works(tmp_path: Pa
         {"training": {"maxSteps": 2147000000, "warmupSteps": 1, "kernels": "fused", "recompute": "full"}},
         {**NODES, "checkpoint": {"enabled": False}},
         {"model": {"name": "llama3-8b-chat"}, "training": {"microBatchSize": 8}},
+        {"model": {"architecture": {"numLayers": 64, "vocabSize": 64000}}, "monitoring": {"plan": {"stepSeconds": 7}}},
     ],
 )
 def test_neva_monitor_reads_the_plan_off_the_job(values: dict[str, Any]) -> None:
@@ -163,9 +165,8 @@ def test_neva_monitor_reads_the_plan_off_the_job(values: dict[str, Any]) -> None
     assert told.planned_step_seconds
     assert told.checkpoint_every == (217 if values.get("checkpoint", {}).get("enabled", True) else 0)
     record = json.loads(helm.config_data(manifests)["settings.json"])
-    written = settings.from_values(record, gpu)
-    for field in ("max_steps", "global_batch_size", "gpus", "planned_step_seconds", "flops_per_sample", "vocab_size"):
-        assert getattr(told, field) == getattr(written, field), field
+    assert replace(told, name="neva") == settings.from_facts(record, gpu)
+    assert replace(told, name="") == replace(settings.from_values(values, gpu), name="")
 
 
 # Exporter
@@ -215,7 +216,10 @@ def test_the_exporter_knows_the_run() -> None:
     }
     bare = inits(helm.render({**EXPORTER, "checkpoint": {"enabled": False}}))["exporter"]["args"]
     assert "--checkpoint-every=0" in bare
-    assert not [flag for flag in bare if flag.startswith(("--planned", "--flops", "--peak"))]
+    assert not [flag for flag in bare if flag.startswith(("--planned", "--flops"))]
+    for gpu in GPUS.values():
+        args = inits(helm.render({**EXPORTER, "training": {"gpu": gpu.name}}))["exporter"]["args"]
+        assert vars(exporter_module._arguments().parse_args(args))["peak_flops"] == gpu.peak_tflops * 1e12
 
 
 def test_the_log_is_the_one_that_the_launch_script_writes() -> None:

@@ -140,9 +140,9 @@ def test_architecture_overrides_win_even_when_false(value: bool) -> None:
 
 
 def test_a_user_env_wins_over_the_fabric_even_when_empty_or_zero() -> None:
-    own = {"NCCL_IB_QPS_PER_CONNECTION": 0, "NCCL_IB_TIMEOUT": "", "X": False}
+    own = {"NCCL_IB_QPS_PER_CONNECTION": 0, "NCCL_IB_TIMEOUT": "", "X": "off"}
     seen = helm.env(helm.render({"fabric": "ib", "env": own}))
-    assert (seen["NCCL_IB_QPS_PER_CONNECTION"], seen["NCCL_IB_TIMEOUT"], seen["X"]) == ("0", "", "false")
+    assert (seen["NCCL_IB_QPS_PER_CONNECTION"], seen["NCCL_IB_TIMEOUT"], seen["X"]) == ("0", "", "off")
 
 
 def test_all_rules_are_told_at_once() -> None:
@@ -468,8 +468,8 @@ def test_g03_two_sources_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "seen"),
     [
-        ("true", "true"), ("3", "3"), ('"3"', "3"), ("0.5", "0.5"), ('"NULL"', "NULL"), ('""', ""), ('"1e3"', "1e3"),
-        ("1e3", "1000"), ("false", "false"), ("0", "0"), ('"0x10"', "0x10"), ("-1", "-1"),
+        ('"true"', "true"), ("3", "3"), ('"3"', "3"), ("0.5", "0.5"), ('"NULL"', "NULL"), ('""', ""), ('"1e3"', "1e3"),
+        ("1e3", "1000"), ('"off"', "off"), ("0", "0"), ('"0x10"', "0x10"), ("-1", "-1"),
         ('"yes"', "yes"), ("'~'", "~"),
     ],
 )  # fmt: skip

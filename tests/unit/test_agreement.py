@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog, chartdata, rules, values
+from neva_pretrain import catalog, chartdata, facts, reading, rules, values
+from neva_pretrain.cost import step_time
+from neva_pretrain.hardware import GPUS
+from neva_pretrain.monitor import settings as monitor
 from neva_pretrain.plan import Plan
 from tests.chart.helm import parse
 from tests.tools.build import ensure, path
@@ -235,6 +239,63 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
     return drawn
 
 
+def further_values() -> st.SearchStrategy[dict[str, Any]]:
+    """Values that the rules accept and facts follow from."""
+    architecture = {
+        "numLayers": st.sampled_from([8, 64]),
+        "ffnHiddenSize": st.sampled_from([16384]),
+        "vocabSize": st.sampled_from([50000, 64000]),
+        "gatedMlp": st.just(False),
+        "numExperts": st.sampled_from([1, 4]),
+        "rotaryBase": st.sampled_from([500000, 0.5]),
+    }
+    model = {
+        "architecture": st.fixed_dictionaries({}, optional=architecture),
+        "checkpoint": st.sampled_from(["a.nemo", "/models/preset/b", "../c"]),
+        "tokenizer": st.sampled_from(["t.model", "/results/t"]),
+        "llmPath": st.sampled_from(["/models/preset/llm/", "/datasets/preset/llm"]),
+    }
+    data = {
+        "annotations": st.sampled_from(["b.json", "/models/preset/a.json", "../c.json"]),
+        "images": st.sampled_from([".", "/results/images/"]),
+        "path": st.sampled_from(["/datasets/preset/x/", "/results/x"]),
+        "workers": st.just(0),
+    }
+    training = {
+        "kernels": st.just("fused"),
+        "recompute": st.sampled_from(["full", "selective"]),
+        "gpu": st.sampled_from(list(GPUS)),
+        "learningRate": st.just(2e-3),
+    }
+    plan = {"stepSeconds": st.sampled_from([7, 1.5, None]), "flopsPerSample": st.just(1e13), "peakTflops": st.just(400)}
+    prepare = {
+        "vision": st.just({"source": "/models/preset/v", "revision": "x"}),
+    }
+    return st.fixed_dictionaries(
+        {"training": st.fixed_dictionaries({}, optional=training)},
+        optional={
+            "model": st.fixed_dictionaries({}, optional=model),
+            "data": st.fixed_dictionaries({}, optional=data),
+            "checkpoint": st.sampled_from([{"enabled": False}, {"everyNSteps": 7, "resume": "never"}]),
+            "monitoring": st.fixed_dictionaries({"plan": st.fixed_dictionaries({}, optional=plan)}),
+            "run": st.just({"id": "lr-1"}),
+            "fullnameOverride": st.just("other"),
+            "hf": st.sampled_from([{"online": True}, {"home": "/scratch/hub"}]),
+            "fabric": st.sampled_from(["roce", "tcp"]),
+            "rdma": st.just({"enabled": False}),
+            "image": st.just({"digest": f"sha256:{'a' * 64}"}),
+            "storage": st.sampled_from([{"datasets": {"readOnly": False}}, {"scratch": {"mountPath": "/local"}}]),
+            "preflight": st.just(
+                {"skip": ["vision"], "minimumShmBytes": 2**40, "filesystems": {"/x": {"type": "gpfs"}}}
+            ),
+            "prepare": st.fixed_dictionaries(
+                {"enabled": st.just(True), "llm": st.just({"source": "org/llm", "unpack": False})}, optional=prepare
+            ),
+            "job": st.just({"kind": "TrainJob"}),
+        },
+    )
+
+
 @pytest.fixture(scope="module")
 def helm() -> str:
     ensure("helm")
@@ -275,15 +336,25 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     assert theirs == ours
     if ours:
         return
-    plan = Plan.from_values(complete)
+    assert_same_facts(complete, manifests)
+    if not reading.preparing(complete):
+        assert pods(manifests) == Plan.from_values(complete).nodes
+
+
+def assert_same_facts(complete: dict[str, Any], manifests: list[Any]) -> None:
+    """The chart's settings.json, whole, is the generator's fact sheet; the monitor predicts what plan does."""
     data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap" and "settings.json" in m["data"])
-    derived = json.loads(data["settings.json"])["derived"]
-    assert derived["worldSize"] == plan.gpus
-    assert derived["dataParallelSize"] == plan.data_parallel_size
-    assert derived["accumulationSteps"] == plan.accumulation_steps
-    padded = rules.architecture(complete).padded_vocab_size(plan.tensor_parallel_size)
-    assert derived["paddedVocabSize"] == padded
-    assert pods(manifests) == plan.nodes
+    theirs = json.loads(data["settings.json"])
+    theirs.pop("chart")  # its version is not the values'
+    assert theirs == facts.sheet(complete, "neva", "default")
+    planned = facts.setup(facts.sheet(complete))
+    assert planned is not None
+    seconds = complete["monitoring"]["plan"].get("stepSeconds") if complete.get("monitoring") else None
+    seconds = seconds or step_time(planned).total / 1000
+    told = monitor.from_facts(theirs)
+    assert told.planned_step_seconds == seconds
+    for job in (m for m in manifests if m["kind"] in ("PyTorchJob", "TrainJob")):
+        assert replace(monitor.from_annotations(job["metadata"]["annotations"]), name="neva") == told
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -294,26 +365,37 @@ def test_generator_and_chart_agree(helm: str, tmp_path: Path, partial: dict[str,
     tensor=st.sampled_from([1, 2, 4, 8]),
     micro=st.sampled_from([1, 2, 4, 8, 16, 32]),
     accumulation=st.integers(1, 8),
+    more=further_values(),
 )
 def test_valid_plans_are_accepted_by_both(  # the draw above is mostly refused; this one is mostly accepted
-    helm: str, tmp_path: Path, model: str, nodes: int, per_node: int, tensor: int, micro: int, accumulation: int
+    helm: str,
+    tmp_path: Path,
+    model: str,
+    nodes: int,
+    per_node: int,
+    tensor: int,
+    micro: int,
+    accumulation: int,
+    more: dict[str, Any],
 ) -> None:
+    """P2: what a run says of itself goes into the facts that all tools read."""
     replicas = max(1, nodes * per_node // tensor)
-    partial = {
-        "model": {"name": model},
-        "training": {
-            "nodes": nodes,
-            "gpusPerNode": per_node,
-            "tensorParallelSize": tensor,
-            "microBatchSize": micro,
-            "globalBatchSize": micro * replicas * accumulation,
-        },
+    training = {
+        "nodes": nodes,
+        "gpusPerNode": per_node,
+        "tensorParallelSize": tensor,
+        "microBatchSize": micro,
+        "globalBatchSize": micro * replicas * accumulation,
     }
+    partial = values.merge(more, {"model": {"name": model}, "training": training})
     complete = values.complete(partial)
+    assert values.schema_violations(complete) == []
     ours = [str(violation) for violation in rules.violations(complete)]
-    theirs, _ = render(helm, partial, tmp_path)
+    theirs, manifests = render(helm, partial, tmp_path)
     assert theirs == ours
     assert bool(ours) == (per_node % tensor != 0 or nodes * per_node % tensor != 0)
+    if not ours:
+        assert_same_facts(complete, manifests)
 
 
 def test_every_rule_is_in_both_files() -> None:

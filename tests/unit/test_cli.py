@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,12 +43,13 @@ def written(*arguments: str) -> dict[str, Any]:
 
 
 def refused(*arguments: str) -> list[str]:
-    """The sentences of a refusal; nothing is on stdout."""
+    """The sentences of a refusal; stdout has what stands in place of values, or nothing beside --output."""
     result = run(*arguments)
     assert result.exit_code == 1, result.output
-    assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert all(line.startswith("ERROR: ") for line in lines), result.stderr
+    left = {} if "--output" in arguments else dict.fromkeys(lines, "refused")
+    assert (yaml.safe_load(result.stdout) or {}) == left
     return [line.removeprefix("ERROR: ") for line in lines]
 
 
@@ -219,35 +224,47 @@ class TestRefusals:
         result = run(*arguments)
         assert result.exit_code == 2
         assert words in result.stderr
-        assert result.stdout == ""
+        if "plan" not in arguments:
+            assert words.partition(". ")[0] in " ".join(yaml.safe_load(result.stdout))
 
 
 class TestWarnings:
     def test_b05_many_ranks_are_warned_of_and_written(self) -> None:
-        result = run("--gpus", "2048")
+        result = run("-v", "--gpus", "2048")
         assert result.exit_code == 0
-        assert "warning: 2048 ranks: old torch resets connections to its store" in result.stderr
+        assert "warning: training.nodes: 2048 ranks: old torch resets connections to its store" in result.stderr
         assert yaml.safe_load(result.stdout)["training"]["nodes"] == 256
-        assert "ranks:" not in run("--gpus", "1024").stderr
+        assert "ranks:" not in run("-v", "--gpus", "1024").stderr
 
     def test_d08_a_pipeline_is_warned_of_with_the_issue(self) -> None:
-        assert (
-            "warning: PP 2 aborts or hangs in NeVa pretraining (NeMo #12205" in run("--gpus", "16", "--pp", "2").stderr
-        )
+        said = run("--gpus", "16", "--pp", "2", "--verbose").stderr
+        assert "warning: training.pipelineParallelSize: PP 2 aborts or hangs in NeVa pretraining (NeMo #12205" in said
 
     def test_d08_no_preset_but_340b_has_a_pipeline(self) -> None:
         sizes = {name: catalog.get(name).preset.pipeline_parallel_size for name in catalog.names()}
         assert {name for name, size in sizes.items() if size > 1} == {"nemotron4_340b_chat"}
 
     def test_d10_a_micro_batch_that_must_shrink_is_said(self) -> None:
-        result = run("--gpus", "128", "--batch-policy", "fixed")
+        result = run("--gpus", "128", "--batch-policy", "fixed", "-v")
         assert yaml.safe_load(result.stdout)["training"]["microBatchSize"] == 8
-        assert "warning: MBS 8 instead of 32 changes the loss curve" in result.stderr
+        assert "warning: training.microBatchSize: MBS 8 instead of 32 changes the loss curve" in result.stderr
 
     def test_a_larger_batch_warns_of_the_learning_rate(self) -> None:
         words = "training.learningRate: tuned at a global batch size of 256"
-        assert words in run("--gpus", "128").stderr
-        assert words not in run("--gpus", "8").stderr
+        assert words in run("--gpus", "128", "-v").stderr
+        assert words not in run("--gpus", "8", "-v").stderr
+
+    def test_u08_one_line_names_what_to_look_at(self, tmp_path: Path) -> None:
+        (line,) = run("--gpus", "2048", "--micro-batch", "16").stderr.splitlines()
+        keys = "training.microBatchSize, training.learningRate, training.nodes, --optimize"
+        assert line == f"warning: look at {keys}; -v or neva-values check FILE says why"
+        output = tmp_path / "values.yaml"
+        line, _ = run("--gpus", "16", "--output", str(output)).stderr.splitlines()
+        assert line.endswith(f"; -v or neva-values check {output} says why")
+        assert f"{output}: warning: training.learningRate: tuned at" in run("check", str(output)).stdout
+
+    def test_u08_nothing_to_look_at_is_no_line(self) -> None:
+        assert run("--gpus", "8", "--optimize", "--tp", "4", "--micro-batch", "32").stderr == ""
 
 
 class TestSite:
@@ -434,6 +451,106 @@ class TestCheck:
 
     def test_no_file_is_wrong_usage(self) -> None:
         assert run("check").exit_code == 2
+
+
+class TestNoValues:
+    """U01: whoever redirects into a file and goes on must not install the chart's defaults."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--gpus", "12"],
+            ["--gpus", "8", "--tp", "3"],
+            ["--gpu", "12"],
+            [],
+            ["chek"],
+            ["--gpus", "8", "--site", "no.yaml"],
+        ],
+    )
+    def test_u01_what_a_refusal_leaves_is_refused_by_helm_and_check_in_its_words(
+        self, tmp_path: Path, arguments: list[str]
+    ) -> None:
+        file = tmp_path / "values.yaml"
+        refusal = run(*arguments)
+        file.write_text(refusal.stdout)
+        checked, (said,) = run("check", str(file)), helm.render_fails(file)
+        assert checked.exit_code == 1
+        for key in yaml.safe_load(refusal.stdout):
+            sentence = key.removeprefix("ERROR: ")
+            assert sentence in refusal.stderr
+            assert sentence in checked.stdout
+            assert sentence.replace("'", "") in said.replace("\\'", "").replace("'", "")
+        for command in (["--gpus", "8", "--site"], ["preflight", "-f"]):
+            assert "holds a refusal in place of values: " in run(*command, str(file)).stderr
+
+    @pytest.mark.parametrize("text", ["", "\n", "# model: {}\n", "---\n", "null\n", "\ufeff", "---\n# a\n...\n"])
+    def test_u01_an_empty_file_is_refused_wherever_values_are_read(self, tmp_path: Path, text: str) -> None:
+        file = write_site(tmp_path, text)
+        words = "has no values, and Helm would install the chart's defaults; write it, or {} for these"
+        assert run("check", file).stdout == f"{file}: ERROR: {words}\n"
+        assert refused("--gpus", "8", "--site", file) == [f"{file}: {words}"]
+        assert run("preflight", "-f", file).stderr == f"ERROR: {file}: {words}\n"
+
+    def test_u01_an_empty_map_is_a_word(self, tmp_path: Path) -> None:
+        file = write_site(tmp_path, "{}\n")
+        assert run("check", file).stdout == f"{file}: ok\n"
+
+    @pytest.mark.parametrize(
+        ("fault", "code", "words"),
+        [
+            (KeyboardInterrupt(), 130, "stopped before it was done"),
+            (RuntimeError("x"), 1, "stopped by a fault of its own: RuntimeError"),
+            (MemoryError(), 1, "stopped by a fault of its own: MemoryError"),
+        ],
+    )
+    def test_u01_a_crash_half_way_leaves_no_empty_file(self, fault: BaseException, code: int, words: str) -> None:
+        with mock.patch("neva_pretrain.values.emit", side_effect=fault):
+            result = run("--gpus", "8")
+        assert result.exit_code == code
+        assert yaml.safe_load(result.stdout) == {f"ERROR: {words}": "refused"}
+
+    def test_u01_on_a_terminal_it_is_said_once(self) -> None:
+        program = str(Path(sys.executable).with_name("neva-values"))
+        main_end, side = pty.openpty()
+        done = subprocess.run([program, "--gpus", "12"], stdout=side, stderr=subprocess.PIPE, check=False)
+        os.close(side)
+        with suppress(OSError):
+            assert os.read(main_end, 100) == b""
+        os.close(main_end)
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"ERROR: --gpus: got 12")
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_u01_a_termination_leaves_no_empty_file(self, number: signal.Signals) -> None:
+        with mock.patch("neva_pretrain.values.emit", side_effect=lambda *_: os.kill(os.getpid(), number)):
+            result = run("--gpus", "8")
+        assert result.exit_code == 130
+        assert yaml.safe_load(result.stdout) == {"ERROR: stopped before it was done": "refused"}
+        assert signal.getsignal(number) is signal.SIG_DFL
+
+    @pytest.mark.parametrize(
+        ("command", "code"),
+        [("--gpus 8 >/dev/full", 1), ("--gpus 12 >/dev/full", 1), ("--gpus 12 >&-", 1), ("--gpus 8 | exec 0<&-", 1)],
+    )
+    def test_u01_a_stdout_that_takes_nothing_ends_in_words(self, command: str, code: int) -> None:
+        program = str(Path(sys.executable).with_name("neva-values"))
+        script = f'"{program}" {command}; exit "${{PIPESTATUS[0]}}"'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == code or "|" in command  # a pipe may take it all before its reader is gone
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+
+    def test_a_refused_file_is_named_once(self, tmp_path: Path) -> None:
+        """P5."""
+        file = tmp_path / "values.yaml"
+        file.write_text("a: [\n")
+        assert run("check", str(file)).stdout.count(str(file)) == 1
+        (document,) = json.loads(run("check", "-o", "json", str(file)).stdout)
+        assert str(file) not in document["errors"][0]["message"]
+
+    def test_standard_input_is_a_file(self) -> None:
+        result = CliRunner().invoke(main, ["check", "-"], input=run("--gpus", "8").stdout)
+        assert result.stdout == "-: ok\n"
 
 
 class TestHelp:

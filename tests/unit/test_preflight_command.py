@@ -17,8 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from neva_pretrain import preflight_command
-from neva_pretrain.errors import NevaError
+from neva_pretrain import cli, preflight_command
 from tests.unit.preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
 
 DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
@@ -289,19 +288,56 @@ class TestLocally:
         assert code == 1, "its JSON has another name"
         assert "blip_laion_cc_sbu_558k.json" in said
 
-    @pytest.mark.parametrize(("content", "said"), [("- a", "must be a YAML mapping"), ("a: [", "is not YAML")])
-    def test_files_that_are_no_values(self, tmp_path: Path, content: str, said: str) -> None:
-        (tmp_path / "v.yaml").write_text(content)
-        done = CliRunner().invoke(preflight_command.preflight, ["-f", str(tmp_path / "v.yaml")])
-        assert isinstance(done.exception, NevaError)
-        assert said in str(done.exception)
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("- a", "must be a mapping of values, got a list"),
+            ("a: [", "cannot be read as YAML: line "),
+            ("", "has no values"),
+            ("training: {nodes: 1, nodes: 2}", "line 1: the key nodes is there twice"),
+            ("storage: null", "storage: got nothing; must be set"),
+            ("model: {llmPath: 7}", "model.llmPath: got 7; must be of type string"),
+            ("training: []", "training: got []; must be of type object"),
+            ("data: {path: /elsewhere}", "data.path: got /elsewhere; must lie below a mounted path"),
+            ("model: {name: gpt5}", "model.name: got gpt5; must be a model of the catalog"),
+        ],
+    )
+    def test_p3_p4_files_that_are_no_values_are_refused_as_by_check(
+        self, tmp_path: Path, content: str, said: str
+    ) -> None:
+        file = tmp_path / "v.yaml"
+        file.write_text(content)
+        done = CliRunner().invoke(cli.main, ["preflight", "-f", str(file)])
+        checked = CliRunner().invoke(cli.main, ["check", str(file)])
+        assert done.exit_code == checked.exit_code == 1
+        assert done.stdout == ""
+        assert said in done.stderr
+        ours = [line.removeprefix("ERROR: ").removeprefix(f"{file}: ") for line in done.stderr.splitlines()]
+        assert checked.stdout.splitlines() == [f"{file}: ERROR: {line}" for line in ours]
 
-    def test_null_takes_a_default_away(self) -> None:
-        """As Helm does."""
-        assert preflight_command.merged({"a": {"b": 1, "c": 2}}, {"a": {"b": None}, "d": 3}) == {
-            "a": {"c": 2},
-            "d": 3,
-        }
+    def test_p1_absolute_paths_are_themselves(self, tmp_path: Path) -> None:
+        file = self.values(
+            tmp_path, data={"path": "/datasets/preset/data", "annotations": "/models/preset/data/blip.json"}
+        )
+        assert self.call("-f", str(file), "--only", "dataset")[0] == 0
+        (tmp_path / "gpfs" / "data" / "blip.json").rename(tmp_path / "gpfs" / "blip.json")
+        code, said = self.call("-f", str(file), "--only", "dataset")
+        assert code == 1
+        assert f"{tmp_path}/gpfs/data/blip.json" in said
+
+    def test_p1_a_folder_inside_the_volume_is_part_of_the_path(self, tmp_path: Path) -> None:
+        file = self.values(tmp_path)
+        values = yaml.safe_load(file.read_text())
+        values["storage"]["datasets"] = {"mountPath": "/datasets/preset", "hostPath": str(tmp_path), "subPath": "gpfs"}
+        file.write_text(yaml.safe_dump(values))
+        assert self.call("-f", str(file), "--only", "dataset,images")[0] == 0
+
+    def test_what_the_values_leave_out_is_left_out(self, tmp_path: Path) -> None:
+        file = self.values(tmp_path, preflight={"skip": ["dataset", "vision"]})
+        code, said = self.call("-f", str(file))
+        assert code == 0, said
+        assert " dataset" not in said
+        assert " dataset" in self.call("-f", str(file), "--only", "dataset")[1]
 
     def test_unknown_check_is_2(self) -> None:
         code, said = self.call("--only", "x")

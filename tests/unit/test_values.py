@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import chartdata, values
+from neva_pretrain import chartdata, rules, values
 from neva_pretrain.errors import InputError
 from tests.chart import helm
 
-Seen = Callable[[str, dict[str, Any]], dict[str, Any]]
+Seen = Callable[[str | bytes, dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,9 @@ def seen_by_helm(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: throwaway\nversion: 0.1.0\n")
     (chart / "templates" / "seen.yaml").write_text("values: {{ toJson .Values | quote }}\n")
 
-    def see(text: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    def see(text: str | bytes, defaults: dict[str, Any]) -> dict[str, Any]:
         (chart / "values.yaml").write_text(json.dumps(defaults))
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
         done = subprocess.run(
             [helm.tool("helm"), "template", "x", str(chart), "-f", str(file)],
             capture_output=True,
@@ -39,7 +40,8 @@ def seen_by_helm(tmp_path_factory: pytest.TempPathFactory) -> Seen:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        seen: dict[str, Any] = json.loads(yaml.safe_load(done.stdout)["values"])
+        said = yaml.safe_load(done.stdout)["values"]
+        seen: dict[str, Any] = json.loads(said, parse_int=lambda digits: int(float(digits)))  # Go's are floats
         return seen
 
     return see
@@ -88,9 +90,8 @@ class TestReading:
         assert parsed == {"training": {"learningRate": 0.001}}
         assert isinstance(parsed["training"]["learningRate"], float)
 
-    @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null\n", "{}\n"])
-    def test_an_empty_file_is_no_values(self, tmp_path: Path, text: str) -> None:
-        assert read(tmp_path, text) == {}
+    def test_an_empty_map_is_no_values(self, tmp_path: Path) -> None:
+        assert read(tmp_path, "{}\n") == {}
 
     def test_anchors_and_merge_keys_work(self, tmp_path: Path) -> None:
         parsed = read(tmp_path, "a: &a {x: 1, y1: 2}\nb: {<<: *a, x: 3}\n")
@@ -105,24 +106,192 @@ class TestReading:
             ('1: a\n"1": b\n', "line 2: the key 1 is there twice"),
             ("- a\n", "must be a mapping of values, got a list"),
             ("just words\n", "must be a mapping of values, got a str"),
-            ("a: [1, 2\n", "cannot be read as YAML: line 2: did not find expected ',' or ']'"),
-            ("a: b: c\n", "cannot be read as YAML: line 1: mapping values are not allowed in this context"),
-            ("a:\n\t- b\n", "cannot be read as YAML: line 2: "),
-            ("? [a]\n: b\n", "line 1: a key must be a name, got a list"),
-            ("a: !!python/object:os.system x\n", "cannot be read as YAML: line 1: could not determine a constructor"),
-            ("a: !!int x\n", "cannot be read as YAML: "),
-            ("a: !!bool x\n", "cannot be read as YAML: "),
-            ("a: &a {b: *a}\n", "cannot be read as YAML: Circular reference detected"),
-            ("a: 1\n---\nb: 2\n", "cannot be read as YAML: "),
-            (b"a: \xff\xfe\n", "cannot be read as YAML: 'utf-8' codec can't decode byte 0xff in position 3"),
-            (b"a: \x00\n", "cannot be read as YAML: "),
+            ("", "has no values, and Helm would install the chart's defaults"),
+            ("a: 1\n---\nb: 2\n", "line 2: a second document begins; Helm 3 would drop it; keep one"),
         ],
     )
-    def test_what_cannot_be_read_is_one_sentence_with_the_line(
+    def test_what_helm_takes_and_nobody_means_is_one_sentence(
         self, tmp_path: Path, text: str | bytes, words: str
     ) -> None:
         assert refusal(tmp_path, text).startswith(words)
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("a: [1, 2\n", "cannot be read as YAML: line 2: did not find expected ',' or ']'"),
+            ("a: b: c\n", "cannot be read as YAML: line 1: mapping values are not allowed in this context"),
+            ("a:\n\t- b\n", "cannot be read as YAML: line 2: "),
+            ("? [a]\n: b\n", "line 1: a key must be a name, got a list"),
+            ("~: b\n", "line 1: a key must be a name, got nothing"),
+            ("a: !!int x\n", "line 1: cannot be read as YAML: !!int does not stand for x"),
+            ("a: !!bool x\n", "line 1: cannot be read as YAML: "),
+            ("a: !!null x\n", "line 1: cannot be read as YAML: "),
+            ("a: !!binary '@'\n", "line 1: cannot be read as YAML: !!binary is no base64"),
+            ("a: .inf\n", "line 1: .inf is no number that Helm takes; quote it if it is text"),
+            ("a: 1\nb: {x: -.Inf, y: .nan}\n", "line 2: -.Inf is no number"),
+            ("a: &a {b: *a}\n", "line 1: cannot be read as YAML: the anchor a contains itself"),
+            ("a: *b\n", "line 1: cannot be read as YAML: unknown anchor b"),
+            ("<<: 3\n", "line 1: << must be followed by a map or a list of maps"),
+            ("a: &a [1]\nb: {<<: *a}\n", "line 2: << must be followed by"),
+            (b"a: \xff\xfe\n", "cannot be read as YAML: invalid leading UTF-8 octet; save it as UTF-8 text"),
+            (b"a: \x00\n", "cannot be read as YAML: control characters are not allowed; save it as UTF-8 text"),
+            ("a: 1\n".encode("utf-16-le"), "cannot be read as YAML: control characters are not allowed"),
+            ("a: 1\n".encode("utf-32"), "cannot be read as YAML: control characters are not allowed"),
+            ("a: é\n".encode("latin-1"), "cannot be read as YAML: "),
+            ("\ufeffa: 1\n".encode("utf-16")[:-1], "cannot be read as YAML: incomplete UTF-16 character"),
+        ],
+    )
+    def test_n13_what_helm_cannot_read_is_one_sentence_with_the_line(
+        self, tmp_path: Path, seen_by_helm: Seen, text: str | bytes, words: str
+    ) -> None:
+        """The same file is refused by Helm itself."""
+        assert refusal(tmp_path, text).startswith(words)
+        with pytest.raises(AssertionError):
+            seen_by_helm(text, {})
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be with a mark", "utf-8"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+    def test_n13_encodings_are_helms(self, tmp_path: Path, seen_by_helm: Seen, encoding: str, end: str) -> None:
+        """PowerShell's > writes UTF-16 with a mark."""
+        text = f"a: \u00e9\U0001f600{end}" + (f"b: [1, x]{end}" if end else "")
+        codec, _, mark = encoding.partition(" ")
+        data = (("\ufeff" if mark else "") + text).encode(codec)
+        assert read(tmp_path, data) == seen_by_helm(data, {})
+        assert read(tmp_path, data)["a"] == "\u00e9\U0001f600"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a: {x: 1, <<: {x: 2, y: 3}}\nb: {<<: {x: 2}, x: 1}\n",
+            "a: &a {x: 1}\nb: &b {x: 2, z: {q: 1}}\nc: {<<: [*a, *b], z: {r: 2}}\nd: {<<: *b, <<: *a}\n",
+            'a: {"<<": 1}\nb: <<\n',
+            "a: !foo x\nb: !!python/object:os.system 12\nc: ! 12\nd: !!str 1\ne: !!int '3'\nf: !!float 3\n",
+            "a: !!binary aGk=\nb: !!bool 'yes'\nc: !!set {x: }\nd: !!timestamp 2001-12-14\n",
+            "a: &x 1\nb: *x\n*x : 5\n",
+            "a: 9007199254740993\nb: 18446744073709551616\nc: -9223372036854775809\nd: 0xFFFFFFFFFFFFFFFFFF\n",
+            "a: 1e999\nb: 0B11\nc: 0X1F\nd: 0O17\ne: +18446744073709551615\nf: _1\ng: 1_\n",
+            "1e6: a\n100000.0: b\n1234567.5: c\n0.00001: d\n-3: e\n~x: f\non: g\n0x10: h\n",
+        ],
+    )
+    def test_p4_merge_keys_tags_and_large_numbers_are_helms(
+        self, tmp_path: Path, seen_by_helm: Seen, text: str
+    ) -> None:
+        ours, theirs = read(tmp_path, text), seen_by_helm(text, {})
+        assert without_nulls(ours) == without_nulls(theirs)
+
+
+def bomb(levels: int, wide: int) -> str:
+    """Lines of aliases, each of the line before: wide ** levels values."""
+    lines = [f"a0: &a0 [{', '.join('x' * wide)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * wide)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+class TestBounds:
+    """K12: what grows is stopped early, for every file that a command reads."""
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            (bomb(10, 9), "line 1: aliases are followed too often, which Helm refuses"),
+            (bomb(40, 2), "aliases are followed too often"),
+            ("a: &a {x: 1}\n" + "b: {<<: [" + "*a, " * 30_000 + "*a]}\n", "has more than 50,000 values"),
+            ("[" * 1_000_000, "line 1: exceeded maximum nesting depth"),
+            ("\n".join(f"{' ' * n}a:" for n in range(300)), "must be nested at most 100 levels deep"),
+            ("x: " + "{a: " * 300, "line 1: must be nested at most 100 levels deep"),
+            ("\n".join(f"k{n}: {n}" for n in range(30_000)), "line 25000: has more than 50,000 values"),
+            ("a: " + "x" * (1 << 20), "has more than 1 MiB"),
+        ],
+    )
+    def test_k12_a_sentence_and_not_a_flood(self, tmp_path: Path, text: str, words: str) -> None:
+        tracemalloc.start()
+        try:
+            assert words in refusal(tmp_path, text)
+            assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        finally:
+            tracemalloc.stop()
+
+    def test_k12_aliases_that_nest_what_is_flat(self, tmp_path: Path) -> None:
+        lines = "\n".join(f"a{n}: &a{n} {{x: *a{n - 1}}}" for n in range(1, 150))
+        assert "must be nested at most 100 levels deep" in refusal(tmp_path, f"a0: &a0 x\n{lines}\n")
+
+    def test_k12_the_budget_for_aliases_is_helms(self, tmp_path: Path, seen_by_helm: Seen) -> None:
+        """Where Helm stops, on both sides of the line."""
+        shared = "a: &a [" + "x, " * 150 + "x]\n"
+        taken = shared + "b: [" + "*a, " * 60 + "*a]\n"
+        assert read(tmp_path, taken) == seen_by_helm(taken, {})
+        refused = shared + "b: &b [" + "*a, " * 20 + "*a]\nc: [" + "*b, " * 8 + "*b]\n"
+        assert "followed too often" in refusal(tmp_path, refused)
+        with pytest.raises(AssertionError, match="excessive aliasing"):
+            seen_by_helm(refused, {})
+
+    def test_k12_the_deepest_that_is_read_can_be_judged(self, tmp_path: Path) -> None:
+        parsed = read(tmp_path, "config: " + "{a: " * 98 + "1" + "}" * 98 + "\n")
+        assert values.schema_violations(values.complete(parsed)) == []
+
+
+class TestLostMeaning:
+    """X11: words that YAML 1.1 takes for something else."""
+
+    def words(self, tmp_path: Path, text: str) -> list[str]:
+        file = tmp_path / "values.yaml"
+        file.write_text(text)
+        return values.read_document(file)[1]
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("env: {A: off}", 'env.A: off (line 1) is read as the boolean false; text needs quotes: "off"'),
+            ("env:\n  B: 0777", 'env.B: 0777 (line 2) is read as the number 511; text needs quotes: "0777"'),
+            ("env: {C: 1_000}", 'env.C: 1_000 (line 1) is read as the number 1000; text needs quotes: "1_000"'),
+            ("env: {DB_PASSWORD: 0777}", "env.DB_PASSWORD: line 1 is read as a number; text needs quotes"),
+            ("env: {y: x}", "env: the key y (line 1) is read as true; text needs quotes"),
+            ("podLabels: {a: 1.10}", 'podLabels.a: 1.10 (line 1) is read as the number 1.1; text needs quotes: "1.10"'),
+            ("image: {tag: 24.10}", 'image.tag: 24.10 (line 1) is read as the number 24.1; text needs quotes: "24.10"'),
+            ("wandb: {mode: off}", 'wandb.mode: off (line 1) is read as the boolean false; text needs quotes: "off"'),
+            ("config: {a: {b: no}}", 'config.a.b: no (line 1) is read as the boolean false; text needs quotes: "no"'),
+            (
+                "training: {nodes: 010}",
+                'training.nodes: 010 (line 1) is read as the number 8; text needs quotes: "010"',
+            ),
+            (
+                "scheduling: {tolerations: [{key: a, value: yes}]}",
+                'scheduling.tolerations[0].value: yes (line 1) is read as the boolean true; text needs quotes: "yes"',
+            ),
+        ],
+    )
+    def test_x11_a_word_that_is_no_text_is_said(self, tmp_path: Path, text: str, sentence: str) -> None:
+        assert self.words(tmp_path, text) == [sentence]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'env: {A: "off", B: 1, C: 0.5, D: x, E: CST-8, F: 1:30}',
+            "hf: {online: yes}\ntensorboard: {enabled: on}",
+            "training: {learningRate: 1e-3, maxSteps: 1_000, nodes: 2}",
+            "config: {a: 1e-3, b: true, c: null, d: 1.50, e: 5}",
+            "run: {id: }\nrdma: {enabled: ~}",
+        ],
+    )
+    def test_x11_what_stays_or_is_meant_is_not(self, tmp_path: Path, text: str) -> None:
+        assert self.words(tmp_path, text) == []
+
+    @pytest.mark.parametrize("file", sorted((helm.ROOT / "values").rglob("*.yaml")), ids=lambda file: file.name)
+    def test_x11_our_own_files_lose_nothing(self, file: Path) -> None:
+        assert values.read_document(file)[1] == []
+
+    def test_x11_a_boolean_of_the_environment_is_refused_by_chart_and_check(self) -> None:
+        partial = {"env": {"A": False, "B": True, "C": "off", "D": 511}}
+        told = [str(violation) for violation in rules.violations(values.complete(partial))]
+        rule = "must be text or a number, since YAML reads words such as on, off, yes and no as booleans"
+        assert told == [
+            f'env.A: got false; {rule}; quote what is meant, such as "false"',
+            f'env.B: got true; {rule}; quote what is meant, such as "true"',
+        ]
+        assert helm.render_fails(partial) == told
+
+
+class TestPlaces:
     def test_a_folder_or_nothing_in_its_place_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r": cannot be read: Is a directory$"):
             values.read(tmp_path)

@@ -101,7 +101,8 @@ Takes (list root facts). */}}
     "name" $f.modelName "modelType" $f.model.modelType "checkpointPath" $f.checkpointPath
     "checkpointFormat" $v.model.checkpointFormat "tokenizerPath" $f.tokenizerPath
     "tokenizerLibrary" $f.model.tokenizer.library "extraTokens" $f.model.tokenizer.extraTokens
-    "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector)
+    "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector
+    "tokensPerSample" $f.model.tokensPerSample)
   "architecture" $f.architecture
   "llm" (include "neva.llm" . | fromJson)
   "samples" (include "neva.samples" . | fromJson)
@@ -118,6 +119,7 @@ Takes (list root facts). */}}
   "resume" $v.checkpoint.resume
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
   "preflight" (include "neva.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
+  "plan" (include "neva.withoutNulls" (include "neva.monitoring" (list $root "plan") | fromJson) | fromJson)
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" ($root.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}

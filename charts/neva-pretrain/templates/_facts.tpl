@@ -1,6 +1,11 @@
+{{/* A path of the values: an absolute one is itself, any other lies below its folder. Takes (list folder path). */}}
+{{- define "neva.below" -}}
+{{- if hasPrefix "/" (index . 1) }}{{ index . 1 }}{{ else }}{{ trimSuffix "/" (index . 0) }}/{{ index . 1 }}{{ end -}}
+{{- end -}}
+
 {{/*
-All that follows from the values, as JSON. generator/neva_pretrain/plan.py derives the same numbers; a property test
-holds the two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
+All that follows from the values, as JSON. generator/neva_pretrain/facts.py derives the same; a property test holds the
+two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
 */}}
 {{- define "neva.facts" -}}
 {{- include "neva.once" (list . "neva.checkedFacts" .) -}}
@@ -30,14 +35,14 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $model := get $catalog.models ($v.model.name | replace "-" "_") -}}
 {{- $known := not (empty $model) -}}
 {{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
-{{- $arch := mergeOverwrite (deepCopy $model.architecture) (deepCopy ($v.model.architecture | default dict)) -}}
+{{- $arch := deepCopy $model.architecture -}}
+{{- include "neva.merge" (list $arch ($v.model.architecture | default dict)) -}}
 {{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
 {{- $nodes := int64 $t.nodes -}}
 {{- $world := mul $nodes $t.gpusPerNode -}}
 {{- $modelParallel := mul $t.tensorParallelSize $t.pipelineParallelSize -}}
 {{- $dataParallel := max 1 (div $world $modelParallel) -}}
 {{- $perStep := mul $t.microBatchSize $dataParallel -}}
-{{- $llm := trimSuffix "/" $v.model.llmPath -}}
 {{- $checkpoint := $v.model.checkpoint | default $model.checkpoint.name -}}
 {{- $tokenizer := $v.model.tokenizer | default $model.checkpoint.tokenizer -}}
 {{- $runId := ($v.run | default dict).id | default (include "neva.fullname" .) -}}
@@ -68,10 +73,10 @@ that are a function of the root alone. Takes (list root name arguments). */}}
   "accumulationSteps" (div $t.globalBatchSize $perStep)
   "samples" (mul $t.maxSteps $t.globalBatchSize)
   "workers" (sub $nodes 1)
-  "checkpointPath" (ternary $checkpoint (printf "%s/%s" $llm $checkpoint) (hasPrefix "/" $checkpoint))
-  "tokenizerPath" (ternary $tokenizer (printf "%s/%s" $llm $tokenizer) (hasPrefix "/" $tokenizer))
-  "annotationsPath" (printf "%s/%s" (trimSuffix "/" $v.data.path) $v.data.annotations)
-  "imagesPath" (printf "%s/%s" (trimSuffix "/" $v.data.path) $v.data.images)
+  "checkpointPath" (include "neva.below" (list $v.model.llmPath $checkpoint))
+  "tokenizerPath" (include "neva.below" (list $v.model.llmPath $tokenizer))
+  "annotationsPath" (include "neva.below" (list $v.data.path $v.data.annotations))
+  "imagesPath" (include "neva.below" (list $v.data.path $v.data.images))
   "runId" $runId
   "resultsPath" $resultsPath
   "logDir" (printf "%s/results" $resultsPath)

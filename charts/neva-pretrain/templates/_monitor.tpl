@@ -7,6 +7,8 @@ neva-pretrain/gpus: {{ include "neva.text" $f.worldSize | quote }}
 neva-pretrain/max-steps: {{ include "neva.text" $v.training.maxSteps | quote }}
 neva-pretrain/global-batch-size: {{ include "neva.text" $v.training.globalBatchSize | quote }}
 neva-pretrain/tokens-per-sample: {{ include "neva.text" $f.model.tokensPerSample | quote }}
+neva-pretrain/architecture: {{ $f.architecture | toJson | quote }}
+neva-pretrain/plan: {{ include "neva.withoutNulls" (include "neva.monitoring" (list $root "plan") | fromJson) | quote }}
 neva-pretrain/results: {{ $f.resultsPath | toJson }}
 neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
@@ -50,7 +52,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   (list "--checkpoint-every" (ternary $v.checkpoint.everyNSteps 0 $v.checkpoint.enabled)) -}}
 {{- with $plan.stepSeconds }}{{ $flags = append $flags (list "--planned-step-seconds" .) }}{{ end -}}
 {{- with $plan.flopsPerSample }}{{ $flags = append $flags (list "--flops-per-sample" .) }}{{ end -}}
-{{- with $plan.peakTflops }}{{ $flags = append $flags (list "--peak-flops" (mulf . 1e12)) }}{{ end -}}
+{{- $peak := get ($root.Files.Get "files/rules.yaml" | fromYaml).peakTflops ($v.training.gpu | default "") -}}
+{{- with $plan.peakTflops | default $peak }}{{ $flags = append $flags (list "--peak-flops" (mulf . 1e12)) }}{{ end -}}
 - name: exporter
   image: {{ include "neva.image" $root | quote }}
   imagePullPolicy: {{ $v.image.pullPolicy | default "IfNotPresent" }}

@@ -253,6 +253,11 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
+{{/* Whether a path of the values may lie elsewhere than below its folder. */}}
+{{- define "neva.leaves" -}}
+{{- if or (hasPrefix "/" .) (has ".." (splitList "/" .)) }}true{{ end -}}
+{{- end -}}
+
 {{/* Paths that the training process reads must lie on something that is mounted. */}}
 {{- define "neva.checkPaths" -}}
 {{- $errors := list -}}
@@ -265,27 +270,37 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- if include "neva.readOnly" (list $ $name) -}}{{- $readOnly = append $readOnly $path -}}{{- end -}}
 {{- end -}}
 {{- range $v.extraVolumeMounts -}}{{- $mounts = append $mounts .mountPath -}}{{- end -}}
-{{- $paths := list (list "model.llmPath" $v.model.llmPath) -}}
-{{- if hasPrefix "/" ($v.model.checkpoint | default "") -}}{{- $paths = append $paths (list "model.checkpoint" $v.model.checkpoint) -}}{{- end -}}
-{{- if hasPrefix "/" ($v.model.tokenizer | default "") -}}{{- $paths = append $paths (list "model.tokenizer" $v.model.tokenizer) -}}{{- end -}}
+{{- $paths := list (list "model.llmPath" $v.model.llmPath $v.model.llmPath) -}}
+{{- range $key, $path := dict "checkpoint" $f.checkpointPath "tokenizer" $f.tokenizerPath -}}
+  {{- $given := get $v.model $key | default "" -}}
+  {{- if include "neva.leaves" $given -}}
+    {{- $paths = append $paths (list (printf "model.%s" $key) $given $path) -}}
+  {{- end -}}
+{{- end -}}
 {{- if hasPrefix "/" $v.model.visionEncoderPath -}}
-  {{- $paths = append $paths (list "model.visionEncoderPath" $v.model.visionEncoderPath) -}}
+  {{- $paths = append $paths (list "model.visionEncoderPath" $v.model.visionEncoderPath $v.model.visionEncoderPath) -}}
 {{- else if not $f.hfOnline -}}
   {{- $errors = append $errors (printf "model.visionEncoderPath: got %s; must be an absolute path unless hf.online is true; use the folder's path" $v.model.visionEncoderPath) -}}
 {{- end -}}
-{{- $paths = append $paths (list "data.path" $v.data.path) -}}
+{{- $paths = append $paths (list "data.path" $v.data.path $v.data.path) -}}
+{{- range $key, $path := dict "annotations" $f.annotationsPath "images" $f.imagesPath -}}
+  {{- $given := get $v.data $key -}}
+  {{- if include "neva.leaves" $given -}}
+    {{- $paths = append $paths (list (printf "data.%s" $key) $given $path) -}}
+  {{- end -}}
+{{- end -}}
 {{- if $v.prepare.enabled -}}
   {{- range $step := list "tokenizer" "vision" "llm" "dataset" -}}
     {{- with get $v.prepare $step -}}
-      {{- if and .enabled (hasPrefix "/" .source) -}}{{- $paths = append $paths (list (printf "prepare.%s.source" $step) .source) -}}{{- end -}}
+      {{- if and .enabled (hasPrefix "/" .source) -}}{{- $paths = append $paths (list (printf "prepare.%s.source" $step) .source .source) -}}{{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- range $paths -}}
-  {{- $key := index . 0 -}}{{- $path := index . 1 -}}{{- $found := false -}}
+  {{- $key := index . 0 -}}{{- $given := index . 1 -}}{{- $path := clean (index . 2) -}}{{- $found := false -}}
   {{- range $mounts -}}{{- if or (eq $path .) (hasPrefix (printf "%s/" .) $path) -}}{{- $found = true -}}{{- end -}}{{- end -}}
   {{- if not $found -}}
-    {{- $errors = append $errors (printf "%s: got %s; must lie below a mounted path (%s); use one of these, or mount it" $key $path (join ", " $mounts)) -}}
+    {{- $errors = append $errors (printf "%s: got %s; must lie below a mounted path (%s); use one of these, or mount it" $key $given (join ", " $mounts)) -}}
   {{- end -}}
 {{- end -}}
 {{- range $readOnly -}}
@@ -476,6 +491,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
     {{- $shown := ternary "a value" (include "neva.show" $value) (not (empty (include "neva.secretName" (list $secrets $name)))) -}}
     {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name $shown $owner) -}}
+  {{- else if kindIs "bool" $value -}}
+    {{- $errors = append $errors (printf "env.%s: got %t; must be text or a number, since YAML reads words such as on, off, yes and no as booleans; quote what is meant, such as \"%t\"" $name $value $value) -}}
   {{- end -}}
 {{- end -}}
 {{- range $name, $secret := (.Values.secrets | default dict).env -}}

@@ -106,9 +106,7 @@ class _Monitor(Boundary):
 @click.option(
     "--gpu-type",
     type=click.Choice(list(GPUS)),
-    default=next(iter(GPUS)),
-    show_default=True,
-    help="Whose peak MFU is measured against.",
+    help="Whose peak MFU is measured against.  [default: the one that the run was planned for]",
 )
 @click.option("--once", is_flag=True, help="Read what is there, say it, and end.")
 @click.option(
@@ -194,7 +192,7 @@ def _open(
     once: bool,
     given: dict[str, Any],
 ) -> _Input:
-    gpu = GPUS[given["gpu_type"]]
+    gpu = GPUS[given["gpu_type"]] if given["gpu_type"] else None
     if source is None and not sys.stdin.isatty():
         source = "-"
     if source is None:
@@ -219,7 +217,7 @@ def _open(
     return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed), findings=lambda: log.findings)
 
 
-def _settings(known: Settings, given: dict[str, Any], gpu: Gpu) -> Settings:
+def _settings(known: Settings, given: dict[str, Any], gpu: Gpu | None) -> Settings:
     """Return what is known, overridden by a values file, overridden by options."""
     if given["values"]:
         told = settings.from_file(given["values"], gpu)
@@ -231,7 +229,7 @@ def _settings(known: Settings, given: dict[str, Any], gpu: Gpu) -> Settings:
         "global_batch_size": given["global_batch_size"],
         "gpus": given["gpus"],
         "planned_step_seconds": given["step_time"],
-        "peak_flops": gpu.peak_tflops * 1e12,
+        "peak_flops": gpu.peak_tflops * 1e12 if gpu else None,
     }
     return replace(known, **{name: value for name, value in options.items() if value is not None})
 

@@ -1,4 +1,8 @@
-"""What a run is meant to do: from a values file, a run record or a job's annotations."""
+"""What a run is meant to do: its fact sheet, from a values file, a run's record or a job's annotations.
+
+The chart writes the sheet into the record and its parts into annotations. Those that older charts wrote lack some of
+it: what they do not tell stays unknown, or is the catalog's.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from neva_pretrain import catalog, chartdata
-from neva_pretrain.cost import Setup, step_time, useful_flops
-from neva_pretrain.errors import InputError
+from neva_pretrain import catalog, facts, values
+from neva_pretrain.cost import step_time, useful_flops
+from neva_pretrain.errors import RefusedError
 from neva_pretrain.hardware import Gpu
 from neva_pretrain.monitor.core.run import Settings
+from neva_pretrain.reading import Values, mapping
 
 ANNOTATION = "neva-pretrain/"
 """Prefix of the annotations that the chart puts on its job."""
@@ -22,81 +25,93 @@ ANNOTATION = "neva-pretrain/"
 RECORD = "run.json"
 """What the chart's launch script writes into the results folder of a run."""
 
-Values = Mapping[str, Any]
+RECORD_BYTES = 1 << 20
+"""Bytes of a record that are read; it has a few KiB."""
 
 
-def from_values(values: Values, gpu: Gpu) -> Settings:
-    """Return the settings in a values file or run record; a part that is not there stays unknown.
+def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
+    """Return the settings in a fact sheet, whole or in part.
 
-    Read are ``model.name``, ``training``, ``checkpoint`` and ``run.release``, by their names in
-    the chart's values.
+    Args:
+        sheet: as :func:`neva_pretrain.facts.sheet` returns it; keys may be missing or of a wrong kind.
+        gpu: kind of GPU; None for the one that the run was planned for.
     """
-    training = _section(values, "training")
-    checkpoint = _section(values, "checkpoint")
+    training, checkpoint = mapping(sheet, "training"), mapping(sheet, "checkpoint")
+    kind, model = gpu or facts.gpu(sheet), facts.model(sheet)
+    plan = mapping(sheet, "plan") if kind == facts.gpu(sheet) else {}
     every = checkpoint.get("everyNSteps") if checkpoint.get("enabled", True) else 0
     settings = Settings(
-        name=str(_section(values, "run").get("release") or ""),
-        model=str(_section(values, "model").get("name") or ""),
-        max_steps=_count(training.get("maxSteps")),
-        global_batch_size=_count(training.get("globalBatchSize")),
-        gpus=_gpus(training),
-        tokens_per_sample=_count(training.get("tokensPerSample")),
-        peak_flops=gpu.peak_tflops * 1e12,
-        checkpoint_every=every if every == 0 else _count(every),
+        name=_text(mapping(sheet, "run").get("release")),
+        model=_text(mapping(sheet, "model").get("name")),
+        max_steps=facts.count(training.get("maxSteps")),
+        global_batch_size=facts.count(training.get("globalBatchSize")),
+        gpus=facts.count(mapping(sheet, "derived").get("worldSize")) or facts.gpus_of(training),
+        tokens_per_sample=facts.count(mapping(sheet, "model").get("tokensPerSample")),
+        vocab_size=facts.count(mapping(sheet, "architecture").get("vocabSize")) or Settings.vocab_size,
+        planned_step_seconds=_number(plan.get("stepSeconds")),
+        flops_per_sample=_number(plan.get("flopsPerSample")),
+        peak_flops=1e12 * (_number(plan.get("peakTflops")) or kind.peak_tflops),
+        checkpoint_every=0 if every == 0 else facts.count(every),
     )
-    if settings.model not in catalog.names():  # the user's own: what depends on it is not known
+    if model is None:  # not of this catalog: what depends on it is not known
         return settings
-    settings = with_model(settings, settings.model)
-    return replace(settings, planned_step_seconds=predict(settings, training, gpu))
+    setup = facts.setup(sheet, kind)
+    return replace(
+        settings,
+        tokens_per_sample=model.tokens_per_sample,
+        vocab_size=model.architecture.vocab_size,
+        flops_per_sample=settings.flops_per_sample or useful_flops(model, model.tokens_per_sample),
+        planned_step_seconds=settings.planned_step_seconds or (step_time(setup).total / 1000 if setup else None),
+    )
 
 
-def from_annotations(annotations: Mapping[str, str], gpu: Gpu) -> Settings:
+def from_values(partial: Values, gpu: Gpu | None = None) -> Settings:
+    """Return the settings in the content of a values file; what it leaves out is the chart's default.
+
+    Raises:
+        RefusedError: values of the wrong shape, or a model that is not of the catalog.
+    """
+    complete = values.complete(partial)
+    if broken := values.schema_violations(complete):
+        raise RefusedError(broken)
+    return from_facts(facts.sheet(complete), gpu)
+
+
+def from_file(path: Path, gpu: Gpu | None = None) -> Settings:
+    """Return the settings in a values file.
+
+    Raises:
+        InputError: it cannot be read.
+        RefusedError: see :func:`from_values`.
+    """
+    return from_values(values.read(path), gpu)
+
+
+def from_annotations(annotations: Mapping[str, str], gpu: Gpu | None = None) -> Settings:
     """Return the settings that the chart's annotations of a job tell."""
     said = {k.removeprefix(ANNOTATION): v for k, v in annotations.items() if k.startswith(ANNOTATION)}
     training = dict(_json(said.get("training")))
-    for annotation, key in (
-        ("max-steps", "maxSteps"),
-        ("global-batch-size", "globalBatchSize"),
-        ("gpus", "gpus"),
-        ("tokens-per-sample", "tokensPerSample"),
-    ):
+    for annotation, key in (("max-steps", "maxSteps"), ("global-batch-size", "globalBatchSize")):
         if annotation in said:
             training[key] = said[annotation]
-    return from_values(
-        {
-            "training": training,
-            "model": {"name": said.get("model", "")},
-            "checkpoint": _json(said.get("checkpoint")),
-        },
-        gpu,
-    )
-
-
-def from_file(path: Path, gpu: Gpu) -> Settings:
-    """Return the settings in a values file; what it leaves out is the chart's default."""
-    try:
-        given = chartdata.load_yaml(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: must be a values file: {' '.join(str(error).split())}") from error
-    if not isinstance(given, Mapping):
-        raise InputError(f"{path}: must be a values file (a mapping)")
-    defaults = chartdata.defaults()
-    merged = {
-        name: {**_section(defaults, name), **_section(given, name)}
-        for name in ("model", "training", "checkpoint", "run")
+    sheet = {
+        "training": training,
+        "derived": {"worldSize": said.get("gpus")},
+        "model": {"name": said.get("model"), "tokensPerSample": said.get("tokens-per-sample")},
+        "architecture": _json(said.get("architecture")),
+        "checkpoint": _json(said.get("checkpoint")),
+        "plan": _json(said.get("plan")),
     }
-    return from_values(merged, gpu)
+    return from_facts(sheet, gpu)
 
 
-def from_record(log: Path, gpu: Gpu) -> Settings:
+def from_record(log: Path, gpu: Gpu | None = None) -> Settings:
     """Return the settings in the run record of the results folder around a log, if any."""
     for folder in [log, *log.parents][:3]:
         record = folder / RECORD
         if record.is_file():
-            return from_values(_json(record.read_text("utf-8", "replace")), gpu)
-    return Settings(peak_flops=gpu.peak_tflops * 1e12)
+            return from_facts(_json(_head(record)), gpu)
+    return from_facts({}, gpu)
 
 
 def with_model(settings: Settings, name: str) -> Settings:
@@ -112,56 +127,26 @@ def with_model(settings: Settings, name: str) -> Settings:
     )
 
 
-def predict(settings: Settings, training: Values, gpu: Gpu) -> float | None:
-    """Return the seconds a step takes by the planner, or None if the plan is not complete."""
-    tensor = _count(training.get("tensorParallelSize"))
-    pipeline = _count(training.get("pipelineParallelSize"))
-    micro = _count(training.get("microBatchSize"))
-    batch, gpus = settings.global_batch_size, settings.gpus
-    tokens = settings.tokens_per_sample
-    if not (tensor and pipeline and micro and batch and gpus and tokens):
-        return None
-    data = gpus // (tensor * pipeline)
-    accumulation = batch // (micro * data) if data else 0
-    if not accumulation:
-        return None
-    setup = Setup(
-        catalog.get(settings.model),
-        gpu,
-        tensor,
-        pipeline,
-        data,
-        micro,
-        accumulation,
-        tokens,
-        kernels=training.get("kernels") or "reference",
-        sequence_parallel=bool(training.get("sequenceParallel")),
-        recompute=training.get("recompute") or "none",
-        gpus_per_node=_count(training.get("gpusPerNode")) or 8,
-    )
-    return step_time(setup).total / 1000
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
-def _gpus(training: Values) -> int | None:
-    nodes, per_node = _count(training.get("nodes")), _count(training.get("gpusPerNode"))
-    return _count(training.get("gpus")) or (nodes * per_node if nodes and per_node else None)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 
 
-def _section(values: Values, name: str) -> Values:
-    section = values.get(name)
-    return section if isinstance(section, Mapping) else {}
+def _head(record: Path) -> str:
+    """Return a record's text; what cannot be read, or is none, tells nothing."""
+    try:
+        with record.open("rb") as file:
+            return file.read(RECORD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
-def _count(value: object) -> int | None:
-    """Return a positive whole number, also where an annotation has it as text."""
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)
-    return value if isinstance(value, int) and 0 < value < 10**18 else None
-
-
-def _json(text: str | None) -> Values:
+def _json(text: str | None) -> dict[str, Any]:
     try:
         parsed = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return {}
-    return parsed if isinstance(parsed, Mapping) else {}
+    return parsed if isinstance(parsed, dict) else {}

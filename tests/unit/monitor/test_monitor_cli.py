@@ -13,14 +13,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
-from neva_pretrain.hardware import H100
+from neva_pretrain import facts
+from neva_pretrain.hardware import GPUS, H100
 from neva_pretrain.monitor import cli, report, settings, view
 from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
 from neva_pretrain.output import printable
+from neva_pretrain.values import complete
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks, run_of
 
@@ -133,13 +136,51 @@ def test_annotations_give_the_settings() -> None:
     assert (own.max_steps, own.flops_per_sample) == (1085, None)
 
 
+def test_p2_r05_a_model_of_ones_own_is_judged_by_its_own_shape(invoke: Invoke, log: Path, tmp_path: Path) -> None:
+    """Vocabulary, FLOPs and planned time are the run's, wherever its facts come from."""
+    values = tmp_path / "values.yaml"
+    values.write_text("model: {architecture: {numLayers: 64, vocabSize: 64000}}\ntraining: {gpu: a100-80gb}\n")
+    log.write_text(HEALTHY)
+    own = json.loads(invoke(log, "--once", "-o", "json", "-f", values)[1])["settings"]
+    base = json.loads(invoke(log, "--once", "-o", "json", "-f", values, "--model", "llama2_7b_chat")[1])["settings"]
+    assert (own["vocab_size"], base["vocab_size"]) == (64000, 32008)
+    assert own["flops_per_sample"] > 1.8 * base["flops_per_sample"]
+    assert own["peak_flops"] == GPUS["a100-80gb"].peak_tflops * 1e12
+    sheet = facts.sheet(complete(yaml.safe_load(values.read_text())), "neva", "default")
+    (tmp_path / "run.json").write_text(json.dumps(sheet))
+    recorded = json.loads(invoke(log, "--once", "-o", "json")[1])["settings"]
+    assert recorded == {**own, "name": "neva"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"training": [], "model": "x", "architecture": 7, "plan": null, "run": {"release": {}}}',
+        '{"model": {"name": "llama2_7b_chat"}, "architecture": {"numLayers": true, "hiddenSize": -1}}',
+        '{"model": {"name": ["x"]}, "training": {"nodes": true, "gpusPerNode": 1e400, "maxSteps": "9²"}}',
+        '{"model": {"name": "llama2_7b_chat"}, "training": {"nodes": 1, "gpusPerNode": 8, "tensorParallelSize": 1,'
+        ' "pipelineParallelSize": 8, "microBatchSize": 1, "globalBatchSize": 8}, "architecture": {"numLayers": 4}}',
+        "\ud800",
+        "",
+    ],
+)
+def test_a_record_that_is_none_tells_what_it_can(invoke: Invoke, tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record, errors="surrogatepass")
+    (tmp_path / "train.log").write_text(HEALTHY)
+    code, out, err = invoke(tmp_path, "--once", "-o", "json")
+    assert (code in (0, 3), err) == (True, "")
+    assert json.loads(out)["settings"]["vocab_size"] in (32000, 32008)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["no/such/file"], "ERROR: no/such/file: no such file or folder"),
         (["train.log"], "ERROR: train.log: no such file or folder"),
         (["{log}", "--model", "gpt5", "--once"], "ERROR: model.name: got gpt5; must be a model"),
-        (["{log}", "-f", "{log}", "--once"], "must be a values file"),
+        (["{log}", "-f", "{log}", "--once"], "cannot be read as YAML: "),
+        (["{log}", "-f", "{bad}", "--once"], "ERROR: training.nodes: got 0; must be at least 1"),
         (["{log}", "--once", "--html", "/nonexistent/r.html"], "ERROR: --html /nonexistent/r.html"),
         (["{log}", "--once", "--plot", "/nonexistent/r.png"], "ERROR: --plot /nonexistent/r.png"),
         (["{log}", "--once", "--plot", "{log}.doc"], "'doc' is not supported"),
@@ -149,7 +190,9 @@ def test_annotations_give_the_settings() -> None:
 def test_errors(invoke: Invoke, log: Path, argv: list[str], message: str) -> None:
     """Exit code 2 and a sentence; never a traceback."""
     log.write_text(HEALTHY)
-    code, _, err = invoke(*(a.format(log=log) for a in argv))
+    bad = log.with_name("bad.yaml")
+    bad.write_text("training: {nodes: 0}\n")
+    code, _, err = invoke(*(a.format(log=log, bad=bad) for a in argv))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
