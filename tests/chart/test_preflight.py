@@ -104,6 +104,7 @@ def test_preflight_values_reach_the_script() -> None:
             "decode": "all",
             "filesystems": {"/models/preset": {"type": "gpfs", "marker": ".real"}},
             "minimumShmBytes": 2**33,
+            "timeoutSeconds": 7200,
         }
     }
     assert settings(helm.render(values))["preflight"] == values["preflight"]
@@ -147,6 +148,7 @@ def test_helm_test_checks_the_mounts_of_training_without_a_gpu() -> None:
     assert "--skip" in container["command"]
     assert "gpus" in container["command"][-1]
     assert tester["spec"]["restartPolicy"] == "Never"
+    assert tester["spec"]["activeDeadlineSeconds"] == settings(manifests)["preflight"]["timeoutSeconds"] + 1800, "K06"
 
 
 @pytest.mark.parametrize("values", [None, prepare()])

@@ -7,7 +7,9 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -1057,6 +1059,119 @@ class TestNode:
         assert "7 GPUs visible on node-7; must be 8" in problems(settings, "gpus")[0]
         settings["training"]["gpusPerNode"] = 7
         assert problems(settings, "gpus") == []
+
+    def tool(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        """Put a named stand-in for nvidia-smi on the path."""
+        tool = tmp_path / "bin" / "nvidia-smi"
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text("#!/bin/bash\n" + text)
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+        monkeypatch.setenv("NODE_NAME", "node-7")
+
+    @pytest.mark.parametrize(
+        ("listed", "said"),
+        [
+            ('echo "GPU $i: H100 (UUID: GPU-$i)"; echo "  MIG 3g.40gb     Device  0: (UUID: MIG-$i)"', "8 MIG slices"),
+            ('echo "GPU $i: H100 (UUID: MIG-GPU-$i/1/0)"', "8 MIG slices"),
+            ('[[ $1 == -L ]] && echo "GPU $i: H100 (UUID: GPU-$i)" || echo Enabled', "MIG is on for 8 GPUs"),
+        ],
+    )
+    def test_n10_mig(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, said: str
+    ) -> None:
+        """N10: slices, and GPUs that wait for slices, are none for training; their number is right here."""
+        self.tool(tmp_path, monkeypatch, f"for i in 0 1 2 3 4 5 6 7; do {listed}; done\n")
+        (message,) = problems(settings, "gpus")
+        assert f"{said} on node-7; must be 8 whole GPUs" in message
+
+    @pytest.mark.parametrize("text", ["sleep 600", "exec sleep 600", "trap '' TERM; sleep 600 & wait"])
+    def test_k06_a_hung_driver(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        """K06: nvidia-smi waits for a driver that does not answer."""
+        self.tool(tmp_path, monkeypatch, text)
+        monkeypatch.setattr(preflight, "ANSWER", 0.5)
+        (message,) = problems(settings, "gpus")
+        assert "nvidia-smi gave no answer in 0 s: the driver hangs" in message
+
+    def test_k06_a_check_that_hangs_is_given_up(self, settings: Settings) -> None:
+        """K06: a read that never ends, as of a stalled file system; the next check runs."""
+        reading, writing = os.pipe()
+        try:
+
+            def hang(_: Any) -> Iterator[Any]:
+                yield inputs.note("before")
+                os.read(reading, 1)
+
+            hung = preflight.Check("hung", preflight.Level.QUICK, "", "", (), hang)
+            started = preflight.Run(inputs.Settings(settings), patience=0.2)
+            result = preflight.run_check(hung, started)
+            assert [f.status.value for f in result.findings] == ["ok", "failed"]
+            assert "no sign of progress" in result.findings[1].message
+            started.patience = 300
+            assert preflight.run_check(preflight.CHECKS["dataset"], started).status == "warning"
+            started.deadline = time.monotonic() + 0.2
+            result = preflight.run_check(hung, started)
+            assert "when the time of all checks was over" in result.findings[1].message
+            result = preflight.run_check(preflight.CHECKS["dataset"], started)
+            assert (result.status.value, result.findings[0].message) == ("skipped", "no time is left, see above")
+        finally:
+            os.write(writing, b"xx")
+            os.close(writing)
+
+    def test_k06_progress_is_a_sign_of_life(self, settings: Settings) -> None:
+        started = preflight.Run(inputs.Settings(settings), patience=5)
+
+        def slow(run: Any) -> Iterator[Any]:
+            for i in range(10):
+                run.progress.moved -= 4.9  # as if each step had taken that long
+                run.progress.step("slow", i, 10)
+                time.sleep(0.01)
+            yield inputs.note("done")
+
+        result = preflight.run_check(preflight.Check("slow", preflight.Level.QUICK, "", "", (), slow), started)
+        assert [f.message for f in result.findings] == ["done"]
+
+    @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "folder", "loop"])
+    @pytest.mark.parametrize(
+        ("key", "checks"),
+        [
+            ("data.annotations", ("access", "dataset")),
+            ("model.tokenizerPath", ("access", "tokenizer")),
+            ("model.checkpointPath", ("access", "checkpoint", "unpack-space")),
+            ("model.visionEncoderPath/config.json", ("vision",)),
+            ("model.checkpointPath/model_config.yaml", ("checkpoint",)),
+            ("data.images/00000/000000003.jpg", ("images", "decode")),
+        ],
+    )
+    def test_k06_what_is_no_file_is_not_read(
+        self, settings: Settings, key: str, checks: tuple[str, ...], kind: str
+    ) -> None:
+        """K06: opening a FIFO waits for its writer, a device may never end; each is said once it is looked at."""
+        name, _, inner = key.partition("/")
+        section, _, field = name.partition(".")
+        path = Path(settings[section][field]) / inner
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            here = Path.cwd()
+            os.chdir(path.parent)  # a socket's path has at most 108 bytes
+            try:
+                with socket.socket(socket.AF_UNIX) as bound:
+                    bound.bind(path.name)
+            finally:
+                os.chdir(here)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to(path.name)
+        results = run(settings, *checks)
+        assert "failed" in {r.status.value for r in results.values()}, results
+        assert not [f for r in results.values() for f in r.findings if "itself stopped" in f.message]
 
     def test_memlock(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """C02: a finite limit binds only without the capability."""

@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 
 from neva_pretrain import cli, preflight_command
 from tests.unit.preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
+from tests.waiting import PATIENCE, ended, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
 
@@ -29,13 +31,14 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 def script(
-    tmp: Path, settings: dict[str, Any] | str, *arguments: str, python: str = sys.executable
+    tmp: Path, settings: dict[str, Any] | str, *arguments: str, python: str = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run preflight.py on a settings file."""
+    """Run preflight.py on a settings file, in its folder."""
     file = tmp / "settings.json"
     file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
     command = [python, str(FILES / "preflight.py"), "--settings", str(file), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=tmp, env=env, capture_output=True, text=True, check=False)
 
 
 def test_exit_codes_and_table(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -115,6 +118,70 @@ def test_skip_only_and_json_file(tmp_path: Path, settings: dict[str, Any]) -> No
     assert [c["name"] for c in written["checks"]] == ["images"]
     assert written["ok"] is True
     assert written["checks"][0]["findings"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_k06_a_signal_ends_it_at_once(tmp_path: Path, settings: dict[str, Any], number: signal.Signals) -> None:
+    """K06: while nvidia-smi hangs, even as PID 1, for which the kernel drops signals without a handler."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/asked.new; mv {tmp_path}/asked.new {tmp_path}/asked; sleep 600\n")
+    tool.chmod(0o755)
+    settings["preflight"]["skip"] = []
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    inside = subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0
+    command = [sys.executable, str(FILES / "preflight.py"), "--settings", "settings.json", "--only", "gpus"]
+    environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [*(unshare if inside else []), *command],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with ended(process):
+        until(lambda: (tmp_path / "asked").exists() or process.poll() is not None, "nvidia-smi runs")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]) if inside else process.pid, number)
+        assert process.stderr is not None
+        assert f"told to stop by {number.name}" in process.stderr.read()
+        assert process.wait(PATIENCE) == 128 + number
+    if not inside:
+        os.killpg(int((tmp_path / "asked").read_text()), signal.SIGKILL)
+
+
+def test_k06_the_time_of_all_checks(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """K06: an init container ends by itself."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nexec sleep 600\n")
+    tool.chmod(0o755)
+    settings["preflight"] |= {"timeoutSeconds": 1, "skip": []}
+    done = script(tmp_path, settings, "--only", "gpus,dataset", PATH=f"{tool.parent}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "FAILED   gpus    has not ended after" in done.stdout
+    assert "skipped  dataset no time is left, see above" in done.stdout
+
+
+def test_k07_a_report_is_written_through_what_is_no_file(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """K07: a pipe and stdout stay what they are, a link leads to its file, a mode stays."""
+    kept = tmp_path / "kept.json"
+    kept.write_text("")
+    kept.chmod(0o600)
+    (tmp_path / "link.json").symlink_to(kept)
+    assert script(tmp_path, settings, "--only", "images", "--json-file", "link.json").returncode == 0
+    assert json.loads(kept.read_text())["ok"] is True
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "link.json").is_symlink()
+    done = script(tmp_path, settings, "--only", "images", "--json-file", "/dev/stdout", "-o", "json")
+    assert done.stdout.count('"ok": true') == 2
+    assert not Path("/dev/stdout").is_file() or Path("/dev/stdout").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    done = script(tmp_path, settings, "--only", "images", "--json-file", "pipe")
+    assert done.returncode == 2, "no one reads it"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_fault_of_a_check_does_not_hide_the_others(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

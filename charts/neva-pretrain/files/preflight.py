@@ -9,29 +9,35 @@ used where they are there.
     preflight.py --settings F --level full    # master: also the content of all inputs
     preflight.py --settings F --level auto    # pod of an indexed Job: full in the one of index 0, quick in the others
 
-Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings. Letters with numbers in
-comments (D11) are the failures, seen at other users, that a line is there for.
+Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings, 143 (130) told to stop. Letters with
+numbers in comments (D11) are the failures, seen at other users, that a line is there for.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import faulthandler
 import itertools
 import json
+import math
 import os
+import queue
 import re
 import resource
+import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from preflight_inputs import (
     CONFIG,
@@ -39,6 +45,7 @@ from preflight_inputs import (
     SHOWN,
     Checkpoint,
     Finding,
+    NotAFileError,
     NotPossibleError,
     ProblemError,
     Progress,
@@ -56,6 +63,7 @@ from preflight_inputs import (
     is_lfs_pointer,
     load_settings,
     note,
+    open_file,
     piece_problems,
     read_checkpoint,
     read_json,
@@ -69,6 +77,7 @@ from preflight_inputs import (
 from preflight_samples import TEMPLATES, Rules, images_of, look_at
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Level(str, Enum):
@@ -139,6 +148,10 @@ class Run:
 
     settings: Settings
     progress: Progress = field(default_factory=Progress)
+    patience: float = 300.0
+    """Seconds without a sign of progress after which a check is given up: more than a file system's failover takes."""
+    deadline: float = math.inf
+    """When all checks must have ended, on the monotonic clock."""
 
     def __post_init__(self) -> None:
         self.samples = Once(lambda: _samples(self.settings.text("data.annotations")))
@@ -265,7 +278,7 @@ def _open_one(path: str) -> None:
         if first is None:
             return
         path = first.path
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.read(1)
 
 
@@ -390,29 +403,66 @@ def shm_needed(settings: Settings) -> int:
     "gpus",
     Level.QUICK,
     "training.gpusPerNode",
-    cost="one nvidia-smi call",
-    prevents="fewer processes than GPUs, or a node whose GPU fell off the bus",
+    cost="two nvidia-smi calls",
+    prevents="fewer processes than GPUs, MIG slices, or a node whose GPU fell off the bus",
 )
 def check_gpus(run: Run) -> Iterator[Finding]:
-    """A05."""
-    wanted, found = run.settings.integer("training.gpusPerNode"), count_gpus()
-    if found != wanted:
+    """A05, N10."""
+    wanted, (found, slices, mig) = run.settings.integer("training.gpusPerNode"), count_gpus()
+    where = os.environ.get("NODE_NAME") or os.uname().nodename
+    if slices or mig:
+        said = f"{slices} MIG slices" if slices else f"MIG is on for {mig} GPUs"
         yield failed(
-            f"{found} GPUs visible on {os.environ.get('NODE_NAME') or os.uname().nodename}; must "
-            f"be {wanted} "
-            "(training.gpusPerNode)",
+            f"{said} on {where}; must be {wanted} whole GPUs: a training process sees one slice only",
+            "switch MIG off on that node, or keep the job away from it (scheduling.avoidNodes)",
+        )
+    elif found != wanted:
+        yield failed(
+            f"{found} GPUs visible on {where}; must be {wanted} (training.gpusPerNode)",
             "check the node's health and the container's GPU resource",
         )
     yield note(f"{found} GPUs")
 
 
-def count_gpus() -> int:
-    """Return GPUs by nvidia-smi, else by device files."""
+ANSWER = 60.0
+"""Seconds that a tool of the driver has; a sound one takes one."""
+
+
+def count_gpus() -> tuple[int, int, int]:
+    """Return GPUs and MIG slices by nvidia-smi, and GPUs whose MIG mode is on; without it, GPUs by device files."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
-        return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    except (OSError, subprocess.TimeoutExpired):
-        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+        listed = output_of(["nvidia-smi", "-L"], ANSWER).splitlines()
+        modes = output_of(["nvidia-smi", "--query-gpu=mig.mode.current", "--format=csv,noheader"], ANSWER).split()
+    except OSError:
+        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")), 0, 0
+    slices = sum(bool(re.match(r"\s*MIG\s|.*UUID: MIG-", line)) for line in listed)
+    return sum(line.startswith("GPU ") for line in listed), slices, modes.count("Enabled")
+
+
+def output_of(command: list[str], limit: float) -> str:
+    """Return what a tool prints.
+
+    Raises:
+        OSError: it cannot be started.
+        ProblemError: it has not ended after ``limit`` seconds; it is killed, but not waited for: a driver may hold it.
+
+    """
+    with open(os.devnull, "rb") as nothing:
+        process = subprocess.Popen(
+            command, stdin=nothing, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        printed = process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=5)
+        raise ProblemError(
+            f"{command[0]} gave no answer in {limit:.0f} s: the driver hangs",
+            "restart that node, or keep the job away from it (scheduling.avoidNodes)",
+        ) from None
+    return printed.decode("utf-8", "replace")
 
 
 CAP_IPC_LOCK = 14
@@ -544,33 +594,48 @@ def check_images(run: Run) -> Iterator[Finding]:
     """F01, F02."""
     folder, wanted = run.settings.text("data.images"), list(dict.fromkeys(run.image_names))
     started = time.perf_counter()
-    missing, folders = missing_images(folder, wanted, run.progress)
+    missing, odd, folders = missing_images(folder, wanted, run.progress)
     seconds = max(time.perf_counter() - started, 1e-6)
     if missing:
         yield failed(
             f"{show(folder)}: {len(missing)} of {len(wanted)} images are missing: {some(missing)}",
             _where_images_are(folder, missing[0]),
         )
-    found = len(wanted) - len(missing)
+    if odd:
+        yield failed(
+            f"{show(folder)}: {len(odd)} of {len(wanted)} images are no files (folders, pipes, devices): {some(odd)}",
+            "unzip images.zip again (prepare.dataset), or remove their samples from the JSON",
+        )
+    found = len(wanted) - len(missing) - len(odd)
     yield note(f"{found} images in {folders} folders, listed in {seconds:.1f} s ({len(wanted) / seconds:.0f}/s)")
 
 
-def missing_images(folder: str, wanted: Sequence[str], progress: Progress) -> tuple[list[str], int]:
-    """Return the images that are not below the folder, and the number of folders looked into."""
+def missing_images(folder: str, wanted: Sequence[str], progress: Progress) -> tuple[list[str], list[str], int]:
+    """Return the images that are not below the folder, those that are no files, and the number of folders looked into.
+
+    The listing tells files apart from other things; a link counts as what it should lead to.
+    """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in wanted:
         by_folder[os.path.dirname(path)].append(os.path.basename(path))
-    missing, done = [], 0
+    missing: list[str] = []
+    odd: list[str] = []
+    done = 0
     for place, names in by_folder.items():
+        there: dict[str, bool] = {}
         try:
             with os.scandir(os.path.join(folder, place)) as entries:
-                there = {entry.name for entry in entries}
-        except FileNotFoundError:
-            there = set()
+                there = {e.name: e.is_file(follow_symlinks=False) or e.is_symlink() for e in entries}
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise
         missing += [os.path.join(place, name) for name in names if name not in there]
+        odd += [os.path.join(place, name) for name in names if not there.get(name, True)]
         done += len(names)
         progress.step("images", done, len(wanted))
-    return missing, len(by_folder)
+    return missing, odd, len(by_folder)
 
 
 def _where_images_are(folder: str, example: str) -> str:
@@ -644,19 +709,34 @@ def decode(folder: str, names: Sequence[str], progress: Progress) -> tuple[dict[
     """
     bad, renamed, decoded = {}, {}, 0
     threads = min(32, 2 * len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(names), 1000):
-            batch = names[start : start + 1000]
-            for name, (problem, kind) in zip(
-                batch, pool.map(lambda n: decode_one(os.path.join(folder, n)), batch), strict=True
-            ):
-                decoded += bool(kind)
-                if problem:
-                    bad[name] = problem
-                elif kind and kind not in _kinds_of(name):
-                    renamed[name] = kind
-            progress.step("decode", start + len(batch), len(names))
-    return bad, renamed, decoded
+    found = in_threads(lambda n: decode_one(os.path.join(folder, n)), names, threads)
+    for done, (name, (problem, kind)) in enumerate(found, 1):
+        decoded += bool(kind)
+        if problem:
+            bad[name] = problem
+        elif kind and kind not in _kinds_of(name):
+            renamed[name] = kind
+        progress.step("decode", done, len(names))
+    return {n: bad[n] for n in names if n in bad}, {n: renamed[n] for n in names if n in renamed}, decoded
+
+
+def in_threads(work: Callable[[str], R], items: Sequence[str], count: int) -> Iterator[tuple[str, R]]:
+    """Yield items and their results as they come; no one waits for a thread that a file system holds."""
+    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, R]] = queue.SimpleQueue()
+
+    def go_on() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = todo.get_nowait()
+                done.put((item, work(item)))
+
+    for item in items:
+        todo.put(item)
+    for _ in range(min(count, len(items))):
+        threading.Thread(target=go_on, daemon=True).start()
+    for _ in items:
+        yield done.get()
 
 
 def _kinds_of(name: str) -> tuple[str, ...]:
@@ -679,7 +759,7 @@ def decode_one(path: str) -> tuple[str, str]:
     A missing one has neither. Pillow raises anything: OSError, ValueError, SyntaxError ...
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(16)
             if not head:
                 return "empty", ""
@@ -692,7 +772,9 @@ def decode_one(path: str) -> tuple[str, str]:
                 image.convert("RGB")
                 return "", str(image.format)
     except FileNotFoundError:
-        return "", ""
+        return ("a link to nothing" if os.path.islink(path) else ""), ""
+    except NotAFileError:
+        return "no regular file", ""
     except Exception as error:
         return f"{type(error).__name__}: {error}".split("\n")[0], ""
 
@@ -1374,27 +1456,71 @@ class Result:
 
 
 def run_check(wanted: Check, run: Run) -> Result:
-    """Run one check; whatever stops it is a finding."""
-    started = time.perf_counter()
+    """Run one check; whatever stops it is a finding, and so is that it does not end.
+
+    It runs in a thread of its own: a read from a file system that stalls cannot be called off, only left alone, and
+    the main thread obeys signals while it waits.
+
+    Raises:
+        UsageError: the settings are wrong.
+
+    """
+    started = time.monotonic()
     findings: list[Finding] = []
+    raised: list[BaseException] = []
     lacking = [key for key in wanted.needs if run.settings.find(key) is None]
     if lacking:
         findings.append(Finding(Status.SKIPPED, f"{', '.join(lacking)} not given"))
+    elif started >= run.deadline:
+        findings.append(Finding(Status.SKIPPED, "no time is left, see above"))
     else:
-        try:
-            findings.extend(wanted.run(run))
-        except ProblemError as problem:
-            findings.append(problem.finding)
-        except NotPossibleError as reason:
-            findings.append(Finding(Status.SKIPPED, str(reason)))
-        except UsageError:
-            raise
-        except OSError as error:
-            findings.append(denied(str(error.filename or ""), error))
-        except Exception as error:  # a fault of one check must not hide what the others find
-            findings.append(failed(f"the check itself stopped: {type(error).__name__}: {error}", "please report it"))
+        thread = threading.Thread(target=_collect, args=(wanted, run, findings, raised), daemon=True)
+        run.progress.moved = started
+        thread.start()
+        while thread.is_alive():
+            now = time.monotonic()
+            if now >= run.deadline:
+                findings.append(
+                    failed(
+                        f"has not ended after {now - started:.0f} s, when the time of all checks was over",
+                        "raise preflight.timeoutSeconds, and with it rendezvous.waitSeconds",
+                    )
+                )
+                break
+            if now >= run.progress.moved + run.patience:
+                findings.append(
+                    failed(
+                        f"no sign of progress for {now - run.progress.moved:.0f} s: a file system or a driver hangs",
+                        "look at the node's mounts and its dmesg, or keep the job away from it (scheduling.avoidNodes)",
+                    )
+                )
+                break
+            thread.join(min(1.0, run.deadline - now, run.progress.moved + run.patience - now))
+    if raised:
+        raise raised[0]
     run.progress.clear()
-    return Result(wanted.name, time.perf_counter() - started, tuple(findings))
+    return Result(wanted.name, time.monotonic() - started, tuple(findings))
+
+
+def _collect(wanted: Check, run: Run, findings: list[Finding], raised: list[BaseException]) -> None:
+    """Run a check to its end; what is no finding is handed to the main thread."""
+    try:
+        for finding in wanted.run(run):
+            findings.append(finding)
+    except ProblemError as problem:
+        findings.append(problem.finding)
+    except NotPossibleError as reason:
+        findings.append(Finding(Status.SKIPPED, str(reason)))
+    except UsageError as error:
+        raised.append(error)
+    except OSError as error:
+        findings.append(denied(str(error.filename or ""), error))
+    except Exception as error:  # a fault of one check must not hide what the others find
+        findings.append(
+            failed(f"the check itself stopped: {type(error).__name__}: {brief(str(error))}", "please report it")
+        )
+    except BaseException as error:
+        raised.append(error)
 
 
 def select(level: Level, only: Iterable[str], skip: Iterable[str]) -> list[Check]:
@@ -1493,11 +1619,48 @@ def level_of(name: str) -> Level:
 
 
 def write_report(path: str, report: str) -> None:
-    """Write a report by temporary name and rename, so that no reader sees half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(report + "\n")
-    os.replace(temporary, path)
+    """Write a report by temporary name and rename, so that no reader sees half of it.
+
+    What is no regular file (a pipe, /dev/stdout) is written to and stays what it is.
+    """
+    data = report.encode() + b"\n"
+    try:
+        old: os.stat_result | None = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    if old is not None and (not stat.S_ISREG(old.st_mode) or os.path.samestat(old, os.fstat(1))):
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "wb") as file:
+            os.set_blocking(file.fileno(), True)
+            file.write(data)
+        return
+    target = os.path.realpath(path)
+    temporary = f"{target}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        if old is not None:
+            os.chmod(temporary, stat.S_IMODE(old.st_mode))
+        os.replace(temporary, target)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def stop_at_once(number: int, _frame: object) -> NoReturn:
+    """End now, whatever the checks' threads wait for; PID 1 has no other handler."""
+    os.write(2, f"preflight: told to stop by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def time_limit(settings: Settings) -> float:
+    """Return the time when all checks must have ended, and see to it that this process then does."""
+    seconds = settings.integer("preflight.timeoutSeconds", 0)
+    if not seconds:
+        return math.inf
+    # If something holds the interpreter itself, this ends the process with code 1 all the same.
+    faulthandler.dump_traceback_later(seconds + 60, exit=True)
+    return time.monotonic() + seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -1512,7 +1675,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.settings)
         level = level_of(options.level)
         checks = select(level, options.only, [*options.skip, *settings.texts("preflight.skip")])
-        run = Run(settings)
+        run = Run(settings, deadline=time_limit(settings))
         results = [run_check(c, run) for c in checks]
         report = as_json(level, results)
         if options.json_file:
@@ -1525,4 +1688,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sent, stop_at_once)
     sys.exit(main())

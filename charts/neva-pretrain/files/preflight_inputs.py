@@ -28,6 +28,8 @@ from typing import Any, BinaryIO, TypeVar
 T = TypeVar("T")
 SHOWN = 5
 """Items that a message lists of many."""
+LONG = 1000
+"""Characters that a message takes of foreign text."""
 LONGEST = 300
 """Characters that a message shows of one item."""
 
@@ -83,6 +85,7 @@ def failed(message: str, fix: str) -> Finding:
 
 def show(text: str) -> str:
     """Return a path or other foreign text so that it stays on its line."""
+    text = text if len(text) <= LONG else text[:LONG] + "..."
     return text if text.isprintable() else json.dumps(text)
 
 
@@ -164,9 +167,9 @@ class Settings:
 def load_settings(path: str) -> Settings:
     """Read a settings file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_file(path) as file:
             data = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"settings: {show(path)}: {error}") from None
     if not isinstance(data, dict):
         raise UsageError(f"settings: {show(path)}: must be a JSON object")
@@ -179,14 +182,17 @@ class Progress:
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
+        self.moved = time.monotonic()
+        """When the last step was made."""
         self._pause = 0.2 if self._terminal else 15.0
         self._next = time.monotonic() + self._pause
 
     def step(self, what: str, done: int, total: int) -> None:
         """Say how far a check is."""
-        if time.monotonic() < self._next:
+        self.moved = time.monotonic()
+        if self.moved < self._next:
             return
-        self._next = time.monotonic() + self._pause
+        self._next = self.moved + self._pause
         line = f"{what}: {done} of {total} ({100 * done // max(total, 1)} %)"
         self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
         self._stream.flush()
@@ -200,9 +206,34 @@ class Progress:
 # Files: access, tar, folders
 
 
+class NotAFileError(OSError):
+    """A pipe, socket or device in the place of a file: reading it may never end."""
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a regular file to read; all that is read from foreign folders is opened here (K06).
+
+    Raises:
+        OSError: it cannot be opened; NotAFileError, IsADirectoryError: it is something else.
+
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (handed over)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotAFileError(errno.EINVAL, "is not a file", path)
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a pipe, do not wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def denied(path: str, error: OSError) -> Finding:
     """Explain a failed access: with uid, mode and the component that refuses (G01)."""
     fix = "check that the volume is mounted and the path is spelled as on the volume"
+    if isinstance(error, NotAFileError):
+        fix = "name the file itself; a pipe, a socket or a device is not read"
     if error.errno not in (errno.EACCES, errno.EPERM):
         return failed(f"{show(path)}: {error.strerror or error}", fix)
     place = _refusing(path)
@@ -237,7 +268,7 @@ def ancestor(path: str) -> str:
 
 def is_lfs_pointer(path: str) -> bool:
     """Whether a file is only git LFS's pointer to it (F03)."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(23) == b"version https://git-lfs"
 
 
@@ -455,7 +486,7 @@ class Window(io.RawIOBase):
     """A part of a file, as a file of its own."""
 
     def __init__(self, path: str, member: Member) -> None:
-        self._file, self._member, self._at = open(path, "rb"), member, 0  # noqa: SIM115 (closed below)
+        self._file, self._member, self._at = open_file(path), member, 0
 
     def close(self) -> None:
         """Close the file, too."""
@@ -489,7 +520,7 @@ class TarStore:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if file.read(2) == b"\x1f\x8b":
                 raise ProblemError(
                     f"{show(path)} is compressed with gzip: its content cannot be listed without "
@@ -527,7 +558,7 @@ class FolderStore:
 
     def open(self, name: str) -> BinaryIO:
         """Open one file."""
-        return open(os.path.join(self._path, name), "rb")
+        return open_file(os.path.join(self._path, name))
 
 
 def _raise(error: OSError) -> None:
@@ -1024,26 +1055,24 @@ def huggingface_vocabulary(path: str) -> tuple[int, set[str]]:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """Read a file whole; a pipe, a folder, an LFS pointer or more than ``limit`` bytes is a problem."""
+    """Read a file whole, to the size that it has now: some grow for ever, and those of /proc wait.
+
+    Raises:
+        ProblemError: a pipe, a folder, an LFS pointer or more than ``limit`` bytes.
+
+    """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise ProblemError(f"{show(path)}: is not a file", "name the file itself")
-            content = file.read(limit + 1)
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise ProblemError(f"{show(path)} has more than {gib(limit)}", "name the right file")
+            content = file.read(size)
     except OSError as error:
         found = denied(path, error)
         raise ProblemError(found.message, found.fix) from None
     if content.startswith(b"version https://git-lfs"):
         raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", "run git lfs pull, or copy it again")
-    if len(content) > limit:
-        raise ProblemError(f"{show(path)} has more than {gib(limit)}", "name the right file")
     return content
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; of a pipe, do not wait for its writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_json(path: str, limit: int = 2**34) -> Any:
