@@ -424,7 +424,7 @@ class TestModel:
         assert failed == 1
         assert "num_hidden_layers is 2, must be 40; num_key_value_heads is 4, must be 8" in said
         assert calls(tmp_path) == []
-        settings["llm"]["rotary_base"]["run"] = 5e5
+        settings["llm"] = {"rotary_base": {"default": 10000, "run": 5e5}}
         failed, said = run(settings, capsys, "llm")
         assert failed == 1
         assert "rotary_base is 10000.0, the run's config says 500000.0" in said, "N01"
