@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,31 +38,43 @@ from tests.unit.preflight_tools import (
     problems,
     sample,
     tokenizer,
+    with_pieces,
     write_folder,
     write_tar,
     write_vision,
     zarr,
 )
+from tests.waiting import ended, until
 
 import prepare  # isort: skip (its folder is on the path by now)
 
 Settings = dict[str, Any]
 
 STAND_IN = '''\
-"""Stand-in for a script of NeMo: logs its arguments, writes a checkpoint that the test chose."""
+"""Stand-in for a script of NeMo: logs its arguments, writes a checkpoint that the test chose.
+
+As NeMo's save_to, it gathers the weights beside the target, and cannot go on where an earlier try left them.
+"""
 import json, os, pathlib, shutil, sys, time
 here = pathlib.Path(__file__)
 pairs = dict(zip(*[iter([a for a in sys.argv[1:] if a != "--tp_conversion_only"])] * 2))
 with open(os.environ["STAND_IN_LOG"], "a") as log:
     log.write(json.dumps([here.name, *sys.argv[1:]]) + "\\n")
 target = pairs.get("--output_path") or pairs["--target_file"]
+scratch = pathlib.Path(target).parent / "model_weights"
+if scratch.exists():
+    sys.exit("CheckpointingException: Checkpoint destination directory is not empty")
+scratch.mkdir()
 source = os.environ["STAND_IN_" + ("CONVERTED" if "--output_path" in pairs else "REPARTITIONED")]
 with open(source, "rb") as given, open(target, "wb") as file:
     while block := given.read(4096):
         file.write(block)
         file.flush()
         time.sleep(float(os.environ.get("STAND_IN_PAUSE", 0)))
-sys.exit(int(os.environ.get("STAND_IN_EXIT", 0)))
+code = int(os.environ.get("STAND_IN_EXIT", 0))
+if not code:
+    scratch.rmdir()
+sys.exit(code)
 '''
 
 
@@ -307,7 +323,7 @@ class TestModel:
         assert call == [
             "convert_llama_hf_to_nemo.py",
             *("--input_name_or_path", source),
-            *("--output_path", str(out(settings) / "llm" / ".tp4.nemo.work" / "converting.nemo")),
+            *("--output_path", str(out(settings) / "llm" / ".tp4.nemo.work" / "convert" / "converting.nemo")),
             *("--precision", "bf16"),
         ]
 
@@ -367,7 +383,7 @@ class TestModel:
         assert calls(tmp_path)[1] == [
             "megatron_change_num_partitions.py",
             *("--model_file", str(work / "converted.nemo")),
-            *("--target_file", str(work / "repartitioning.nemo")),
+            *("--target_file", str(work / "repartition" / "repartitioning.nemo")),
             *("--tensor_model_parallel_size", "1"),
             *("--target_tensor_model_parallel_size", "4"),
             *("--pipeline_model_parallel_size", "1"),
@@ -660,6 +676,11 @@ class TestKilled:
         assert digest(out(settings)) == wanted
 
 
+def within(name: str, found: dict[str, str]) -> dict[str, str]:
+    """Return the hashes of one file, or of the files of one folder."""
+    return {f: d for f, d in found.items() if f == name or f.startswith(name + "/")}
+
+
 def whole_of(path: Path) -> dict[str, str] | str:
     return digest(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -668,21 +689,35 @@ def yield_whole(path: Path, wanted: dict[str, str] | str) -> None:
     assert whole_of(path) == wanted, f"{path} is there, but not whole"
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NEXT = "fedcba9876543210fedcba9876543210fedcba98"
+
+Repositories = dict[str, dict[str, bytes]]
+
+
 class Hub(ThreadingHTTPServer):
-    """Stand-in for the Hugging Face hub: its API for listing and downloading, with ranges."""
+    """Stand-in for the Hugging Face hub: its API for listing and downloading, with ranges, commits and faults."""
 
     daemon_threads = True
 
-    def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
+    def __init__(self, repositories: Repositories) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.repositories = repositories
+        self.history: dict[str, Repositories] = {COMMIT: repositories}
+        self.head = COMMIT
         self.asked: list[str] = []
         self.sent = 0
         self.pause = 0.0
         self.token = ""
+        self.faults: dict[str, list[str]] = {}
+        """By file, what befalls the next downloads of it: flip, cut, 503, or move (of the branch, before it)."""
 
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    def move(self) -> None:
+        """Push a commit in which every file is another one."""
+        self.history[NEXT] = {
+            r: {f: noise(len(c), 60) + c for f, c in fs.items()} for r, fs in self.repositories.items()
+        }
+        self.head = NEXT
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -704,45 +739,51 @@ class HubHandler(BaseHTTPRequestHandler):
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.reply(401, b"{}", {"X-Error-Code": "GatedRepo"}, body)
             return
-        for name, files in self.server.repositories.items():
-            for api in (f"/api/{name}", f"/api/models/{name}"):
-                if path.startswith(f"{api}/tree/"):
-                    entries = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()]
-                    self.reply(200, json.dumps(entries).encode(), {}, body)
-                    return
-                if path.startswith((f"{api}/revision/", api)):
-                    info = {
-                        "id": name.removeprefix("datasets/"),
-                        "sha": COMMIT,
-                        "siblings": [{"rfilename": f} for f in files],
-                    }
-                    self.reply(200, json.dumps(info).encode(), {}, body)
-                    return
+        commit = next((c for c in self.server.history if f"/{c}" in path), self.server.head)
+        for name, files in self.server.history[commit].items():
+            if path.startswith((f"/api/{name}", f"/api/models/{name}")):
+                info = {
+                    "id": name.removeprefix("datasets/"),
+                    "sha": commit,
+                    "siblings": [{"rfilename": f} for f in files],
+                }
+                self.reply(200, json.dumps(info).encode(), {}, body)
+                return
             for file, content in files.items():
                 if path.startswith(f"/{name}/resolve/") and path.endswith("/" + file):
-                    self.file(content, body)
+                    self.file(file, content, commit, body)
                     return
         known = any(name in path for name in self.server.repositories)
         error = "EntryNotFound" if known else "RepoNotFound"
         self.reply(404, b"{}", {"X-Error-Code": error}, body)
 
-    def file(self, content: bytes, body: bool) -> None:
-        etag = hashlib.sha256(content).hexdigest()
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+    def file(self, name: str, content: bytes, commit: str, body: bool) -> None:
+        faults = self.server.faults.get(name, [])
+        fault = faults.pop(0) if faults and body else ""
+        if fault == "503":
+            self.reply(503, b"busy", {}, body)
+            return
+        if fault == "move":
+            self.server.move()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 (as git does)
+        etag = git if name.endswith(".json") else hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if fault == "flip":
+            content = content[:-1] + bytes([content[-1] ^ 1])
         wanted = self.headers.get("Range")
-        if wanted and body:
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
+        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and body else 0
+        if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.reply(206, content[start:], headers, body)
-        else:
-            self.reply(200, content, headers, body)
+        self.reply(206 if start else 200, content[start:], headers, body, cut=fault == "cut")
 
-    def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+    def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool, cut: bool = False) -> None:
         self.send_response(code)
         for name, value in {"Content-Type": "application/json", **headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if cut:
+            content, self.close_connection = content[: len(content) // 2], True
         try:
             for start in range(0, len(content) if body else 0, 16384):
                 self.wfile.write(content[start : start + 16384])
@@ -787,7 +828,7 @@ class TestHub:
         assert done.returncode == 0, done.stdout + done.stderr
         assert len([f for f in digest(out(settings)) if f.startswith("data/images/")]) == 30
         assert not [a for a in hub.asked if a.endswith("pytorch_model.bin") and "Llama" in a]
-        assert any("/resolve/main/images.zip" in a for a in hub.asked)
+        assert any(f"/resolve/{COMMIT}/images.zip" in a for a in hub.asked)
         assert not hidden(digest(out(settings)))
         asked = len(hub.asked)
         again = subprocess.run(command(tmp_path, settings), capture_output=True, text=True, check=True)
@@ -854,6 +895,389 @@ class TestHub:
             for member in archive.namelist():
                 file = Path(settings["data"]["images"]) / member
                 assert file.read_bytes() == archive.read(member)
+
+    def run(self, tmp: Path, settings: Settings, only: str) -> tuple[int, str]:
+        line = command(tmp, settings, "--only", only)
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.returncode, done.stdout
+
+    @pytest.mark.parametrize("faults", ["flip", "cut", "503", "cut flip 503 flip"])
+    def test_k03_what_comes_damaged_is_downloaded_again(
+        self, hub: Hub, settings: Settings, tmp_path: Path, faults: str
+    ) -> None:
+        """K03: large files by their sha256, small ones by git's sum; a line that breaks goes on."""
+        hub.faults = {"pytorch_model.bin": faults.split(), "config.json": faults.split()}
+        code, said = self.run(tmp_path, settings, "vision")
+        assert code == 0, said
+        final = Path(settings["model"]["visionEncoderPath"])
+        assert {f.name: f.read_bytes() for f in final.iterdir()} == hub.repositories["openai/clip"]
+        assert said.count("downloaded again") == 2 * faults.count("flip")
+
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "preprocessor_config.json"])
+    def test_k03_what_stays_damaged_is_not_published(
+        self, hub: Hub, settings: Settings, tmp_path: Path, name: str
+    ) -> None:
+        """K03: the mirror is named, other steps go on, and the next run is not spoilt."""
+        hub.faults = {name: ["flip"] * 3}
+        code, said = self.run(tmp_path, settings, "vision,dataset")
+        assert code == 1
+        assert re.search(rf"ERROR: openai/clip at {COMMIT}: {name}: its checksum is .*, 3 times; it is not used", said)
+        assert not Path(settings["model"]["visionEncoderPath"]).exists()
+        assert Path(settings["data"]["annotations"]).exists()
+        assert self.run(tmp_path, settings, "vision")[0] == 0
+
+    def test_k03_a_branch_that_moves(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """K03: all files are of the commit at the start, also those of other steps and of a restarted pod."""
+        hub.faults = {"config.json": ["move"], "model.safetensors": ["flip"] * 3}
+        code, said = self.run(tmp_path, settings, "tokenizer,llm,vision")
+        assert code == 1
+        assert f"vision: model openai/clip at main is commit {COMMIT}" in said
+        assert hub.head == NEXT
+        assert not Path(settings["model"]["checkpointPath"]).exists()
+        code, said = self.run(tmp_path, settings, "tokenizer,llm,vision")
+        assert code == 0, said
+        final = Path(settings["model"]["visionEncoderPath"])
+        assert {f.name: f.read_bytes() for f in final.iterdir()} == hub.repositories["openai/clip"]
+        assert not [a for a in hub.asked if "/resolve/" in a and COMMIT not in a]
+
+    def test_k03_leavings_are_checked(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """K03: a whole file and a part that a lost node spoilt; a part that is longer than the file."""
+        release = hub.repositories["datasets/liuhaotian/LLaVA-Pretrain"]
+        whole = release["blip_laion_cc_sbu_558k.json"]
+        hub.faults = {"images.zip": ["flip"] * 3}
+        assert self.run(tmp_path, settings, "dataset")[0] == 1
+        (folder,) = out(settings).glob("data/.*.work/download")
+        (folder / "blip_laion_cc_sbu_558k.json").write_bytes(bytes(len(whole)))
+        (folder / "images.zip.part").write_bytes(bytes(1000))
+        code, said = self.run(tmp_path, settings, "dataset")
+        assert code == 0, said
+        assert Path(settings["data"]["annotations"]).read_bytes() == whole
+        assert said.count("downloaded again") == 2
+        shutil.rmtree(out(settings))
+        hub.faults = {"images.zip": ["flip"] * 3}
+        assert self.run(tmp_path, settings, "dataset")[0] == 1
+        (folder / "images.zip.part").write_bytes(bytes(len(release["images.zip"]) + 1))
+        assert self.run(tmp_path, settings, "dataset")[0] == 0
+
+    def test_k03_progress_of_a_download(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """Long downloads say how far they are."""
+        hub.pause = 0.5
+        script = (
+            f"import sys; sys.path.insert(0, {str(FILES)!r}); import prepare; new = prepare.Progress.__init__\n"
+            "def soon(self): new(self); self._pause = self._next = 0\n"
+            "prepare.Progress.__init__ = soon; sys.exit(prepare.main(sys.argv[1:]))"
+        )
+        hub.repositories["openai/clip"]["pytorch_model.bin"] = bytes(100_000)
+        line = command(tmp_path, settings, "--only", "vision")
+        done = subprocess.run([sys.executable, "-c", script, *line[2:]], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "prepare: vision: pytorch_model.bin: MiB: 0 of 0" in done.stderr
+        assert "prepare: vision: copy: MiB: " in done.stderr
+
+    def test_k10_a_second_prepare_waits(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """K10: it says for whom, takes over when that one is killed, and finds the work done otherwise."""
+        hub.repositories["openai/clip"]["pytorch_model.bin"] = noise(1, 1_000_000)
+        hub.pause = 0.05
+        line = command(tmp_path, settings, "--only", "vision")
+
+        def begun() -> subprocess.Popen[str]:
+            return subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+
+        with ended(begun()) as first:
+            until(lambda: hub.sent > 100_000, "a download")
+            with ended(begun()) as second:
+                assert second.stdout
+                assert f"waits for {os.uname().nodename} (pid {first.pid}, since" in second.stdout.readline()
+                first.kill()
+                before = sum("GET" in a and "pytorch_model" in a for a in hub.asked)
+                until(lambda: sum("GET" in a and "pytorch_model" in a for a in hub.asked) > before, "the take-over")
+                with ended(begun()) as third:
+                    assert third.stdout
+                    assert f"(pid {second.pid}, since" in third.stdout.readline()
+                    hub.pause = 0
+                    assert "made " in second.communicate()[0]
+                    assert "already there" in third.communicate()[0]
+                    assert (second.returncode, third.returncode) == (0, 0)
+        assert not hidden(digest(out(settings)))
+
+    def test_killed_at_any_moment(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """K03, K10: all steps, kill -9 at random moments while the branch moves; the result is the undisturbed one."""
+        line = command(tmp_path, settings)
+        subprocess.run(line, check=True, capture_output=True)
+        wanted = digest(out(settings))
+        shutil.rmtree(out(settings))
+        hub.pause = 0.02
+        moments = random.Random(3)  # noqa: S311 (no secret)
+        finals = [Path(settings["model"][k]) for k in ("visionEncoderPath", "checkpointPath", "tokenizerPath")]
+        finals.append(Path(settings["data"]["annotations"]))
+        for _ in range(6):
+            child = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            time.sleep(moments.uniform(0.2, 2.5))
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            for final in finals:
+                if final.exists():
+                    name = str(final.relative_to(out(settings)))
+                    assert within(name, digest(out(settings))) == within(name, wanted)
+            ready = [f for f in finals if f.exists() or (f.parent / f".{f.name}.work" / "commit.json").exists()]
+            if ready == finals:
+                hub.move()
+        hub.pause = 0
+        subprocess.run(line, check=True, capture_output=True)
+        assert digest(out(settings)) == wanted
+
+
+class TestDisk:
+    """A disk that fills up, by RLIMIT_FSIZE: a sentence, nothing under a final name, and the next run succeeds."""
+
+    @pytest.mark.parametrize("step", ["tokenizer", "vision", "llm", "dataset"])
+    @pytest.mark.parametrize("limit", [0, 500, 20_000])
+    def test_full(self, settings: Settings, tmp_path: Path, step: str, limit: int) -> None:
+        source = Path(settings["prepare"]["vision"]["source"])
+        (source / "pytorch_model.bin").write_bytes(noise(1, 30_000))
+        settings["prepare"]["llm"]["source"] = str(write_tar(tmp_path / "big.nemo", {**legacy(4), "m": bytes(30_000)}))
+        settings["prepare"]["tokenizer"]["source"] = str(tmp_path / "large.model")
+        words = [f"word{i}" for i in range(3000)]
+        (tmp_path / "large.model").write_bytes(with_pieces(tokenizer(), words, 1))
+        write_release(Path(settings["prepare"]["dataset"]["source"]), size=21_000)
+        line = command(tmp_path, settings, "--only", step)
+        done = subprocess.run(
+            line,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+        assert done.returncode == 1, done.stdout
+        assert "cannot be written: larger than a file may be here" in done.stdout
+        assert "Traceback" not in done.stderr
+        assert not [f for f in digest(out(settings)) if not hidden([f])]
+        subprocess.run(line, check=True, capture_output=True)
+        assert not hidden(digest(out(settings)))
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+    def test_each_has_its_words(self, code: int) -> None:
+        """No errno is blamed on the volume's mount alone."""
+        found = prepare.unwritten("/models/x", OSError(code, os.strerror(code))).finding
+        assert found.message.startswith("/models/x: ")
+        assert found.fix
+
+
+class TestDamaged:
+    """K08: whatever an input is, its step says so in a sentence, and the others are made."""
+
+    @pytest.mark.parametrize(
+        ("step", "name", "content"),
+        [
+            ("vision", "clip/config.json", b"[]"),
+            ("vision", "clip/config.json", b'{"architectures": 7}'),
+            ("vision", "clip/config.json", b"[" * 100_000),
+            ("vision", "clip/config.json", b"\xff\xfe{}"),
+            ("vision", "clip/config.json", None),
+            ("llm", "llama/config.json", b"[]"),
+            ("llm", "llama/config.json", b'{"num_hidden_layers": NaN}'),
+            ("llm", "llama/model.safetensors.index.json", b"{}"),
+            ("llm", "llama/model.safetensors.index.json", b'{"weight_map": [1]}'),
+            ("llm", "llama/model.safetensors", None),
+            ("tokenizer", "llama/tokenizer.model", b""),
+            ("tokenizer", "llama/tokenizer.model", b"\x0a\xff\xff\xff\xff\x0f"),
+            ("tokenizer", "llama/tokenizer.model", b"\x0a\x02\x0a\x00\x0a\x04\x0a\x02\xff\xfe"),
+            ("dataset", "release/blip_laion_cc_sbu_558k.json", b"{}"),
+            ("dataset", "release/blip_laion_cc_sbu_558k.json", b"[1]"),
+            ("dataset", "release/blip_laion_cc_sbu_558k.json", b""),
+            ("dataset", "release/images.zip", b"PK\x03\x04"),
+            ("dataset", "release/images.zip", None),
+        ],
+    )
+    def test_k08_one_boundary_a_step(
+        self,
+        settings: Settings,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        step: str,
+        name: str,
+        content: bytes | None,
+    ) -> None:
+        llama = tmp_path / "source" / "llama"
+        Path(settings["prepare"]["llm"]["source"]).rename(llama)
+        settings["prepare"]["llm"]["source"] = str(llama)
+        if step == "tokenizer":  # the model's converter wants it, too
+            shutil.copytree(llama, tmp_path / "tokenizer")
+            settings["prepare"]["tokenizer"]["source"] = str(tmp_path / "tokenizer")
+            file = tmp_path / "tokenizer" / "tokenizer.model"
+        else:
+            file = tmp_path / "source" / name
+        if name.endswith("index.json"):
+            (llama / "model.safetensors").unlink()
+        file.unlink(missing_ok=True)
+        if content is None:
+            file.mkdir()
+        else:
+            file.write_bytes(content)
+        failed, said = run(settings, capsys)
+        others = len(prepare.STEPS) - 1
+        assert (failed, said.count("ERROR: "), said.count("made ")) == (1, 1, others), said
+        assert f"prepare: {step}: ERROR: {tmp_path}" in said or f"prepare: {step}: ERROR: image" in said
+        assert "stopped by" not in said
+
+    @pytest.mark.parametrize(
+        "place", ["clip/pytorch_model.bin", "release/images.zip", "release/blip_laion_cc_sbu_558k.json"]
+    )
+    def test_k06_a_pipe_is_not_read(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+    ) -> None:
+        """K06: no source that is waited for."""
+        file = tmp_path / "source" / place
+        file.unlink()
+        os.mkfifo(file)
+        failed, said = run(settings, capsys, "vision", "dataset")
+        assert failed == 1
+        assert "is not a file" in said or "is missing or empty" in said
+
+    def test_k08_a_fault_of_its_own(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """K08: also what nobody thought of stops one step only."""
+        step = prepare.Step(lambda _: (_ for _ in ()).throw(RecursionError("deep")), *[lambda *_: ""] * 3)
+        monkeypatch.setitem(prepare.STEPS, "vision", step)
+        failed, said = run(settings, capsys)
+        assert (failed, said.count("made ")) == (1, 3)
+        assert "vision: ERROR: stopped by RecursionError: deep in test_prepare.py, line" in said
+
+
+class TestZip:
+    """K09: what a zip may be."""
+
+    def write(self, settings: Settings, members: list[tuple[zipfile.ZipInfo | str, bytes]], *wanted: str) -> Path:
+        folder = Path(settings["prepare"]["dataset"]["source"])
+        samples = [sample(i, n) for i, n in enumerate(wanted)]
+        (folder / "blip_laion_cc_sbu_558k.json").write_text(json.dumps(samples))
+        with warnings.catch_warnings(), zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            warnings.simplefilter("ignore")  # of duplicate names
+            for name, content in members:
+                archive.writestr(name, content)
+        return folder / "images.zip"
+
+    def refused(self, settings: Settings, capsys: pytest.CaptureFixture[str], said: str) -> None:
+        failed, text = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert said in text
+        assert not [f for f in digest(out(settings)) if "settings.json" not in f], "nothing is extracted"
+
+    def test_k09_a_large_member(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        self.write(settings, [("a.jpg", bytes(prepare.IMAGE_LIMIT + 1))], "a.jpg")
+        self.refused(settings, capsys, "has 1 images larger than 64.0 MiB: a.jpg")
+
+    def test_k09_many_members(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Each is small, together they are a bomb."""
+        monkeypatch.setattr(prepare, "TOTAL_FLOOR", 2**20)
+        names = [f"{i}.bmp" for i in range(20)]
+        self.write(settings, [(n, bytes(2**20)) for n in names], *names)
+        self.refused(settings, capsys, "unpack to 20.0 MiB; must be at most 100 times as much")
+
+    def test_k09_memory_does_not_grow_with_a_member(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.write(settings, [("a.bmp", bytes(prepare.IMAGE_LIMIT))], "a.bmp")
+        tracemalloc.start()
+        try:
+            assert run(settings, capsys, "dataset")[0] == 0
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        finally:
+            tracemalloc.stop()
+        assert (Path(settings["data"]["images"]) / "a.bmp").stat().st_size == prepare.IMAGE_LIMIT
+
+    def test_k09_a_link(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        link = zipfile.ZipInfo("a.jpg")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        self.write(settings, [(link, b"/etc/passwd")], "a.jpg")
+        self.refused(settings, capsys, "has 1 images not as files (links, devices): a.jpg")
+
+    @pytest.mark.parametrize("second", ["a.jpg", "./a.jpg", "x/../a.jpg"])
+    def test_k09_a_name_twice(self, settings: Settings, capsys: pytest.CaptureFixture[str], second: str) -> None:
+        self.write(settings, [("a.jpg", b"1"), (second, b"2")], "a.jpg")
+        self.refused(settings, capsys, "has 1 images more than once: a.jpg")
+
+    def test_k09_names_of_different_case(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        """Two files here; a file system without case is asked first."""
+        self.write(settings, [("a.jpg", b"1"), ("A.jpg", b"2")], "a.jpg", "A.jpg")
+        assert run(settings, capsys, "dataset")[0] == 0
+        images = Path(settings["data"]["images"])
+        assert [(images / n).read_bytes() for n in ("a.jpg", "A.jpg")] == [b"1", b"2"]
+        shutil.rmtree(out(settings))
+        (out(settings) / "data" / ".IMAGES.PARTIAL").mkdir(parents=True)  # what such a file system would answer
+        self.refused(settings, capsys, "images a.jpg, A.jpg differ in case only")
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+    def test_k09_other_compression(self, settings: Settings, capsys: pytest.CaptureFixture[str], method: int) -> None:
+        """Its header decides on the memory of the reader."""
+        member = zipfile.ZipInfo("a.jpg")
+        member.compress_type = method
+        self.write(settings, [(member, b"x" * 100)], "a.jpg")
+        self.refused(settings, capsys, "compressed by other means than deflate")
+
+    @pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "a" * 300 + ".jpg", ""])
+    def test_k09_names_that_no_file_has(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str], name: str
+    ) -> None:
+        self.write(settings, [("b.jpg", b"1")], name)
+        failed, said = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert re.search("no names that a file can have|not a path|lie outside the folder", said)
+
+    def test_images_of_another_release_are_not_mixed(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Only the JSON is missing; the folder beside it is someone else's."""
+        images = Path(settings["data"]["images"])
+        images.mkdir(parents=True)
+        (images / "a.jpg").write_bytes(b"1")
+        failed, said = run(settings, capsys, "dataset")
+        assert failed == 1
+        assert "is there without 30 of 30 images of the JSON" in said
+        assert not Path(settings["data"]["annotations"]).exists()
+
+
+def test_a_local_source_that_changes_is_not_mixed(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K03's local side: what was converted of the old weights is not taken up."""
+    monkeypatch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
+    assert run(settings, capsys, "llm")[0] == 1
+    (Path(settings["prepare"]["llm"]["source"]) / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert run(settings, capsys, "llm")[0] == 1
+    assert len(calls(tmp_path)) == 2
+
+
+def test_k10_a_script_ends_with_prepare(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K10: kill -9 of prepare alone; an orphan would write on beside the next one."""
+    monkeypatch.setenv("STAND_IN_PAUSE", "1")
+    with ended(subprocess.Popen(command(tmp_path, settings, "--only", "llm"), stdout=subprocess.DEVNULL)) as child:
+        until(lambda: calls(tmp_path), "the converter")
+        (script,) = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        child.kill()
+        until(lambda: not alive(int(script)), "the converter's end")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_sigterm_ends_it(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's first process, which the kernel shields; the lock is given back."""
+    monkeypatch.setenv("STAND_IN_PAUSE", "1")
+    with ended(subprocess.Popen(command(tmp_path, settings, "--only", "llm"), stdout=subprocess.DEVNULL)) as child:
+        until(lambda: calls(tmp_path), "the converter")
+        child.terminate()
+        assert child.wait() == 143
+    assert not list(out(settings).rglob("*.lock"))
 
 
 def test_the_torch_fixture_is_torchs() -> None:

@@ -15,23 +15,39 @@ its client reads them). Exit codes: 0 all is there, 1 a step failed, 2 wrong usa
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+import traceback
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
 
-from preflight import as_nemo, layout_problems, llm_problems, sample_findings, vision_problems
+from preflight import as_nemo, layout_problems, llm_problems, missing_images, sample_findings, vision_problems
 from preflight_inputs import (
     CONFIG,
     USER_DEFINED,
     Checkpoint,
     Finding,
+    FolderStore,
     ProblemError,
     Progress,
     Settings,
@@ -55,13 +71,25 @@ from preflight_inputs import (
 )
 from preflight_samples import images_of
 
-STEPS: dict[str, Callable[[Settings], str]] = {}
+CHUNK = 2**20
+"""Bytes that are read and written at once."""
+
+Chooser = Callable[[Sequence[str]], list[str]]
+"""Chooses the files that a step needs of those that a repository has."""
 
 
-def step(function: Callable[[Settings], str]) -> Callable[[Settings], str]:
-    """Register a step under its function's name, cheap ones first."""
-    STEPS[function.__name__] = function
-    return function
+@dataclass(frozen=True)
+class Step:
+    """One thing to make: its final names, what is asked of one that is there, what is fetched, and how it is made."""
+
+    finals: Callable[[Settings], tuple[str, ...]]
+    check: Callable[[Settings], str]
+    wanted: Callable[[Settings], Chooser]
+    make: Callable[[Settings, str], str]
+
+
+STEPS: dict[str, Step] = {}
+"""By name, cheap ones first."""
 
 
 def say(message: str) -> None:
@@ -76,7 +104,29 @@ def stop_at(findings: Iterable[Finding]) -> None:
             raise ProblemError(finding.message, finding.fix)
 
 
-# Files that appear whole or not at all
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the input that could not be read, whatever its reader stumbles over (K08)."""
+    try:
+        yield
+    except (ProblemError, UsageError):
+        raise
+    except OSError as error:
+        found = denied(str(error.filename or path), error)
+        raise ProblemError(found.message, found.fix) from None
+    except Exception as error:
+        raise ProblemError(
+            f"{show(path)}: damaged, or not what it should be: {words(error)}", "copy or download it again"
+        ) from None
+
+
+def words(error: BaseException) -> str:
+    """Return an error's kind and first line, without the query of an address: it may be signed."""
+    text = re.sub(r"\?[^\s'\")]*", "", str(error).strip().split("\n")[0])
+    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
+
+
+# Publish: files that appear whole or not at all
 
 
 def beside(final: str, role: str) -> str:
@@ -100,38 +150,92 @@ def publish(temporary: str, final: str) -> None:
         os.close(folder)
 
 
-def begin(settings: Settings, name: str, *finals: str) -> str:
-    """Return a step's work folder; what a killed run with other settings left there is removed."""
-    for final in finals:
-        make_parent(final)
-    work = beside(finals[0], "work")
-    keys = (
-        f"prepare.{name}",
-        "model",
-        "training.tensorParallelSize",
-        "training.pipelineParallelSize",
-    )
-    record, now = os.path.join(work, "settings.json"), json.dumps([settings.find(k) for k in keys])
-    if not os.path.exists(record) or open_text(record) != now:
-        for place in (work, *(beside(final, "partial") for final in finals)):
-            remove(place)
-        os.makedirs(work)
-        with open(record + ".partial", "w", encoding="utf-8") as file:
-            file.write(now)
-        publish(record + ".partial", record)
-    return work
+def unwritten(path: str, error: OSError) -> ProblemError:
+    """Say why a file could not be written."""
+    again = "and run prepare again: it goes on where it stopped"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what, fix = "no space left on its volume, or in its quota", f"make room, {again}"
+    elif error.errno == errno.EFBIG:
+        what, fix = "larger than a file may be here", f"raise the limit (ulimit -f) or use another file system, {again}"
+    elif error.errno == errno.EROFS:
+        what, fix = "its file system is read-only", f"mount it writable, {again}"
+    else:
+        found = denied(path, error)
+        return ProblemError(found.message, found.fix)
+    return ProblemError(f"{show(path)}: cannot be written: {what}", fix)
 
 
-def already(final: str) -> str:
-    """Say that nothing is to do; clean up after a run that was killed at its very end."""
-    remove(beside(final, "work"))
-    return f"already there: {final}"
+def write(path: str, chunks: Iterable[bytes], durable: bool = True) -> None:
+    """Write a file anew; what cannot be written whole is removed."""
+    try:
+        with open(path, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            if durable:  # a full quota or a lost server shows here, not at the write
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError):
+            raise unwritten(path, error) from None
+        raise
 
 
-def open_text(path: str) -> str:
-    """Return a text file's content."""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+def chunks_of(file: BinaryIO, name: str, meter: Meter | None = None) -> Iterator[bytes]:
+    """Read a file piece by piece; an error is the source's, not the target's."""
+    while True:
+        with reading(name):
+            chunk = file.read(CHUNK)
+        if not chunk:
+            return
+        if meter:
+            meter.add(len(chunk))
+        yield chunk
+
+
+class Meter:
+    """Lines of progress for what is counted in bytes."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done, self._progress = f"prepare: {what}: MiB", total, 0, Progress()
+
+    def add(self, count: int) -> None:
+        """Count bytes that are done."""
+        self.at(self._done + count)
+
+    def at(self, done: int) -> None:
+        """Say how many bytes are done in all."""
+        self._done = done
+        self._progress.step(self._what, done >> 20, self._total >> 20)
+
+
+def copy_file(source: str, target: str, meter: Meter) -> None:
+    """Copy a regular file."""
+    need_file(source)
+    with reading(source), open(source, "rb") as file:
+        write(target, chunks_of(file, source, meter))
+
+
+def need_file(path: str) -> None:
+    """Refuse what is no regular file: reading a pipe would wait for ever."""
+    with reading(path):
+        mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise ProblemError(f"{show(path)}: is not a file", "name the file itself")
+
+
+def copy_files(name: str, origin: str, target: str, names: Sequence[str]) -> None:
+    """Copy files into a fresh folder."""
+    with reading(origin):
+        size = sum(os.path.getsize(os.path.join(origin, n)) for n in names)
+    remove(target)
+    os.makedirs(target)
+    need_space(target, size)
+    meter = Meter(f"{name}: copy", size)
+    for file in names:
+        make_parent(os.path.join(target, file))
+        copy_file(os.path.join(origin, file), os.path.join(target, file), meter)
 
 
 def make_parent(path: str) -> None:
@@ -141,10 +245,19 @@ def make_parent(path: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a temporary file or folder."""
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
+
+
+@contextlib.contextmanager
+def fresh(folder: str) -> Iterator[str]:
+    """Make a folder for one try of something that may die; nothing of it outlives the try (R02)."""
+    remove(folder)
+    os.makedirs(folder)
+    yield folder
+    remove(folder)
 
 
 def need_space(folder: str, needed: int) -> None:
@@ -155,7 +268,123 @@ def need_space(folder: str, needed: int) -> None:
         raise ProblemError(f"{show(folder)} has {gib(free)} free, {gib(needed)} are needed", "make room first")
 
 
-# Sources
+WAIT = 1.0
+"""Seconds between two looks at a lock that another prepare holds."""
+
+
+@contextlib.contextmanager
+def locked(name: str, finals: Iterable[str]) -> Iterator[None]:
+    """Keep other prepares away from these names (K10).
+
+    The lock is fcntl's on a file beside each name: the kernel gives it up with its holder, also after kill -9, and
+    GPFS, NFSv4 and Lustre (mounted with flock) hold it between nodes; after the loss of a node when its lease is over.
+    flock(2) would not do: GPFS and some NFS grant it to everyone. The file itself means nothing.
+    """
+    held: list[tuple[str, int]] = []
+    try:
+        for final in sorted(finals):
+            path = beside(final, "lock")
+            held.append((path, _lock(name, path)))
+        yield
+    finally:
+        for path, fd in reversed(held):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            os.close(fd)
+
+
+def _lock(name: str, path: str) -> int:
+    """Return the lock's descriptor, when it is ours."""
+    next_line = 0.0
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise unwritten(path, error) from None
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                say(f"{name}: {path}: this file system has no locks ({error.strerror}); start no second prepare")
+                return fd
+            holder = os.pread(fd, 200, 0).decode(errors="replace") or "another prepare"
+            os.close(fd)
+            if time.monotonic() >= next_line:
+                next_line = time.monotonic() + 60
+                say(f"{name}: waits for {holder}, which holds {path}")
+            time.sleep(WAIT)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(fd)):  # else its last holder has removed it
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, f"{os.uname().nodename} (pid {os.getpid()}, since {time.ctime()})".encode(), 0)
+                return fd
+        os.close(fd)
+
+
+def begin(settings: Settings, name: str) -> str:
+    """Return a step's work folder; what a killed run with other settings or another source left there is removed."""
+    finals = STEPS[name].finals(settings)
+    work, origin = beside(finals[0], "work"), source_step(settings, name)
+    keys = (
+        f"prepare.{name}",
+        f"prepare.{origin}.source",
+        f"prepare.{origin}.revision",
+        "model",
+        "training.tensorParallelSize",
+        "training.pipelineParallelSize",
+    )
+    source = source_of(settings, origin)
+    state = fingerprint(source, deep=name != "dataset") if source.startswith("/") else ""
+    record, now = os.path.join(work, "settings.json"), json.dumps([*map(settings.find, keys), state])
+    if not os.path.exists(record) or open_text(record) != now:
+        for place in (work, *(beside(final, "partial") for final in finals)):
+            remove(place)
+        os.makedirs(work)
+        write_record(record, now)
+    return work
+
+
+def fingerprint(source: str, deep: bool) -> str:
+    """Return what changes when a local source does: name, size and time of its files."""
+    files = [source] if os.path.isfile(source) else []
+    for place, _, names in os.walk(source):
+        files += [os.path.join(place, n) for n in names]
+        if not deep:
+            break
+    state = hashlib.sha256()
+    for file in sorted(files):
+        with contextlib.suppress(OSError):
+            found = os.stat(file)
+            state.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
+
+
+def write_record(path: str, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    write(path + ".partial", [text.encode()])
+    publish(path + ".partial", path)
+
+
+def leavings(finals: Iterable[str]) -> list[str]:
+    """Return what a killed run left beside these names."""
+    paths = (beside(final, role) for final in finals for role in ("work", "partial", "lock"))
+    return [p for p in paths if os.path.lexists(p)]
+
+
+def open_text(path: str) -> str:
+    """Return a text file's content."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+# Sources: a local path, or a repository of the Hugging Face hub
+
+
+def source_step(settings: Settings, name: str) -> str:
+    """Return the step whose source this one uses: the tokenizer comes with the model unless it has its own."""
+    return "llm" if name == "tokenizer" and not settings.text("prepare.tokenizer.source", "") else name
 
 
 def source_of(settings: Settings, name: str) -> str:
@@ -171,34 +400,247 @@ def source_of(settings: Settings, name: str) -> str:
     return source
 
 
-def download(settings: Settings, name: str, folder: str, wanted: Callable[[Sequence[str]], Sequence[str]]) -> str:
-    """Download files of a hub repository into a folder; return the folder.
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a commit: size in bytes (-1: not told) and checksum, ``sha256:`` or ``git:`` (empty: not told)."""
 
-    A second call continues a file where the first one was killed, and asks for nothing twice.
-    """
+    name: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The one commit that a step takes all its files from, however often its pod restarts (K03)."""
+
+    repository: str
+    kind: str
+    revision: str
+    commit: str
+    there: list[str]
+    files: list[HubFile]
+
+
+PAUSES = (1, 2, 4, 8)
+"""Seconds before the next try of what the network or the hub refused for a while; the hub's client tries, too."""
+DAMAGED = 3
+"""Times that a file may come with another checksum."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+
+
+def passes(error: Exception) -> bool:
+    """Whether another try may help."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in (408, 425, 429) or status >= 500
+    return not isinstance(error, ProblemError | ValueError | TypeError | ImportError) and not (
+        isinstance(error, OSError) and error.errno in DISK
+    )
+
+
+def ask(what: str, function: Callable[[], Any]) -> Any:
+    """Ask the hub, again while it may help."""
+    for pause in (*PAUSES, 0):
+        try:
+            return function()
+        except ProblemError:
+            raise
+        except Exception as error:  # the client raises its own, its HTTP library's and OSErrors
+            if not pause or not passes(error):
+                raise unreachable(what, error) from None
+            say(f"{what}: {words(error)}; again in {pause} s")
+            time.sleep(pause)
+
+
+def unreachable(what: str, error: Exception) -> ProblemError:
+    """Say that the hub did not give what was asked for."""
+    return ProblemError(
+        f"{what}: {words(error)}",
+        "check id, revision, HF_ENDPOINT, the token's Secret (gated models) and the network, or name a local source",
+    )
+
+
+def hub() -> Any:
+    """Return the hub's client."""
     try:
-        from huggingface_hub import HfApi, hf_hub_download
+        client = importlib.import_module("huggingface_hub")
+        for part in ("file_download", "utils"):
+            importlib.import_module(f"huggingface_hub.{part}")
     except ImportError:
         raise ProblemError("huggingface_hub is not installed", "use the NeMo image, or name a local source") from None
-    repository = source_of(settings, name)
-    kind = "dataset" if name == "dataset" else "model"
-    revision = settings.text(f"prepare.{name}.revision", "") or "main"
-    say(f"{name}: {kind} {repository} at {revision}")
-    try:
-        there = HfApi().list_repo_files(repository, repo_type=kind, revision=revision)
-        chosen = wanted(there)
-        for number, file in enumerate(chosen, 1):
-            say(f"{name}: file {number} of {len(chosen)}: {file}")
-            hf_hub_download(repository, file, repo_type=kind, revision=revision, local_dir=folder)
-    except ProblemError:
-        raise
-    except Exception as error:  # the client raises its own, its HTTP library's and OSErrors
-        raise ProblemError(
-            f"{repository} at {revision}: {type(error).__name__}: {error}".split("\n")[0],
-            "check id, revision, HF_ENDPOINT, the token's Secret (gated models) and the network, "
-            "or name a local source",
-        ) from None
+    client.utils.disable_progress_bars()
+    return client
+
+
+def pin(settings: Settings, name: str, work: str) -> Pin:
+    """Return the step's commit: the recorded one, another step's of the same revision, or what the hub says now."""
+    record = os.path.join(work, "commit.json")
+    if os.path.exists(record):
+        return _recorded(record)
+    origin = source_step(settings, name)
+    repository, kind = source_of(settings, origin), "dataset" if origin == "dataset" else "model"
+    revision = settings.text(f"prepare.{origin}.revision", "") or "main"
+    what = f"{repository} at {revision}"
+    known = (
+        _recorded(path)
+        for step in STEPS.values()
+        for path in [os.path.join(beside(step.finals(settings)[0], "work"), "commit.json")]
+        if os.path.exists(path)
+    )
+    same = next((p for p in known if (p.repository, p.kind, p.revision) == (repository, kind, revision)), None)
+    if same:
+        commit, there = same.commit, same.there
+    else:
+        info = ask(what, lambda: hub().HfApi().repo_info(repository, repo_type=kind, revision=revision))
+        commit, there = str(info.sha or ""), [s.rfilename for s in info.siblings or []]
+        if not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise ProblemError(f"{what}: the hub names no commit", "check HF_ENDPOINT, or name a local source")
+    say(f"{name}: {kind} {what} is commit {commit}")
+    pinned = Pin(repository, kind, revision, commit, there, [])
+    pinned.files.extend(_described(pinned, n) for n in STEPS[name].wanted(settings)(there))
+    write_record(record, json.dumps(asdict(pinned)))
+    return pinned
+
+
+def _recorded(path: str) -> Pin:
+    data = json.loads(open_text(path))
+    return Pin(**{**data, "files": [HubFile(**f) for f in data["files"]]})
+
+
+def _described(pinned: Pin, name: str) -> HubFile:
+    """Ask for a file's size and checksum: a large file's ETag is its sha256, a small one's git's name for it."""
+    what = f"{pinned.repository} at {pinned.commit}: {name}"
+    client = hub()
+    found = ask(what, lambda: client.get_hf_file_metadata(_address(pinned, name)))
+    if found.commit_hash not in (None, pinned.commit):
+        raise ProblemError(f"{what}: the hub answers with commit {found.commit_hash}", "check HF_ENDPOINT")
+    size, etag = found.size if found.size is not None else -1, str(found.etag or "")
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):  # a mirror's own: its API may tell
+        (entry,) = ask(
+            what,
+            lambda: client.HfApi().get_paths_info(
+                pinned.repository, [name], revision=pinned.commit, repo_type=pinned.kind
+            ),
+        ) or [None]
+        lfs = getattr(entry, "lfs", None)
+        etag = str(getattr(lfs, "sha256", "") or "") if lfs else str(getattr(entry, "blob_id", "") or "")
+    kind = {64: "sha256:", 40: "git:"}.get(len(etag))
+    if not kind:
+        say(f"{what}: the hub tells no checksum; only the size is checked")
+    return HubFile(name, size, f"{kind}{etag}" if kind else "")
+
+
+def _address(pinned: Pin, name: str) -> str:
+    """Return a file's address; HF_ENDPOINT counts."""
+    return str(hub().hf_hub_url(pinned.repository, name, repo_type=pinned.kind, revision=pinned.commit))
+
+
+def download(settings: Settings, name: str, work: str) -> str:
+    """Download the step's files of its commit; return the folder with exactly what the hub has (K03).
+
+    A second call checks what is there, and goes on with a file where the first one was killed.
+    """
+    folder, pinned = os.path.join(work, "download"), pin(settings, name, work)
+    os.makedirs(folder, exist_ok=True)
+    sizes = {f.name: max(f.size, 0) for f in pinned.files}
+    need_space(folder, sum(sizes.values()) - _size_below(folder))
+    for number, file in enumerate(pinned.files, 1):
+        if not inside(file.name):
+            raise ProblemError(f"{pinned.repository}: file {show(file.name)} lies outside of it", "do not use it")
+        say(f"{name}: file {number} of {len(pinned.files)}: {file.name}, {gib(max(file.size, 0))}")
+        _fetch(name, pinned, file, folder)
     return folder
+
+
+def _fetch(name: str, pinned: Pin, file: HubFile, folder: str) -> None:
+    """Download one file; it has its name only with the right checksum."""
+    final, what = os.path.join(folder, file.name), f"{pinned.repository} at {pinned.commit}: {file.name}"
+    part, damaged, tries, best = final + ".part", 0, list(PAUSES), 0
+    make_parent(final)
+    if os.path.exists(final):  # a killed run's; checked like a new one
+        os.replace(final, part)
+    while True:
+        try:
+            if not os.path.exists(part) or os.path.getsize(part) != file.size:
+                _receive(name, pinned, file, part)
+            problem = _difference(name, file, part)
+        except ProblemError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise unwritten(part, error) from None
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            size = os.path.getsize(part) if os.path.exists(part) else 0
+            if size > best:  # a line that often breaks is no reason to give up
+                best, tries = size, list(PAUSES)
+            if not tries or not (passes(error) or status == 416):
+                raise unreachable(what, error) from None
+            if status == 416 or size > file.size >= 0:
+                remove(part)
+            pause = tries.pop(0)
+            say(f"{what}: {words(error)}; goes on in {pause} s")
+            time.sleep(pause)
+            continue
+        if not problem:
+            publish(part, final)
+            return
+        remove(part)
+        damaged += 1
+        if damaged == DAMAGED:
+            raise ProblemError(
+                f"{what}: {problem}, {DAMAGED} times; it is not used",
+                "check the mirror (HF_ENDPOINT), a proxy's cache and the volume, or name a local source",
+            )
+        say(f"{what}: {problem}; downloaded again")
+
+
+def _receive(name: str, pinned: Pin, file: HubFile, part: str) -> None:
+    """Download what is missing of a file, with a line of progress now and then."""
+    client = hub()
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    if have > file.size >= 0:
+        remove(part)
+        have = 0
+    meter, done = Meter(f"{name}: {file.name}", max(file.size, 0)), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1):
+            with contextlib.suppress(OSError):
+                meter.at(os.path.getsize(part))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        with open(part, "r+b" if have else "wb") as target:
+            target.seek(have)
+            client.file_download.http_get(
+                _address(pinned, file.name),
+                target,
+                resume_size=have,
+                headers=client.utils.build_hf_headers(),
+                expected_size=file.size if file.size >= 0 else None,
+                displayed_filename=file.name,
+            )
+            target.flush()
+            os.fsync(target.fileno())
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _difference(name: str, file: HubFile, path: str) -> str:
+    """Return how a file differs from what the hub says it is, or nothing."""
+    size = os.path.getsize(path)
+    if size != file.size >= 0:
+        return f"{size} bytes came, must be {file.size}"
+    kind, _, wanted = file.checksum.partition(":")
+    if not kind:
+        return ""
+    state = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size)  # noqa: S324 (git's)
+    with open(path, "rb") as content:
+        for chunk in chunks_of(content, path, Meter(f"{name}: checksum of {file.name}", size)):
+            state.update(chunk)
+    return "" if state.hexdigest() == wanted else f"its checksum is {state.hexdigest()[:12]}..., must be {wanted}"
 
 
 def model_files(there: Sequence[str]) -> list[str]:
@@ -209,7 +651,7 @@ def model_files(there: Sequence[str]) -> list[str]:
     return [*(n for n in top if n.endswith((".json", ".model"))), *weights]
 
 
-def named(*names: str) -> Callable[[Sequence[str]], list[str]]:
+def named(*names: str) -> Chooser:
     """Return a chooser of these files, which must be there."""
 
     def choose(there: Sequence[str]) -> list[str]:
@@ -238,97 +680,104 @@ def with_extra_tokens(model: bytes, count: int) -> bytes:
     return bytes(out)
 
 
-@step
-def tokenizer(settings: Settings) -> str:
-    """Make the tokenizer with NeVa's media tokens (E07)."""
-    final = settings.text("model.tokenizerPath")
-    if settings.text("model.tokenizerLibrary") == "huggingface":
-        return _huggingface_tokenizer(settings, final)
-    count = settings.integer("model.extraTokens")
-    if os.path.exists(final):
-        stop_at(piece_problems(final, read_pieces(final), count))
-        return already(final)
-    work = begin(settings, "tokenizer", final)
-    origin = _tokenizer_source(settings, work, "tokenizer.model")
-    found = read_pieces(origin)
-    with open(origin, "rb") as file:
-        model = file.read()
-    if {t for t, _ in found} & set(extra_tokens(count)):
-        stop_at(piece_problems(origin, found, count))
-    else:
-        model = with_extra_tokens(model, count)
-    stop_at(piece_problems(final, pieces(model), count))
-    temporary = beside(final, "partial")
-    with open(temporary, "wb") as file:
-        file.write(model)
-    publish(temporary, final)
-    remove(work)
-    return f"made {final}: {len(pieces(model))} pieces, the last {count} added"
-
-
-def _tokenizer_source(settings: Settings, work: str, *names: str) -> str:
-    """Return the path of the tokenizer file, or of the folder with all the files named."""
-    name = "tokenizer" if settings.text("prepare.tokenizer.source", "") else "llm"
-    source = source_of(settings, name)
-    if not source.startswith("/"):
-        source = download(settings, name, os.path.join(work, "download"), named(*names))
-    if len(names) > 1 or os.path.isfile(source):
-        return source
-    return os.path.join(source, names[0])
-
-
 HUGGINGFACE_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def _huggingface_tokenizer(settings: Settings, final: str) -> str:
-    if os.path.exists(final):
-        huggingface_vocabulary(final)
-        return already(final)
-    work, temporary = begin(settings, "tokenizer", final), beside(final, "partial")
-    origin = _tokenizer_source(settings, work, *HUGGINGFACE_TOKENIZER)
-    huggingface_vocabulary(origin)
-    copy_files(origin, temporary, [n for n in HUGGINGFACE_TOKENIZER if _exists(origin, n)])
-    publish(temporary, final)
-    remove(work)
-    return f"made {final}"
+def _is_huggingface(settings: Settings) -> bool:
+    return settings.text("model.tokenizerLibrary") == "huggingface"
+
+
+def _tokenizer_finals(settings: Settings) -> tuple[str, ...]:
+    return (settings.text("model.tokenizerPath"),)
+
+
+def _tokenizer_wanted(settings: Settings) -> Chooser:
+    return named(*HUGGINGFACE_TOKENIZER) if _is_huggingface(settings) else named("tokenizer.model")
+
+
+def _tokenizer_check(settings: Settings) -> str:
+    final = settings.text("model.tokenizerPath")
+    with reading(final):
+        if _is_huggingface(settings):
+            huggingface_vocabulary(final)
+        else:
+            stop_at(piece_problems(final, read_pieces(final), settings.integer("model.extraTokens")))
+    return final
+
+
+def _tokenizer(settings: Settings, work: str) -> str:
+    """Make the tokenizer with NeVa's media tokens (E07)."""
+    final, count = settings.text("model.tokenizerPath"), settings.integer("model.extraTokens")
+    source = source_of(settings, source_step(settings, "tokenizer"))
+    if not source.startswith("/"):
+        source = download(settings, "tokenizer", work)
+    if _is_huggingface(settings):
+        with reading(source):
+            huggingface_vocabulary(source)
+        copy_files(
+            "tokenizer", source, beside(final, "partial"), [n for n in HUGGINGFACE_TOKENIZER if _exists(source, n)]
+        )
+        publish(beside(final, "partial"), final)
+        return f"made {final}"
+    origin = source if os.path.isfile(source) else os.path.join(source, "tokenizer.model")
+    need_file(origin)
+    with reading(origin):
+        found = read_pieces(origin)
+        with open(origin, "rb") as file:
+            model = file.read()
+        if {t for t, _ in found} & set(extra_tokens(count)):
+            stop_at(piece_problems(origin, found, count))
+        else:
+            model = with_extra_tokens(model, count)
+        stop_at(piece_problems(final, pieces(model), count))
+    write(beside(final, "partial"), [model])
+    publish(beside(final, "partial"), final)
+    return f"made {final}: {len(pieces(model))} pieces, the last {count} added"
+
+
+STEPS["tokenizer"] = Step(_tokenizer_finals, _tokenizer_check, _tokenizer_wanted, _tokenizer)
 
 
 def _exists(folder: str, name: str) -> bool:
     return os.path.exists(os.path.join(folder, name))
 
 
-def copy_files(origin: str, target: str, names: Iterable[str]) -> None:
-    """Copy files into a fresh folder."""
-    remove(target)
-    os.makedirs(target)
-    for name in names:
-        shutil.copyfile(os.path.join(origin, name), os.path.join(target, name))
-
-
 # Vision encoder
 
 
-@step
-def vision(settings: Settings) -> str:
-    """Copy or download the vision encoder, and check it as preflight does (D14)."""
-    final, wanted = settings.text("model.visionEncoderPath"), settings.mapping("vision")
+def _vision_finals(settings: Settings) -> tuple[str, ...]:
+    final = settings.text("model.visionEncoderPath")
     if not final.startswith("/"):
         raise ProblemError(
             f"model.visionEncoderPath: got the hub id {show(final)}; must be an absolute path",
             "name the folder to make; the hub id is prepare.vision.source",
         )
-    if os.path.exists(final):
-        stop_at(vision_problems(final, wanted))
-        return already(final)
-    work, temporary = begin(settings, "vision", final), beside(final, "partial")
-    origin = source_of(settings, "vision")
+    return (final,)
+
+
+def _vision_check(settings: Settings) -> str:
+    return _vision_right(settings, settings.text("model.visionEncoderPath"))
+
+
+def _vision_right(settings: Settings, folder: str) -> str:
+    """Check a folder as preflight does (D14)."""
+    with reading(folder):
+        stop_at(vision_problems(folder, settings.mapping("vision")))
+    return folder
+
+
+def _vision(settings: Settings, work: str) -> str:
+    """Copy or download the vision encoder."""
+    final, origin = settings.text("model.visionEncoderPath"), source_of(settings, "vision")
     if not origin.startswith("/"):
-        origin = download(settings, "vision", os.path.join(work, "download"), model_files)
-    stop_at(vision_problems(origin, wanted))
-    copy_files(origin, temporary, model_files(os.listdir(origin)))
-    publish(temporary, final)
-    remove(work)
+        origin = download(settings, "vision", work)
+    _vision_right(settings, origin)
+    copy_files("vision", origin, beside(final, "partial"), model_files(os.listdir(origin)))
+    publish(beside(final, "partial"), final)
     return f"made {final}"
+
+
+STEPS["vision"] = Step(_vision_finals, _vision_check, lambda _: model_files, _vision)
 
 
 # Language model
@@ -351,29 +800,39 @@ HUGGINGFACE_NAMES = {
 }
 
 
-@step
-def llm(settings: Settings) -> str:
+def _llm_finals(settings: Settings) -> tuple[str, ...]:
+    return (settings.text("model.checkpointPath"),)
+
+
+def _llm_check(settings: Settings) -> str:
+    found = opened(settings.text("model.checkpointPath"))
+    stop_at(layout_problems(settings, found))
+    return f"{found.path}, {found}"
+
+
+def opened(path: str) -> Checkpoint:
+    """Open a checkpoint."""
+    with reading(path):
+        return read_checkpoint(path)
+
+
+def _llm(settings: Settings, work: str) -> str:
     """Make the NeMo checkpoint for this job's TP and PP."""
-    final = settings.text("model.checkpointPath")
-    if os.path.exists(final):
-        found = read_checkpoint(final)
-        stop_at(layout_problems(settings, found))
-        return f"{already(final)}, {found}"
-    source = source_of(settings, "llm")
+    final, source = settings.text("model.checkpointPath"), source_of(settings, "llm")
     is_nemo = os.path.isfile(source) or _exists(source, CONFIG)
     if not is_nemo:
         _converter(settings)
-        if source.startswith("/"):
+        if not source.startswith("/"):
+            source = download(settings, "llm", work)
+        with reading(source):
             stop_at(huggingface_problems(settings, source))
-    work = begin(settings, "llm", final)
-    if not source.startswith("/"):
-        source = download(settings, "llm", os.path.join(work, "download"), model_files)
-        stop_at(huggingface_problems(settings, source))
-    checkpoint = read_checkpoint(source) if is_nemo else _convert(settings, source, work)
+    checkpoint = opened(source) if is_nemo else _convert(settings, source, work)
     checkpoint = _repartition(settings, checkpoint, source, work)
     _finish(settings, checkpoint, final)
-    remove(work)
     return f"made {final}: {checkpoint}"
+
+
+STEPS["llm"] = Step(_llm_finals, _llm_check, lambda _: model_files, _llm)
 
 
 def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
@@ -392,7 +851,7 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
         elif is_lfs_pointer(path):
             yield _pointer(path)
     yield from _huggingface_weights(source)
-    config = read_json(os.path.join(source, "config.json"))
+    config = read_object(os.path.join(source, "config.json"))
     unset = {"num_key_value_heads": config.get("num_attention_heads"), "num_local_experts": 1}
     wrong = []
     yield from llm_problems(as_nemo(config), settings, f"{show(source)}/config.json, in NeMo's names")
@@ -408,11 +867,24 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
         )
 
 
+def read_object(path: str) -> Mapping[str, Any]:
+    """Read a JSON file that must be an object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ProblemError(f"{show(path)}: must be a JSON object", "copy it again")
+    return found
+
+
 def _huggingface_weights(source: str) -> Iterator[Finding]:
     files = [n for n in model_files(os.listdir(source)) if n.endswith((".safetensors", ".bin"))]
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if _exists(source, index) and (not files or files[0].endswith(index.split(".")[1])):
-            files = sorted(set(read_json(os.path.join(source, index))["weight_map"].values()))
+            weights = read_object(os.path.join(source, index)).get("weight_map")
+            if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
+                raise ProblemError(
+                    f"{show(source)}/{index}: weight_map must name a file for each tensor", "copy the repository again"
+                )
+            files = sorted(set(weights.values()))
     missing = [n for n in files if not _exists(source, n)]
     if missing or not files:
         yield Finding(
@@ -446,12 +918,25 @@ def _converter(settings: Settings) -> str:
     return os.path.join(nemo, "scripts", "checkpoint_converters", CONVERTERS[kind])
 
 
+def _taken_up(done: str) -> Checkpoint | None:
+    """Return what a killed run has finished, if it can still be read."""
+    if os.path.exists(done):
+        try:
+            return opened(done)
+        except ProblemError as problem:
+            say(f"llm: {problem.finding.message}: made again")
+            remove(done)
+    return None
+
+
 def _convert(settings: Settings, source: str, work: str) -> Checkpoint:
-    """Convert to .nemo; a finished conversion of a killed run is taken up."""
+    """Convert to .nemo, in a folder of its own: a conversion that dies leaves files that stop the next one (R02)."""
     script, done = _converter(settings), os.path.join(work, "converted.nemo")
-    if not os.path.exists(done):
-        temporary = os.path.join(work, "converting.nemo")
-        remove(temporary)
+    found = _taken_up(done)
+    if found:
+        return found
+    with fresh(os.path.join(work, "convert")) as folder:
+        temporary = os.path.join(folder, "converting.nemo")
         precision = settings.text("prepare.llm.precision", "bf16")
         call(
             [
@@ -461,9 +946,9 @@ def _convert(settings: Settings, source: str, work: str) -> Checkpoint:
                 *("--precision", precision),
             ]
         )
-        read_checkpoint(temporary)
+        opened(temporary)
         publish(temporary, done)
-    return read_checkpoint(done)
+    return opened(done)
 
 
 def _repartition(settings: Settings, found: Checkpoint, source: str, work: str) -> Checkpoint:
@@ -476,12 +961,14 @@ def _repartition(settings: Settings, found: Checkpoint, source: str, work: str) 
     if (found.tensor_parallel, found.pipeline_parallel) == (tensor, pipeline):
         return found
     done = os.path.join(work, "repartitioned.nemo")
-    if not os.path.exists(done):
-        temporary = os.path.join(work, "repartitioning.nemo")
-        remove(temporary)
+    split = _taken_up(done)
+    if split:
+        return split
+    with fresh(os.path.join(work, "repartition")) as folder:
+        temporary = os.path.join(folder, "repartitioning.nemo")
         script = ("examples", "nlp", "language_modeling", "megatron_change_num_partitions.py")
         options = {
-            "model_file": _without_sequence_parallel(found, work),
+            "model_file": _without_sequence_parallel(found, folder),
             "target_file": temporary,
             "tensor_model_parallel_size": found.tensor_parallel,
             "target_tensor_model_parallel_size": tensor,
@@ -500,58 +987,59 @@ def _repartition(settings: Settings, found: Checkpoint, source: str, work: str) 
         if found.pipeline_parallel == pipeline == 1:
             command.append("--tp_conversion_only")
         call(command)
-        stop_at(layout_problems(settings, read_checkpoint(temporary)))
+        stop_at(layout_problems(settings, opened(temporary)))
         publish(temporary, done)
-    return read_checkpoint(done)
+    return opened(done)
 
 
-def _without_sequence_parallel(found: Checkpoint, work: str) -> str:
+def _without_sequence_parallel(found: Checkpoint, folder: str) -> str:
     """Return a .nemo file whose config has sequence_parallel false, or the script throws (E06)."""
     if found.is_file and not (found.config or {}).get("sequence_parallel"):
         return found.path
-    folder, packed = os.path.join(work, "extracted"), os.path.join(work, "serial.nemo")
-    if found.is_file:
-        unpack(found.path, folder)
-    else:
-        shutil.copytree(found.path, folder, dirs_exist_ok=True)
-    config = os.path.join(folder, CONFIG)
+    extracted, packed = os.path.join(folder, "extracted"), os.path.join(folder, "serial.nemo")
+    unpack(found.path, extracted)
+    config = os.path.join(extracted, CONFIG)
     text = re.sub(r"(?m)^sequence_parallel:.*$", "sequence_parallel: false", open_text(config))
-    with open(config, "w", encoding="utf-8") as file:
-        file.write(text)
-    with tarfile.open(packed, "w:") as tar:
-        tar.add(folder, arcname=".")
+    write(config, [text.encode()])
+    try:
+        with tarfile.open(packed, "w:") as tar:
+            tar.add(extracted, arcname=".")
+    except OSError as error:
+        raise unwritten(packed, error) from None
     return packed
 
 
 def _finish(settings: Settings, checkpoint: Checkpoint, final: str) -> None:
     """Give the checkpoint its final name: unpacked, unless a file is wanted (D11)."""
     temporary = beside(final, "partial")
-    if not checkpoint.is_file:
-        shutil.copytree(checkpoint.path, temporary, dirs_exist_ok=True)
-    elif settings.flag("prepare.llm.unpack", True):
+    remove(temporary)
+    if not checkpoint.is_file or settings.flag("prepare.llm.unpack", True):
         unpack(checkpoint.path, temporary)
     elif os.path.dirname(checkpoint.path) == beside(final, "work"):
         temporary = checkpoint.path
     else:
-        shutil.copyfile(checkpoint.path, temporary)
+        size = os.path.getsize(checkpoint.path)
+        need_space(os.path.dirname(temporary), size)
+        copy_file(checkpoint.path, temporary, Meter("llm: copy", size))
     publish(temporary, final)
 
 
 def unpack(path: str, folder: str) -> None:
-    """Unpack a .nemo file; files that are there in full are left."""
-    store = TarStore(path)
-    os.makedirs(folder, exist_ok=True)
-    there = sum(os.path.getsize(f) for n in store.sizes if os.path.exists(f := f"{folder}/{n}"))
-    need_space(folder, sum(store.sizes.values()) - there)
-    for name, size in store.sizes.items():
+    """Copy a checkpoint's files into a new folder; of a .nemo file what :class:`TarStore` takes, all or none (K05)."""
+    store = TarStore(path) if os.path.isfile(path) else FolderStore(path)
+    size = sum(store.sizes.values())
+    os.makedirs(folder)
+    need_space(folder, size)
+    meter = Meter("llm: unpack", size)
+    for name in store.sizes:
         if not inside(name):
             raise ProblemError(f"{show(path)}: member {show(name)} lies outside of it", "do not use this file")
         target = os.path.join(folder, name)
-        if os.path.exists(target) and os.path.getsize(target) == size:
-            continue
         make_parent(target)
-        with store.open(name) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 2**22)
+        if isinstance(store, FolderStore):
+            need_file(os.path.join(path, name))
+        with reading(path), store.open(name) as source:
+            write(target, chunks_of(source, f"{path}: {name}", meter))
 
 
 def call(command: Sequence[str]) -> None:
@@ -559,7 +1047,7 @@ def call(command: Sequence[str]) -> None:
     say("runs " + " ".join(map(show, command[1:])))
     if not os.path.exists(command[1]):
         raise ProblemError(f"{show(command[1])}: not there", "use the NeMo 24.07 image, or set prepare.nemoPath")
-    code = subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False, preexec_fn=_end_with_prepare).returncode
     if code:
         killed = " (killed: out of memory?)" if code == -9 else ""
         raise ProblemError(
@@ -568,34 +1056,69 @@ def call(command: Sequence[str]) -> None:
         )
 
 
+def _end_with_prepare() -> None:
+    """Ask the kernel to kill this child with its parent: a script left alone would go on writing (K10)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 # Dataset
 
 
-@step
-def dataset(settings: Settings) -> str:
-    """Get the JSON and the images; only images.zip, never single downloads (F01)."""
-    annotations, images = settings.text("data.annotations"), settings.text("data.images")
-    if os.path.exists(annotations) and os.path.exists(images):
-        return f"{already(annotations)}, {images}"
-    work = begin(settings, "dataset", annotations, images)
-    names = (
+IMAGE_LIMIT = 64 * 2**20
+"""Bytes of one image. The images of LLaVA-Pretrain have 48 KB on average."""
+RATIO_LIMIT = 100
+"""Bytes of all images for a byte of the zip. JPEG does not compress: LLaVA-Pretrain's images.zip has 1.0."""
+TOTAL_FLOOR = 2**30
+"""Bytes of all images that are no bomb, whatever the ratio."""
+
+
+def _dataset_finals(settings: Settings) -> tuple[str, ...]:
+    return settings.text("data.annotations"), settings.text("data.images")
+
+
+def _dataset_check(settings: Settings) -> str:
+    return ", ".join(_dataset_finals(settings))
+
+
+def _dataset_names(settings: Settings) -> tuple[str, str]:
+    return (
         settings.text("prepare.dataset.annotationsFile", "blip_laion_cc_sbu_558k.json"),
         settings.text("prepare.dataset.archiveFile", "images.zip"),
     )
+
+
+def _dataset(settings: Settings, work: str) -> str:
+    """Get the JSON and the images; only images.zip, never single downloads (F01)."""
+    annotations, images = _dataset_finals(settings)
     folder = source_of(settings, "dataset")
     if not folder.startswith("/"):
-        folder = download(settings, "dataset", os.path.join(work, "download"), named(*names))
-    origin, archive = (os.path.join(folder, n) for n in names)
-    wanted = wanted_images(origin, settings)
-    if not os.path.exists(images):
+        folder = download(settings, "dataset", work)
+    origin, archive = (os.path.join(folder, n) for n in _dataset_names(settings))
+    need_file(origin)
+    with reading(origin):
+        wanted = wanted_images(origin, settings)
+    if os.path.exists(images):  # of another release, or of a run that was killed here
+        with reading(images):
+            missing, odd, _ = missing_images(images, wanted, Progress())
+            missing += odd
+        if missing:
+            raise ProblemError(
+                f"{show(images)}: is there without {len(missing)} of {len(wanted)} images of the JSON: {some(missing)}",
+                "remove it, or name another data.images",
+            )
+    else:
         temporary = beside(images, "partial")
-        unzip(archive, wanted, temporary)
+        need_file(archive)
+        with reading(archive):
+            unzip(archive, wanted, temporary)
         publish(temporary, images)
     temporary = beside(annotations, "partial")
-    shutil.copyfile(origin, temporary)
+    copy_file(origin, temporary, Meter("dataset: copy", os.path.getsize(origin)))
     publish(temporary, annotations)
-    remove(work)
     return f"made {annotations} and {images}: {len(wanted)} images"
+
+
+STEPS["dataset"] = Step(_dataset_finals, _dataset_check, lambda s: named(*_dataset_names(s)), _dataset)
 
 
 def wanted_images(path: str, settings: Settings) -> list[str]:
@@ -606,7 +1129,21 @@ def wanted_images(path: str, settings: Settings) -> list[str]:
     bad = next((f for f in sample_findings(settings, samples) if f.status is Status.FAILED), None)
     if bad:
         raise ProblemError(f"{show(path)}: {bad.message}", "download the JSON again")
-    return list(dict.fromkeys(i for s in samples for i in images_of(s)))
+    wanted = list(dict.fromkeys(i for s in samples for i in images_of(s)))
+    outside = [n for n in wanted if not inside(n)]
+    if outside:
+        raise ProblemError(f"images {some(outside)} lie outside the folder", "do not use this JSON")
+    strange = [n for n in wanted if not _is_name(n)]
+    if strange:
+        raise ProblemError(f"images {some(strange)} have no names that a file can have", "do not use this JSON")
+    return wanted
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file can have this name."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return "\0" not in name and all(len(part) <= 255 for part in os.fsencode(name).split(b"/"))
+    return False
 
 
 def unzip(path: str, wanted: Sequence[str], folder: str) -> None:
@@ -614,14 +1151,15 @@ def unzip(path: str, wanted: Sequence[str], folder: str) -> None:
     with open_zip(path) as archive:
         members = _zip_members(path, archive, wanted)
         os.makedirs(folder, exist_ok=True)
+        _case_problem(path, members, folder)
         need_space(folder, sum(m.file_size for m in members.values()) - _size_below(folder))
-        for place in sorted({os.path.dirname(n) for n in wanted}):
+        for place in sorted({os.path.dirname(n) for n in members}):
             os.makedirs(os.path.join(folder, place), exist_ok=True)
         progress, names = Progress(), list(members)
         with ThreadPoolExecutor(8) as pool:
             for start in range(0, len(names), 1000):
                 batch = names[start : start + 1000]
-                for _ in pool.map(lambda n: _unzip_one(archive, members[n], folder, n), batch):
+                for _ in pool.map(lambda n: _unzip_one(archive, members[n], os.path.join(folder, n)), batch):
                     pass
                 progress.step("prepare: dataset: unzip", start + len(batch), len(names))
         progress.clear()
@@ -630,51 +1168,96 @@ def unzip(path: str, wanted: Sequence[str], folder: str) -> None:
 def open_zip(path: str) -> zipfile.ZipFile:
     """Open a zip that is whole; say what another file is (F03)."""
     again = "download or copy it again"
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if is_lfs_pointer(path):
+        raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", again)
+    if head != b"PK\x03\x04":
+        raise ProblemError(f"{show(path)} is not a zip: begins with {head!r}", again)
     try:
-        with open(path, "rb") as file:
-            head = file.read(4)
-        if is_lfs_pointer(path):
-            raise ProblemError(f"{show(path)} is a git LFS pointer, not the file", again)
-        if head != b"PK\x03\x04":
-            raise ProblemError(f"{show(path)} is not a zip: begins with {head!r}", again)
-        archive = zipfile.ZipFile(path)
-    except OSError as error:
-        found = denied(path, error)
-        raise ProblemError(found.message, found.fix) from None
+        return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         size = os.path.getsize(path)
         raise ProblemError(f"{show(path)}: {error}: truncated at {size} bytes?", again) from None
-    return archive
 
 
 def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
-    """Find each image in the zip, at its top or below one folder; nothing else is unpacked."""
-    there = {m.filename: m for m in archive.infolist()}
-    outside = [n for n in wanted if not inside(n)]
-    if outside:
-        raise ProblemError(f"images {some(outside)} lie outside the folder", "do not use this JSON")
+    """Find each image in the zip, at its top or below one folder, by its place; nothing else is unpacked (K09)."""
+    listed = [(os.path.normpath(m.filename), m) for m in archive.infolist() if not m.is_dir()]
+    there, times = dict(listed), Counter(name for name, _ in listed)
+    places = [os.path.normpath(n) for n in wanted]
     tops = {n.split("/")[0] + "/" for n in there if "/" in n}
-    first = wanted[0] if wanted else ""
+    first = places[0] if places else ""
     prefix = next((p for p in ("", *sorted(tops)) if p + first in there), "")
-    missing = [n for n in wanted if prefix + n not in there]
+    missing = [n for n in places if prefix + n not in there]
     if missing:  # F01, F02
         raise ProblemError(
             f"{show(path)}: {len(missing)} of {len(wanted)} images of the JSON are not in it: {some(missing)}",
             "use JSON and images.zip of one release (liuhaotian/LLaVA-Pretrain)",
         )
-    return {n: there[prefix + n] for n in wanted}
+    members = {n: there[prefix + n] for n in places}
+    wrong: dict[str, list[str]] = {
+        "more than once": [n for n in members if times[prefix + n] > 1],
+        "not as files (links, devices)": [n for n, m in members.items() if not _is_regular(m)],
+        "encrypted": [n for n, m in members.items() if m.flag_bits & 1],
+        "compressed by other means than deflate": [
+            n for n, m in members.items() if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        ],
+        f"larger than {gib(IMAGE_LIMIT)}": [n for n, m in members.items() if m.file_size > IMAGE_LIMIT],
+    }
+    fix = "pack the images again, as plain files (zip -r)"
+    for how, names in wrong.items():
+        if names:
+            raise ProblemError(f"{show(path)}: has {len(names)} images {how}: {some(names)}", fix)
+    total, packed = sum(m.file_size for m in members.values()), os.path.getsize(path)
+    if total > max(TOTAL_FLOOR, RATIO_LIMIT * packed):
+        raise ProblemError(
+            f"{show(path)}: {gib(packed)} unpack to {gib(total)}; must be at most {RATIO_LIMIT} times as much",
+            "do not use this file, or pack the images as JPEG",
+        )
+    return members
 
 
-def _unzip_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: str, name: str) -> None:
-    target = os.path.join(folder, name)
-    if os.path.exists(target) and os.path.getsize(target) == member.file_size:
+def _is_regular(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is a plain file; zips from other systems than Unix have no type."""
+    return stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
+
+
+def _case_problem(path: str, names: Iterable[str], folder: str) -> None:
+    """Refuse names that are one on a file system that knows no case."""
+    above, name = os.path.split(folder)
+    if _exists(above, name.swapcase()) and name.swapcase() != name:
+        times = Counter(n.casefold() for n in names)
+        twice = [n for n in names if times[n.casefold()] > 1]
+        if twice:
+            raise ProblemError(
+                f"{show(path)}: images {some(twice)} differ in case only, which {show(above)} does not keep apart",
+                "use a file system that does",
+            )
+
+
+def _unzip_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: str) -> None:
+    """Unzip one image; one that is there is kept if it is this one."""
+    if os.path.exists(target) and os.path.getsize(target) == member.file_size and _crc(target) == member.CRC:
         return
+    write(target, _zip_chunks(archive, member), durable=False)
+
+
+def _zip_chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
     try:
-        content = archive.read(member)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ProblemError(f"image {show(name)}: {error}", "download the zip again") from None
-    with open(target, "wb") as file:
-        file.write(content)
+        with archive.open(member) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise ProblemError(f"image {show(member.filename)}: {error}", "download the zip again") from None
+
+
+def _crc(path: str) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        for chunk in chunks_of(file, path):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def _size_below(folder: str) -> int:
@@ -685,24 +1268,74 @@ def _size_below(folder: str) -> int:
 
 
 def run(settings: Settings, only: Sequence[str]) -> int:
-    """Run the enabled steps; return the number of failed ones."""
+    """Run the enabled steps, all of them whatever fails (K08); return the number of failed ones."""
     unknown = [n for n in only if n not in STEPS]
     if unknown:
         raise UsageError(f"--only: got {some(unknown)}; must be of {', '.join(STEPS)}")
-    failed = 0
-    for name, function in STEPS.items():
-        if (only and name not in only) or not settings.flag(f"prepare.{name}.enabled", False):
-            continue
-        try:
-            say(f"{name}: {function(settings)}")
-        except ProblemError as problem:
-            failed += 1
-            say(f"{name}: ERROR: {problem.finding.message}")
-            say(f"{name}: fix: {problem.finding.fix}")
-        except OSError as error:
-            failed += 1
-            say(f"{name}: ERROR: {denied(str(error.filename or ''), error).message}")
-    return failed
+    chosen = [n for n in STEPS if (not only or n in only) and settings.flag(f"prepare.{n}.enabled", False)]
+    left = [n for n in chosen if attempt(n, lambda n=n: start(settings, n))]  # type: ignore[misc]
+    for name in list(left):
+        if not attempt(name, lambda name=name: say(f"{name}: {perform(settings, name)}")):  # type: ignore[misc]
+            left.remove(name)
+    return len(chosen) - len(left)
+
+
+def attempt(name: str, function: Callable[[], None]) -> bool:
+    """Do a part of a step; whatever stops it is said, and stops nothing else."""
+    try:
+        function()
+    except ProblemError as problem:
+        message, fix = problem.finding.message, problem.finding.fix
+    except OSError as error:
+        found = unwritten(str(error.filename or "a file"), error).finding
+        message, fix = found.message, found.fix
+    except UsageError as error:
+        message, fix = str(error), "correct the settings"
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"stopped by {words(error)} in {os.path.basename(place.filename)}, line {place.lineno}"
+        fix = "an input may be damaged: look at the step's source; else report this line"
+    else:
+        return True
+    say(f"{name}: ERROR: {message}")
+    say(f"{name}: fix: {fix}")
+    return False
+
+
+def all_there(finals: Iterable[str]) -> bool:
+    """Whether a step has nothing left to make."""
+    return all(map(os.path.lexists, finals))
+
+
+def start(settings: Settings, name: str) -> None:
+    """Choose the commit of a step that downloads, before any step takes its time (K03)."""
+    finals = STEPS[name].finals(settings)
+    if all_there(finals) or source_of(settings, source_step(settings, name)).startswith("/"):
+        return
+    for final in finals:
+        make_parent(final)
+    with locked(name, finals):
+        if not all_there(finals):
+            pin(settings, name, begin(settings, name))
+
+
+def perform(settings: Settings, name: str) -> str:
+    """Do a step, unless it is done; return what to say of it."""
+    step = STEPS[name]
+    finals = step.finals(settings)
+    if all_there(finals) and not leavings(finals):
+        return f"already there: {step.check(settings)}"
+    for final in finals:
+        make_parent(final)
+    with locked(name, finals):
+        if all_there(finals):
+            said = f"already there: {step.check(settings)}"
+        else:
+            said = step.make(settings, begin(settings, name))
+        for path in leavings(finals):  # also those of a run that was killed at its very end
+            if not path.endswith(".lock"):
+                remove(path)
+    return said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -723,5 +1356,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _stop(*_: object) -> None:
+    """End at SIGTERM: as a container's first process it would be ignored."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())
