@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read a values file, and what its words lose: see :func:`read` and :mod:`neva_pretrain.words`."""
+    """Read a values file as :func:`read` does, and what to look at in its text; each sentence begins with a key."""
     document = yamlfile.read(path)
     content = document.content
     if content is None:
@@ -76,7 +76,8 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"must be a mapping of values, got a {type(content).__name__}", path)
     if refused := [key.removeprefix(REFUSAL) for key in content if key.startswith(REFUSAL)]:
         raise InputError(f"holds a refusal in place of values: {' | '.join(refused)}", path)
-    return content, lost_meaning(document.words)
+    encoding = ["encoding: UTF-16, which Helm 4 does not read; save it as UTF-8"] if document.is_utf16 else []
+    return content, [*encoding, *lost_meaning(document.words)]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import math
 import re
 import struct
@@ -55,10 +56,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Document:
-    """A file's content, None where it has none, and its plain words that are no strings."""
+    """A file's content, None where it has none, its plain words that are no strings, and whether it is UTF-16."""
 
     content: Any
     words: tuple[Word, ...] = ()
+    is_utf16: bool = False
 
 
 def read(path: Path) -> Document:
@@ -98,7 +100,8 @@ def parse(data: bytes) -> Document:
     if root is None:
         return Document(None)
     decoder = _Decoder()
-    return Document(decoder.value(root), tuple(decoder.words))
+    content = decoder.value(root)
+    return Document(content, tuple(decoder.words), data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
 # ------------------------------------------------------------------------ tree
@@ -122,8 +125,6 @@ def _compose(data: bytes) -> _Node | None:
     anchors: dict[str, _Node] = {}
     open_: list[_Node] = []
     for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-            raise InputError(f"line {_line(event)}: a second document begins; Helm 3 would drop it; keep one")
         if isinstance(event, yaml.CollectionEndEvent):
             open_.pop()
         if not isinstance(event, yaml.NodeEvent):
@@ -131,8 +132,11 @@ def _compose(data: bytes) -> _Node | None:
         node = _node(event, anchors)
         if open_:
             open_[-1].children.append(node)
-        else:
+        elif root is None:
             root = node
+        elif node.kind != "scalar" or node.value:
+            words = "a second document; Helm 3 would drop it, Helm 4 merge it; keep one"
+            raise InputError(f"line {node.line}: {words}")
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append(node)
             if len(open_) > MOST_LEVELS:

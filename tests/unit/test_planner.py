@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog
-from neva_pretrain.cost import Setup, memory, step_time
+from neva_pretrain import catalog, chartdata, facts
+from neva_pretrain.cost import Kernels, Setup, memory, step_time
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.fit import check_fit
 from neva_pretrain.hardware import A100, GIB, GPUS, H100, H200, Gpu
+from neva_pretrain.monitor import settings as monitor
 from neva_pretrain.plan import SAMPLES_PER_EPOCH
 from neva_pretrain.planner import (
     TIE,
@@ -23,6 +25,7 @@ from neva_pretrain.planner import (
     search,
 )
 from neva_pretrain.reasons import notes, requirements, what_limits, why_it_loses
+from neva_pretrain.values import complete
 
 NAMES = catalog.names()
 
@@ -399,3 +402,41 @@ class TestProperties:
         assert [split(c) for c in search(asked).candidates] == [
             split(c) for c in search(replace(asked, gpus=16)).candidates
         ]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from(["llama2_7b_chat", "llama3_8b_chat", "mixtral_8x7b_instruct"]),
+    own=st.fixed_dictionaries({}, optional={"numLayers": st.sampled_from([16, 64]), "vocabSize": st.just(64000)}),
+    gpu=st.sampled_from(list(GPUS.values())),
+    kernels=st.sampled_from(["reference", "fused"]),
+    nodes=st.sampled_from([1, 4]),
+    every=st.sampled_from([None, 50]),
+)
+def test_p2_the_monitor_predicts_what_plan_says(
+    name: str, own: dict[str, int], gpu: Gpu, kernels: Kernels, nodes: int, every: int | None
+) -> None:
+    """For each plan, the values that stand for it, whichever way the monitor gets them."""
+    shape = catalog.architecture_from({**chartdata.models()["models"][name]["architecture"], **own})
+    model = replace(catalog.get(name), architecture=shape)
+    asked = Request(model, 8 * nodes, gpu=gpu, kernels=kernels, checkpoint_interval=every)
+    for candidate in search(asked).candidates[:3]:
+        setup = candidate.setup
+        training = {
+            "nodes": nodes,
+            "tensorParallelSize": setup.tensor_parallel_size,
+            "pipelineParallelSize": setup.pipeline_parallel_size,
+            "microBatchSize": setup.micro_batch_size,
+            "globalBatchSize": setup.global_batch_size,
+            "sequenceParallel": setup.sequence_parallel,
+            "recompute": setup.recompute,
+            "kernels": kernels,
+            "gpu": gpu.name,
+        }
+        checkpoint = {"enabled": True, "everyNSteps": every} if every else {"enabled": False}
+        values = {"model": {"name": name, "architecture": own}, "training": training, "checkpoint": checkpoint}
+        told = monitor.from_values(values)
+        assert told.planned_step_seconds == candidate.time.total / 1000
+        assert told.peak_flops == gpu.peak_tflops * 1e12
+        sheet = json.loads(json.dumps(facts.sheet(complete(values))))
+        assert replace(monitor.from_facts(sheet), name="") == replace(told, name="")

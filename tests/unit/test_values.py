@@ -107,7 +107,8 @@ class TestReading:
             ("- a\n", "must be a mapping of values, got a list"),
             ("just words\n", "must be a mapping of values, got a str"),
             ("", "has no values, and Helm would install the chart's defaults"),
-            ("a: 1\n---\nb: 2\n", "line 2: a second document begins; Helm 3 would drop it; keep one"),
+            ("a: 1\n---\nb: 2\n", "line 3: a second document; Helm 3 would drop it, Helm 4 merge it; keep one"),
+            ("---\n---\na: 1\n", "line 3: a second document"),
         ],
     )
     def test_what_helm_takes_and_nobody_means_is_one_sentence(
@@ -158,6 +159,8 @@ class TestReading:
         data = (("\ufeff" if mark else "") + text).encode(codec)
         assert read(tmp_path, data) == seen_by_helm(data, {})
         assert read(tmp_path, data)["a"] == "\u00e9\U0001f600"
+        told = ["encoding: UTF-16, which Helm 4 does not read; save it as UTF-8"] if "16" in encoding else []
+        assert values.read_document(tmp_path / "values.yaml")[1] == told
 
     @pytest.mark.parametrize(
         "text",
@@ -170,6 +173,7 @@ class TestReading:
             "a: &x 1\nb: *x\n*x : 5\n",
             "a: 9007199254740993\nb: 18446744073709551616\nc: -9223372036854775809\nd: 0xFFFFFFFFFFFFFFFFFF\n",
             "a: 1e999\nb: 0B11\nc: 0X1F\nd: 0O17\ne: +18446744073709551615\nf: _1\ng: 1_\n",
+            "# first\n---\na: 1\n---\n# end\n",
             "1e6: a\n100000.0: b\n1234567.5: c\n0.00001: d\n-3: e\n~x: f\non: g\n0x10: h\n",
         ],
     )
