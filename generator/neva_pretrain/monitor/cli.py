@@ -206,7 +206,10 @@ def _open(
         packed = sources.only_compressed(path)
         if packed:
             raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")
-        chosen = _settings(settings.from_record(path, gpu), given, gpu)
+        known, trouble = settings.from_record(path, gpu)
+        if trouble:
+            say(f"warning: {trouble}", err=True)
+        chosen = _settings(known, given, gpu)
         chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
         return _Input(chunks, chosen, lambda: ("", False), grows=True)
     if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):

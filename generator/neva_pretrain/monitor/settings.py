@@ -7,6 +7,7 @@ it: what they do not tell stays unknown, or is the catalog's.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,13 +106,15 @@ def from_annotations(annotations: Mapping[str, str], gpu: Gpu | None = None) -> 
     return from_facts(sheet, gpu)
 
 
-def from_record(log: Path, gpu: Gpu | None = None) -> Settings:
-    """Return the settings in the run record of the results folder around a log, if any."""
+def from_record(log: Path, gpu: Gpu | None = None) -> tuple[Settings, str]:
+    """Return the settings in the run record of the results folder around a log, if any, and what is wrong with it."""
     for folder in [log, *log.parents][:3]:
         record = folder / RECORD
         if record.is_file():
-            return from_facts(_json(_head(record)), gpu)
-    return from_facts({}, gpu)
+            sheet, trouble = _parsed(_head(record))
+            said = f"{record}: {trouble}; what the run was meant to do is not known from it" if trouble else ""
+            return from_facts(sheet, gpu), said
+    return from_facts({}, gpu), ""
 
 
 def with_model(settings: Settings, name: str) -> Settings:
@@ -132,7 +135,12 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def _head(record: Path) -> str:
@@ -145,8 +153,13 @@ def _head(record: Path) -> str:
 
 
 def _json(text: str | None) -> dict[str, Any]:
+    return _parsed(text or "{}")[0]
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], str]:
+    """Return the object of a JSON text, empty where there is none, and then why."""
     try:
-        parsed = json.loads(text or "{}")
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+        return {}, "cannot be read as JSON"
+    return (parsed, "") if isinstance(parsed, dict) else ({}, "must be a JSON object")

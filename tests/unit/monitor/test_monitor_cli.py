@@ -196,6 +196,7 @@ def test_errors(invoke: Invoke, log: Path, argv: list[str], message: str) -> Non
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+    assert ("run.json: " in err) == (not record.startswith("{") or record.startswith('{"training": {"training"'))
 
 
 def test_pipe(tmp_path: Path) -> None:
@@ -487,6 +488,7 @@ def test_help_has_examples_and_exit_codes(invoke: Invoke) -> None:
         f'{{"training": {{"nodes": {"9" * 400}, "gpusPerNode": 8, "maxSteps": {"9" * 400}, "globalBatchSize": true}}}}',
         '{"model": {"name": {"a": 1}}, "checkpoint": {"everyNSteps": "x"}, "run": {"release": 5}}',
         "\udcff\udc80",
+        f'{{"plan": {{"stepSeconds": {"9" * 400}, "flopsPerSample": Infinity, "peakTflops": NaN}}}}',
     ],
 )
 def test_k20_a_record_of_any_kind_does_not_stop_the_monitor(
@@ -500,3 +502,4 @@ def test_k20_a_record_of_any_kind_does_not_stop_the_monitor(
     assert code in (0, 1, 3), err
     assert "step 120/" in out
     assert "Traceback" not in err
+    assert ("run.json: " in err) == (not record.startswith("{") or record.startswith('{"training": {"training"'))
