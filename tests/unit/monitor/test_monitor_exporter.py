@@ -11,13 +11,15 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from neva_pretrain.monitor.core.exporter import Exporter, address, metrics
 from neva_pretrain.monitor.core.judge import CODES
 from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pretrain.monitor.core.tail import Tail
 from tests.unit.monitor.nemo_logs import bar, parse, run_of
 from tests.waiting import PATIENCE, ended, until
 
@@ -95,17 +98,26 @@ def test_unknown_is_absent_and_nan_is_nan() -> None:
     assert samples(metrics(run_of(bar(1, loss=-math.inf)), 0.0))["neva_loss"] == -math.inf
 
 
+@contextmanager
+def served(log: Path) -> Iterator[Exporter]:
+    """Serve a log's metrics."""
+    exporter = Exporter(log, SETTINGS, ("127.0.0.1", 0))
+    thread = threading.Thread(target=exporter.serve)
+    thread.start()
+    try:
+        yield exporter
+    finally:
+        exporter.stop()
+        thread.join(timeout=PATIENCE)
+    assert not thread.is_alive()
+
+
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
     log = tmp_path / "train.log"
     log.write_text(bar(0) + bar(1) + "\n")
-    served = Exporter(log, SETTINGS, ("127.0.0.1", 0))
-    thread = threading.Thread(target=served.serve)
-    thread.start()
-    yield served
-    served.stop()
-    thread.join(timeout=PATIENCE)
-    assert not thread.is_alive()
+    with served(log) as exporter:
+        yield exporter
 
 
 def scrape(port: int, path: str = "/metrics") -> tuple[str, str]:
@@ -213,6 +225,123 @@ def test_a_port_in_use_is_waited_for(tmp_path: Path) -> None:
         assert process.stdout.readline() == f"serving /metrics on port {port}\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=PATIENCE) == 0
+
+
+def through_a_file(log: Path) -> None:
+    log.parent.write_text("")
+
+
+def to_itself(log: Path) -> None:
+    log.parent.mkdir()
+    log.symlink_to(log)
+
+
+def a_pipe(log: Path) -> None:
+    log.parent.mkdir()
+    os.mkfifo(log)
+
+
+def that_fails_to_be_read(log: Path) -> None:
+    log.parent.mkdir()
+    log.symlink_to("/proc/self/mem")  # nothing is mapped at 0: EIO
+
+
+@pytest.mark.parametrize("broken", [through_a_file, to_itself, a_pipe, that_fails_to_be_read])
+def test_k15_a_log_that_cannot_be_read_is_waited_for(
+    tmp_path: Path, broken: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """K15: any error of the file system is no log yet: said once, shown as a metric, and over when it is over."""
+    log = tmp_path / "logs" / "node-00000.log"
+    broken(log)
+    with served(log) as exporter:
+        assert until_served(exporter.port, "neva_log_readable", 0)["neva_restarts_total"] == 0
+        time.sleep(2.5)  # it looks again meanwhile
+        for path in (log, log.parent):
+            if path.is_symlink() or path.is_fifo() or path.is_file():
+                path.unlink()
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(bar(0) + bar(1) + "\n")
+        assert until_served(exporter.port, "neva_log_readable", 1)
+        until_step(exporter.port, 2)
+    assert len(capfd.readouterr().err.splitlines()) == 2
+
+
+def test_k15_reading_goes_on_where_it_failed(tmp_path: Path) -> None:
+    """K15: the same file is not read twice; another one of its name is read from its start."""
+    log = tmp_path / "train.log"
+    log.write_bytes(b"one\ntwo\n")
+    tail = Tail(log)
+    assert tail.read()[0] == b"one\ntwo\n"
+    assert tail._file is not None
+    os.close(tail._file.fileno())  # what a stale handle is like: EBADF
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        tail.read()
+    assert not tail.is_open
+    log.write_bytes(b"one\ntwo\nthree\n")
+    assert tail.read()[0] == b"three\n"
+    tail.close()
+
+
+def test_k16_many_that_connect_and_do_not_ask(tmp_path: Path) -> None:
+    """K16: 800 half-open connections cost no threads and keep no scrape waiting; who leaves early is no news."""
+    as_config_map(tmp_path / "neva" / "monitor")
+    log = tmp_path / "train.log"
+    log.write_text(bar(4) + bar(5))
+    with ended(start(tmp_path / "neva", log)) as process, ExitStack() as stack:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = int(process.stdout.readline().split()[-1])
+        until_step(port, 6)
+
+        def connect(sent: bytes) -> socket.socket:
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            peer.sendall(sent)
+            return peer
+
+        for number in range(800):
+            connect((b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n")[number % 3])
+        scrapes = [connect(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(100)]
+        for number in range(50):
+            early = connect(b"GET /metrics HTTP/1.1\r\n\r\n" if number % 2 else b"GET")
+            early.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+            early.close()
+        for peer in scrapes:
+            with peer.makefile("rb") as answer:
+                assert b"neva_step 6" in answer.read()
+        threads = re.search(r"Threads:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        assert threads
+        assert int(threads[1]) <= 4
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"GET /metrics?x=1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET /healthz\n\n", b"HTTP/1.1 200 OK"),
+        (b"HEAD /healthz HTTP/1.1\r\nA: b\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 "),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 "),
+        (b"\x16\x03\x01\r\n\r\n", b"HTTP/1.1 405 "),
+        (b"GET /metrics HTTP/1.1\r\n" + 200 * b"a: b\r\n", b""),
+        (b"A" * 70_000, b""),
+        (b"GET /metrics HTTP/1.1\r\n", b""),
+    ],
+)
+def test_k16_requests_of_any_kind(exporter: Exporter, sent: bytes, answer: bytes) -> None:
+    """K16: an answer, or the end of the connection; the next scrape is served."""
+    with socket.create_connection(("127.0.0.1", exporter.port), timeout=PATIENCE) as peer:
+        try:
+            peer.sendall(sent)
+            peer.shutdown(socket.SHUT_WR)
+            received = peer.recv(1 << 16)
+        except ConnectionError:
+            received = b""
+    assert received.startswith(answer)
+    assert bool(received) == bool(answer)
+    assert scrape(exporter.port, "/healthz")[1] == "ok\n"
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")

@@ -11,15 +11,13 @@ import argparse
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from .endpoint import Endpoint
 from .judge import CODES, DEFAULT_LIMITS, Limits, judge
 from .parser import LogParser
 from .run import Run, Settings
@@ -27,6 +25,8 @@ from .tail import Tail
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+FRESH_SECONDS = 0.2
+"""Metrics that are younger are served again: many scrapes at once cost one."""
 
 
 def metrics(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> str:
@@ -125,6 +125,8 @@ class Exporter:
         silent: bool = False,
     ) -> None:
         self._silent = silent
+        self._log = log
+        self._trouble = ""
         self._tail = Tail(log)
         self._pod_start = pod_start
         self._parser = LogParser()
@@ -132,85 +134,80 @@ class Exporter:
         self._limits = limits
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._server = _server(listen, self)
+        self._made: tuple[float, str] = (-math.inf, "")
+        self._endpoint = Endpoint(
+            listen,
+            {
+                "/metrics": lambda: ("text/plain; version=0.0.4; charset=utf-8", self.text()),
+                "/healthz": lambda: ("text/plain", "ok\n"),
+            },
+        )
 
     @property
     def port(self) -> int:
         """The port that is served, also where 0 was asked for."""
-        return int(self._server.server_address[1])
+        return self._endpoint.port
 
     def text(self) -> str:
         """Return the metrics of this moment; none where another pod tells them."""
         if self._silent:
             return ""
-        with self._lock:
-            return metrics(self._run, time.time(), self._limits)
+        made, text = self._made
+        if time.monotonic() - made > FRESH_SECONDS:
+            with self._lock:
+                text = metrics(self._run, time.time(), self._limits)
+            text += _gauge(
+                "log_readable",
+                "1 where the log is read, 0 where it is not there or not readable.",
+                float(self._tail.is_open),
+            )
+            self._made = (time.monotonic(), text)
+        return text
 
     def serve(self) -> None:
         """Serve until :meth:`stop`."""
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
+        self._endpoint.start()
         if self._silent:
             self._stop.wait()
         with self._lock:
             self._run.update([], time.time())
         is_old = False
         while not self._stop.is_set():
-            data, written = self._tail.read()
+            data, written = self._read()
             if 0 < written < self._pod_start and data:
                 is_old = True
-            elif is_old:
+            elif is_old and not self._trouble:
                 # A run that is resumed appends to its log: what ended the last pod is no alarm in this one.
                 is_old = False
                 with self._lock:
                     self._run.new_process()
             if data:
+                events = self._parser.feed(data)
                 with self._lock:
-                    self._run.update(self._parser.feed(data), written)
+                    self._run.update(events, written)
             else:
                 self._stop.wait(POLL_SECONDS)
-        self._server.shutdown()
-        self._server.server_close()
+        self._endpoint.stop()
         self._tail.close()
+
+    def _read(self) -> tuple[bytes, float]:
+        """Read on; a log that cannot be read (stale handle, no rights, a path through a file) is not there yet."""
+        try:
+            data, written = self._tail.read()
+        except OSError as error:
+            trouble = error.strerror or str(error)
+            if trouble != self._trouble:
+                print(f"{self._log}: {trouble}; trying again", file=sys.stderr, flush=True)
+            self._trouble = trouble
+            return b"", 0.0
+        if self._trouble and self._tail.is_open:
+            print(f"{self._log}: read again", file=sys.stderr, flush=True)
+            self._trouble = ""
+        return data, written
 
     def stop(self) -> None:
         """End :meth:`serve`; may be called from a signal handler."""
         self._stop.set()
-
-
-def _server(listen: tuple[str, int], exporter: Exporter) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.split("?")[0] == "/metrics":
-                self._answer(HTTPStatus.OK, exporter.text(), "text/plain; version=0.0.4; charset=utf-8")
-            elif self.path == "/healthz":
-                self._answer(HTTPStatus.OK, "ok\n", "text/plain")
-            else:
-                self._answer(HTTPStatus.NOT_FOUND, "see /metrics\n", "text/plain")
-
-        def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: a scrape every few seconds is no news."""
-
-    both = not listen[0] and socket.has_dualstack_ipv6()
-
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if both or ":" in listen[0] else socket.AF_INET
-        daemon_threads = True
-
-        def server_bind(self) -> None:
-            if both:
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            super().server_bind()
-
-    return Server(listen, Handler)
 
 
 def address(text: str) -> tuple[str, int]:
@@ -261,7 +258,8 @@ def _open(log: Path, listen: tuple[str, int], settings: Settings) -> Exporter:
         try:
             return Exporter(log, settings, listen, pod_start=_pod_start(), silent=not _is_first_node())
         except OSError as error:
-            print(f"port {listen[1]}: {error.strerror}; trying again", file=sys.stderr, flush=True)
+            reason = (error.strerror or str(error)).partition(" (while ")[0]  # what create_server adds
+            print(f"port {listen[1]}: {reason}; trying again", file=sys.stderr, flush=True)
             time.sleep(RETRY_SECONDS)
 
 
