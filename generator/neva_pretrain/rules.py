@@ -521,6 +521,60 @@ def check_pods(values: Values) -> Iterator[Violation]:
         )
 
 
+def check_placement(values: Values) -> Iterator[Violation]:
+    """What the API would refuse of the pods once the job is made."""
+    scheduling = section(values, "scheduling")
+    for index, taint in enumerate(scheduling.get("tolerations") or []):
+        key, exists = f"scheduling.tolerations[{index}]", taint.get("operator") == "Exists"
+        if exists and taint.get("value"):
+            yield Violation(
+                f"{key}.value",
+                taint["value"],
+                "must be left out with operator Exists, which takes any value",
+                "remove it, or use Equal",
+            )
+        if not exists and not taint.get("key"):
+            yield Violation(
+                f"{key}.key",
+                "nothing",
+                "must be set with operator Equal",
+                "use a taint's key, or operator Exists",
+            )
+        if "tolerationSeconds" in taint and taint.get("effect") != "NoExecute":
+            yield Violation(
+                f"{key}.tolerationSeconds",
+                text(taint["tolerationSeconds"]),
+                "must come with effect NoExecute, which alone evicts",
+                "use NoExecute, or remove it",
+            )
+    for index, expression in enumerate(scheduling.get("nodeExpressions") or []):
+        key, operator = f"scheduling.nodeExpressions[{index}].values", expression["operator"]
+        given = expression.get("values") or []
+        got = ", ".join(given) or "nothing"
+        if operator in ("Exists", "DoesNotExist"):
+            if given:
+                yield Violation(key, got, f"must be left out with operator {operator}", "remove it")
+        elif operator in ("Gt", "Lt"):
+            if not re.fullmatch("[0-9]{1,18}", got):
+                yield Violation(key, got, f"must be one whole number with operator {operator}", 'use one such as "8"')
+        elif not given:
+            yield Violation(key, got, f"must hold a value with operator {operator}", "use those of the label")
+    seen: dict[tuple[str, str], str] = {}
+    for index, spread in enumerate(scheduling.get("topologySpreadConstraints") or []):
+        key, unsatisfiable = f"scheduling.topologySpreadConstraints[{index}]", spread["whenUnsatisfiable"]
+        if "minDomains" in spread and unsatisfiable != "DoNotSchedule":
+            yield Violation(
+                f"{key}.minDomains",
+                text(spread["minDomains"]),
+                "must come with whenUnsatisfiable DoNotSchedule",
+                "remove it",
+            )
+        if first := seen.get((spread["topologyKey"], unsatisfiable)):
+            rule = f"must be another than that of {first} with {unsatisfiable}"
+            yield Violation(f"{key}.topologyKey", spread["topologyKey"], rule, "keep one")
+        seen[spread["topologyKey"], unsatisfiable] = key
+
+
 def check_queues(values: Values) -> Iterator[Violation]:
     """One queue decides when the job starts, and it alone suspends it."""
     queue = section(values, "scheduling", "queue")
@@ -812,6 +866,7 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
     check_paths,
     check_prepare,
     check_pods,
+    check_placement,
     check_queues,
     check_kind,
     check_monitoring,

@@ -110,3 +110,44 @@ def test_c02_the_containers_user_wins_over_the_pods(chart: Path) -> None:
 def test_d13_notes_say_that_a_checkpoint_is_the_projector_only(chart: Path) -> None:
     assert "projector only" in notes(chart)
     assert "no checkpoint is saved" in notes(chart, {"checkpoint": {"enabled": False}})
+
+
+def test_u10_notes_name_what_must_be_there_and_warn_of_what_is_not(chart: Path) -> None:
+    """A render without a cluster finds nothing. What a tenant may have no right to read is named and not looked up."""
+    values = {
+        "image": {"pullSecrets": ["ngc"]},
+        "secrets": {"env": {"A_TOKEN": {"name": "tokens", "key": "a"}, "B_TOKEN": {"name": "tokens", "key": "b"}}},
+        "storage": {
+            "datasets": {"existingClaim": "data"},
+            "models": {"storageClassName": "fast"},
+            "scratch": {"existingClaim": "neva-results"},
+        },
+        "extraVolumes": [
+            {"name": "a", "secret": {"secretName": "certs"}},
+            {"name": "b", "persistentVolumeClaim": {"claimName": "more"}},
+        ],
+        "scheduling": {"priorityClassName": "high", "queue": {"name": "lq", "priorityClass": "first"}},
+        "serviceAccount": {"create": False, "name": "trainer"},
+    }
+    looked = "secret/ngc, secret/tokens, secret/certs, persistentvolumeclaim/data, persistentvolumeclaim/more"
+    others = "serviceaccount/trainer localqueues.kueue.x-k8s.io/lq"
+    for more in ({}, {"prepare": {"enabled": True, "llm": {"source": "a/b"}}}):
+        text = notes(chart, {**values, **more})
+        assert f"WARNING: not in namespace default, and pods do not start without: {looked}\n" in text
+        assert f"  kubectl get -n default {looked.replace(',', '')} {others}\n" in text
+        clusters = "storageclass/fast workloadpriorityclasses.kueue.x-k8s.io/first priorityclass/high"
+        assert f"  kubectl get {clusters}\n" in text
+
+
+def test_u10_claims_are_looked_up_only_where_helm_reads_claims_anyway(chart: Path) -> None:
+    """A forbidden lookup fails the install: of a release without claims of its own none is read."""
+    names = ("datasets", "models", "results")
+    text = notes(chart, {"storage": {name: {"existingClaim": name} for name in names}})
+    assert "not in namespace" not in text
+    assert "  kubectl get -n default persistentvolumeclaim/datasets persistentvolumeclaim/models" in text
+    assert "Must be there" not in notes(chart)
+    assert "secret/" not in notes(chart, {"secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}), (
+        "not used"
+    )
+    used = {"wandb": {"enabled": True}, "secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}
+    assert "secret/w secret/h" in notes(chart, {**used, "hf": {"online": True}})

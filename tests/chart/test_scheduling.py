@@ -97,6 +97,85 @@ def test_the_rest_of_the_pods_scheduling() -> None:
         assert (pod["priorityClassName"], pod["schedulerName"]) == ("high", "mine")
 
 
+def broken(**scheduling: Any) -> list[str]:
+    """What schema and rules have against it."""
+    complete = values.complete({"scheduling": scheduling})
+    return [str(v) for v in values.schema_violations(complete) or rules.violations(complete)]
+
+
+SPREAD = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
+ODD: list[tuple[dict[str, Any], str]] = [
+    ({"tolerations": [{"key": "a", "operator": "Exist"}]}, "tolerations[0].operator: got Exist; must be one of Equal,"),
+    ({"tolerations": [{"key": "a", "effect": "noschedule"}]}, "tolerations[0].effect: got noschedule; must be one of"),
+    (
+        {"tolerations": [{"key": "a", "values": ["x"]}]},
+        "tolerations[0].values: got ['x']; must be a known key; use val",
+    ),
+    ({"tolerations": [{"key": "a", "value": True}]}, "tolerations[0].value: got true; must be of type string;"),
+    ({"tolerations": [{"key": "a b"}]}, "tolerations[0].key: got a b; "),
+    ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "tolerations[0].value: got b; must be left"),
+    ({"tolerations": [{"value": "b"}]}, "tolerations[0].key: got nothing; must be set with operator Equal"),
+    (
+        {"tolerations": [{"key": "a", "tolerationSeconds": 9}]},
+        "tolerations[0].tolerationSeconds: got 9; must come with",
+    ),
+    ({"nodeExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}, "nodeExpressions[0].operator: got in;"),
+    (
+        {"nodeExpressions": [{"key": "a", "operator": "In"}]},
+        "nodeExpressions[0].values: got nothing; must hold a value",
+    ),
+    ({"nodeExpressions": [{"key": "a", "operator": "In", "values": "b"}]}, "nodeExpressions[0].values: got b; must be"),
+    ({"nodeExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "nodeExpressions[0].values: got b;"),
+    ({"nodeExpressions": [{"key": "a", "operator": "Gt", "values": ["x"]}]}, "nodeExpressions[0].values: got x; must"),
+    ({"nodeExpressions": [{"operator": "Exists"}]}, "nodeExpressions[0].key: got nothing; must be set;"),
+    ({"topologySpreadConstraints": [{**SPREAD, "whenUnsatisfiable": "Never"}]}, "topologySpreadConstraints[0].whenUns"),
+    ({"topologySpreadConstraints": [{**SPREAD, "maxSkew": 0}]}, "topologySpreadConstraints[0].maxSkew: got 0; must be"),
+    ({"topologySpreadConstraints": [{"topologyKey": "a", "maxSkew": 1}]}, "topologySpreadConstraints[0].whenUnsatisf"),
+    (
+        {"topologySpreadConstraints": [SPREAD, SPREAD]},
+        "topologySpreadConstraints[1].topologyKey: got rack; must be ano",
+    ),
+    ({"topologySpreadConstraints": [{**SPREAD, "minDomains": 2}]}, "topologySpreadConstraints[0].minDomains: got 2;"),
+    ({"nodeSelector": {"a b": "c"}}, "nodeSelector"),
+    ({"nodeSelector": {"a": "x" * 64}}, "nodeSelector"),
+    ({"gpuType": {"key": "a/b/c"}}, "gpuType.key: got a/b/c;"),
+    ({"gpuType": {"values": ["NVIDIA H100"]}}, "gpuType.values[0]: got NVIDIA H100;"),
+    ({"priorityClassName": "High"}, "priorityClassName: got High;"),
+]
+
+
+@pytest.mark.parametrize(("scheduling", "words"), ODD, ids=[json.dumps(odd) for odd, _ in ODD])
+def test_u10_what_the_api_would_refuse_of_pods_is_refused_before(scheduling: dict[str, Any], words: str) -> None:
+    """The job would be made, and its pods would never come."""
+    (error,) = broken(**scheduling)
+    assert error.startswith(f"scheduling.{words}")
+
+
+def test_u10_what_the_api_takes_is_taken() -> None:
+    tolerations = [
+        {"operator": "Exists"},
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "a", "value": "b"},
+        {"key": "a", "operator": "Equal", "value": "", "effect": "NoExecute", "tolerationSeconds": 0},
+    ]
+    expressions = [
+        {"key": "a/b", "operator": "Gt", "values": ["8"]},
+        {"key": "a", "operator": "DoesNotExist", "values": []},
+        {"key": "a", "operator": "NotIn", "values": ["b", ""]},
+    ]
+    spread = [SPREAD, {**SPREAD, "whenUnsatisfiable": "DoNotSchedule", "minDomains": 2, "nodeTaintsPolicy": "Honor"}]
+    assert not broken(tolerations=tolerations, nodeExpressions=expressions, topologySpreadConstraints=spread)
+    pod = helm.pod(scheduled(tolerations=tolerations, nodeExpressions=expressions, topologySpreadConstraints=spread))
+    assert pod["tolerations"] == tolerations
+
+
+@pytest.mark.parametrize("key", ["commonLabels", "podLabels", "workerLabels"])
+@pytest.mark.parametrize("labels", [{"a b": "c"}, {"a": "x y"}, {"a": "-x"}, {"a": "x" * 64}, {"A/b/c": "d"}], ids=str)
+def test_u10_labels_are_what_the_api_takes(key: str, labels: dict[str, str]) -> None:
+    assert values.schema_violations(values.complete({key: labels}))
+    assert not values.schema_violations(values.complete({key: {"a.b/C_d": "X.y_z-1", "n": 1, "t": True, "e": ""}}))
+
+
 # Queues
 
 

@@ -30,6 +30,31 @@ small = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32, 64])
 HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets"
 
 
+PLACEMENT = {
+    "tolerations": [
+        {"key": "a", "operator": "Exists", "value": "x", "effect": "NoExecute", "tolerationSeconds": 5},
+        {"operator": "Equal", "value": "x"},
+        {"key": "", "effect": "NoSchedule"},
+        {"key": "a", "value": "x", "tolerationSeconds": 0},
+        {"operator": "Exists"},
+    ],
+    "nodeExpressions": [
+        {"key": "a", "operator": "In"},
+        {"key": "a", "operator": "NotIn", "values": ["x", ""]},
+        {"key": "a", "operator": "Exists", "values": ["x", "z"]},
+        {"key": "a", "operator": "DoesNotExist", "values": []},
+        {"key": "a", "operator": "Gt", "values": ["8"]},
+        {"key": "a", "operator": "Lt", "values": ["8", "9"]},
+        {"key": "a", "operator": "Gt", "values": [""]},
+    ],
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2},
+        {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "minDomains": 2},
+        {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"},
+    ],
+}
+
+
 @st.composite
 def security_values(draw: st.DrawFn) -> dict[str, Any]:
     """Values that break levels of the Pod Security Standard, and policies."""
@@ -199,6 +224,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 [
                     {},
                     {"schedulingPolicy": {"minAvailable": 4}},
+                    PLACEMENT,
                     {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
                     {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},
                     {"queue": {"name": "gpus", "topology": {"unconstrained": True, "preferred": "a/block"}}},

@@ -97,7 +97,11 @@ BASE: Values = {
         "ingress": {"qa": {"from": [{"namespaceSelector": {}}]}},
     },
     "preflight": {"filesystems": {"/qm": {"type": "gpfs"}}},
-    "scheduling": {"topologySpreadConstraints": [{"topologyKey": "a"}]},
+    "scheduling": {
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "tolerations": [{"operator": "Exists"}],
+        "nodeExpressions": [{"key": "a", "operator": "In", "values": ["v"]}],
+    },
     "hf": {"online": True},
     "training": {"nodes": 2, "globalBatchSize": 512},
     "monitoring": {

@@ -21,6 +21,7 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkPaths" . | fromJsonArray)
   (include "neva.checkPrepare" . | fromJsonArray)
   (include "neva.checkPods" . | fromJsonArray)
+  (include "neva.checkPlacement" . | fromJsonArray)
   (include "neva.checkQueues" . | fromJsonArray)
   (include "neva.checkKind" . | fromJsonArray)
   (include "neva.checkMonitoring" . | fromJsonArray)
@@ -380,6 +381,53 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 {{- if and $v.hostNetwork (eq (int64 $v.rendezvous.port) 23456) -}}
   {{- $errors = append $errors "rendezvous.port: got 23456; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
+{{- end -}}
+{{- $errors | toJson -}}
+{{- end -}}
+
+{{/* What the API would refuse of the pods once the job is made. */}}
+{{- define "neva.checkPlacement" -}}
+{{- $errors := list -}}
+{{- $s := .Values.scheduling | default dict -}}
+{{- range $index, $taint := $s.tolerations -}}
+  {{- $key := printf "scheduling.tolerations[%d]" $index -}}
+  {{- if and (eq ($taint.operator | default "Equal") "Exists") $taint.value -}}
+    {{- $errors = append $errors (printf "%s.value: got %s; must be left out with operator Exists, which takes any value; remove it, or use Equal" $key $taint.value) -}}
+  {{- end -}}
+  {{- if and (ne ($taint.operator | default "Equal") "Exists") (not $taint.key) -}}
+    {{- $errors = append $errors (printf "%s.key: got nothing; must be set with operator Equal; use a taint's key, or operator Exists" $key) -}}
+  {{- end -}}
+  {{- if and (hasKey $taint "tolerationSeconds") (ne ($taint.effect | default "") "NoExecute") -}}
+    {{- $errors = append $errors (printf "%s.tolerationSeconds: got %s; must come with effect NoExecute, which alone evicts; use NoExecute, or remove it" $key (include "neva.text" $taint.tolerationSeconds)) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $index, $expression := $s.nodeExpressions -}}
+  {{- $key := printf "scheduling.nodeExpressions[%d].values" $index -}}
+  {{- $values := $expression.values | default list -}}
+  {{- $got := join ", " $values | default "nothing" -}}
+  {{- if has $expression.operator (list "Exists" "DoesNotExist") -}}
+    {{- if $values -}}
+      {{- $errors = append $errors (printf "%s: got %s; must be left out with operator %s; remove it" $key $got $expression.operator) -}}
+    {{- end -}}
+  {{- else if has $expression.operator (list "Gt" "Lt") -}}
+    {{- if not (regexMatch "^[0-9]{1,18}$" $got) -}}
+      {{- $errors = append $errors (printf "%s: got %s; must be one whole number with operator %s; use one such as \"8\"" $key $got $expression.operator) -}}
+    {{- end -}}
+  {{- else if not $values -}}
+    {{- $errors = append $errors (printf "%s: got nothing; must hold a value with operator %s; use those of the label" $key $expression.operator) -}}
+  {{- end -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $index, $spread := $s.topologySpreadConstraints -}}
+  {{- $key := printf "scheduling.topologySpreadConstraints[%d]" $index -}}
+  {{- if and (hasKey $spread "minDomains") (ne $spread.whenUnsatisfiable "DoNotSchedule") -}}
+    {{- $errors = append $errors (printf "%s.minDomains: got %s; must come with whenUnsatisfiable DoNotSchedule; remove it" $key (include "neva.text" $spread.minDomains)) -}}
+  {{- end -}}
+  {{- $pair := printf "%s %s" $spread.topologyKey $spread.whenUnsatisfiable -}}
+  {{- if hasKey $seen $pair -}}
+    {{- $errors = append $errors (printf "%s.topologyKey: got %s; must be another than that of %s with %s; keep one" $key $spread.topologyKey (get $seen $pair) $spread.whenUnsatisfiable) -}}
+  {{- end -}}
+  {{- $_ := set $seen $pair $key -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
