@@ -99,7 +99,7 @@ BASE: Values = {
     "preflight": {"filesystems": {"/qm": {"type": "gpfs"}}},
     "scheduling": {
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}],
-        "tolerations": [{"operator": "Exists"}],
+        "tolerations": [{"key": "a"}],
         "nodeExpressions": [{"key": "a", "operator": "In", "values": ["v"]}],
     },
     "hf": {"online": True},
@@ -468,7 +468,7 @@ def test_the_walk_finds_the_strings_of_the_schema() -> None:
     names = {place.name for place in PLACES}
     assert len(names) > 120
     assert {"model.llmPath", "env.*", "image.pullSecrets.*", "storage.models.subPath", "config.*", "run.id"} <= names
-    assert {"podLabels.*", "secrets.huggingface.key", "scheduling.tolerations.*.*", "extraVolumes.*.name"} <= names
+    assert {"podLabels.*", "secrets.huggingface.key", "scheduling.tolerations.*.value", "extraVolumes.*.name"} <= names
 
 
 def test_what_is_accepted_is_delivered_unchanged(outcomes: list[Outcome]) -> None:
