@@ -327,6 +327,12 @@ def test_r07_the_exception_under_hydra(rank: str, raised: str, evidence: str | N
         assert found.rank == (3 if rank or end else None)
 
 
+def test_r07_a_traceback_whose_exception_has_its_own_finding_is_no_second_one() -> None:
+    text = TRAINING + "\n[rank3]: Traceback (most recent call last):\n[rank3]:   File x\n"
+    found = only(judgements(text + "[rank3]: RuntimeError: NCCL error: unhandled system error\n"))
+    assert (found.code, found.rank) == ("nccl-error", 3)
+
+
 STOPPED = "`Trainer.fit` stopped: `max_steps=20` reached.\n"
 
 

@@ -153,7 +153,7 @@ _ADVICE: dict[Kind, _Advice] = {
     ),
     Kind.HOST_OOM: _Advice(
         "host-oom",
-        "a process was killed (SIGKILL)",
+        "a process was killed or found no memory",
         "most often the container's memory limit, while weights are loaded or by DataLoader workers",
         "look for OOMKilled in `kubectl describe pod`; raise resources.memory or lower the number of workers",
     ),

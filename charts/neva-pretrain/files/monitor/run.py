@@ -16,6 +16,9 @@ LAG = 10
 RECENT_STEPS = 256
 """Steps over which step times and pace are taken."""
 
+_CAUSES = frozenset(Kind) - {Kind.TRACEBACK, Kind.CRASH, Kind.SIGNAL, Kind.TERMINATED, Kind.RENDEZVOUS_RETRY}
+"""Kinds whose line may be the exception that a traceback ends with."""
+
 SERIES_POINTS = 2048
 """Points that a plot keeps; beyond that every second one is dropped."""
 
@@ -389,6 +392,9 @@ class Run:
         kind, line, rank = notice.kind, notice.line, notice.rank
         if kind is Kind.CRASH and kind not in self.incidents and HYDRA in line:
             self.incidents.pop(Kind.TRACEBACK, None)
+        open_ = self.incidents.get(Kind.TRACEBACK)
+        if open_ and HEADER in open_.line and kind in _CAUSES and open_.rank == rank:
+            del self.incidents[Kind.TRACEBACK]  # this line is its exception
         seen = self.incidents.get(kind)
         if seen is None:
             self.incidents[kind] = Incident(kind, line, rank, 1, self.step)
