@@ -525,6 +525,22 @@ def _checkpoint(setup: Setup) -> float:
     return 14 * projector_parameters(setup.model) / _SAVE_GB_S / 1e6 / setup.checkpoint_interval
 
 
+_START = 50.0  # s until the first step without DataLoader workers: imports, loading, building of the model
+_START_WORKER = 17.5  # s more for each worker of a process: NeMo spawns them, and each imports NeMo by itself
+
+
+def start_seconds(workers: int) -> float:
+    """Return the seconds before the first step, which are in no other figure.
+
+    A line through two runs of NeMo's own code on one H100 with 16 CPU cores: about 85 s with 2 workers, 190 s with 8.
+    More processes on a node share its cores and its file system, which no run has measured.
+
+    Args:
+        workers: DataLoader workers of each GPU's process (``data.workers``).
+    """
+    return _START + _START_WORKER * workers
+
+
 def useful_flops(model: Model, tokens_per_sample: int) -> float:
     """Return the FLOPs of one sample that no implementation can leave out.
 

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-from neva_pretrain.cost import Basis
+from neva_pretrain import chartdata
+from neva_pretrain.cost import Basis, start_seconds
 from neva_pretrain.hardware import GIB
 from neva_pretrain.planner import Candidate, Refusal, Result
 from neva_pretrain.reasons import notes, requirements, slowdown, what_limits, why_it_loses
 
 WIDTH = 80
+FEW_WORKERS = 2
+"""DataLoader workers that the start is compared with, the fewest that were measured."""
 _HEAD = (
     "",
     "TP",
@@ -38,6 +41,7 @@ def text(result: Result, top: int) -> str:
     lines = [*_title(result), "", *_table(shown, result), "", _legend(shown, result), ""]
     lines += _paragraph("Best:", _summary(result))
     lines += _paragraph("Limit:", what_limits(best))
+    lines += _paragraph("Start:", _start())
     lines += _bullets("Needs:", requirements(best.setup))
     lines += _bullets("Others:", _others(shown, best))
     lines += _bullets("Refused:", [_refusal(r) for r in result.refused])
@@ -103,6 +107,16 @@ def _summary(result: Result) -> str:
     if preset == result.best:
         return f"{said}; this is the preset's parallelism"
     return f"{said}: {result.gain:.2f}x the preset ({_name(preset)}, {_short(preset.rate)})"
+
+
+def _start() -> str:
+    """Say what a run takes before its first step, with the chart's DataLoader workers."""
+    workers = chartdata.defaults()["data"]["workers"]
+    return (
+        f"about {duration(start_seconds(workers))} before the first step, not in TO END: each of {workers} DataLoader "
+        f"workers imports NeMo; {duration(start_seconds(FEW_WORKERS))} with data.workers {FEW_WORKERS} "
+        "(one GPU, 16 cores)"
+    )
 
 
 def _name(candidate: Candidate) -> str:
@@ -195,6 +209,7 @@ def document(result: Result) -> dict[str, Any]:
         "preset": _document(result.preset, result) if result.preset else None,
         "gain": result.gain,
         "limit": what_limits(result.best),
+        "startSeconds": start_seconds(chartdata.defaults()["data"]["workers"]),
         "requirements": list(requirements(result.best.setup)),
         "notes": list(notes(request)),
         "candidates": [_document(candidate, result) for candidate in result.candidates],
