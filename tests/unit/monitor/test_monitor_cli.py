@@ -169,7 +169,8 @@ def test_a_record_that_is_none_tells_what_it_can(invoke: Invoke, tmp_path: Path,
     (tmp_path / "run.json").write_text(record, errors="surrogatepass")
     (tmp_path / "train.log").write_text(HEALTHY)
     code, out, err = invoke(tmp_path, "--once", "-o", "json")
-    assert (code in (0, 3), err) == (True, "")
+    assert code in (0, 3)
+    assert err == "" or (record[:1] != "{" and err.startswith("warning: ") and "run.json: " in err)
     assert json.loads(out)["settings"]["vocab_size"] in (32000, 32008)
 
 
