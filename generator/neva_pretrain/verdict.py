@@ -121,7 +121,7 @@ def _warnings(plan: Plan, setup: Setup) -> list[str]:
         )
     if plan.gpus > STORE_SCALE:
         said.append(
-            f"training.nodes: {plan.gpus} ranks: old torch resets connections to its store above {STORE_SCALE} "
-            "(PyTorch #76913); the container's 2.4 has the newer store"
+            f"training.nodes: {plan.gpus} ranks: torch before 2.4 may reset connections to its store above "
+            f"{STORE_SCALE} (PyTorch #76913); nemo:24.07 has 2.3"
         )
     return said
