@@ -1186,3 +1186,154 @@ class TestNode:
         status = Path("/proc/self/status").read_text()
         bits = int(status.split("CapEff:")[1].split()[0], 16)
         assert [preflight.has_capability(n) for n in range(41)] == [bool(bits >> n & 1) for n in range(41)]
+
+
+ODD = [None, True, 10**400, "x\0\ud800", "x" * 5000, {}, [[]], {"a": 1}]
+"""What stands in the place of something else; JSON can say all of it."""
+
+TORN: list[bytes] = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"a":' * 5000,
+    b"9" * 5000,
+    b'"\\ud800"',
+    "{}".encode("utf-16"),
+    b"\xef\xbb\xbf{}",
+]
+
+
+def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a tree, two of each list."""
+    yield at
+    for key in tree if isinstance(tree, dict) else range(min(len(tree), 2)) if isinstance(tree, list) else ():
+        yield from places(tree[key], (*at, key))
+
+
+def changed(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
+    """Return the tree with another value in one place."""
+    if not at:
+        return value
+    copied = dict(tree) if isinstance(tree, dict) else list(tree)
+    copied[at[0]] = changed(copied.get(at[0]) if isinstance(copied, dict) else copied[at[0]], at[1:], value)
+    return copied
+
+
+def sound(results: dict[str, Any], what: object) -> None:
+    """Whatever the check came to, it came to it by itself, and it can be printed."""
+    text = preflight.as_text(list(results.values()))
+    assert "itself stopped" not in text, what
+    assert len(text.encode()) < 20_000, what
+    preflight.as_json(preflight.Level.FULL, list(results.values())).encode()
+
+
+class TestDamage:
+    """K22: damaged inputs end in a sentence, never in `the check itself stopped`."""
+
+    @pytest.mark.parametrize(
+        ("file", "checks"),
+        [
+            ("clip/config.json", ("vision",)),
+            ("clip/preprocessor_config.json", ("vision",)),
+            ("clip/model.safetensors.index.json", ("vision",)),
+            ("hf/tokenizer.json", ("tokenizer", "vocabulary")),
+            ("data/blip.json", ("dataset", "images")),
+            ("results/r/run.json", ("resume",)),
+            ("zarr/model_weights/metadata.json", ("checkpoint", "weights", "vocabulary")),
+        ],
+    )
+    def test_k22_every_place_of_every_file(
+        self, settings: Settings, tmp_path: Path, file: str, checks: tuple[str, ...]
+    ) -> None:
+        settings["samples"] = {"template": "mistral"}
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.startswith("hf/"):
+            (path.parent / "tokenizer_config.json").write_text("{}")
+            model: dict[str, Any] = {"vocab": {"a": 0}}
+            path.write_text(json.dumps({"added_tokens": [{"id": 1, "content": "x"}], "model": model}))
+            settings["model"].update(tokenizerPath=str(path.parent), tokenizerLibrary="huggingface")
+        elif file.startswith("zarr/"):
+            write_folder(tmp_path / "zarr", zarr())
+            settings["model"]["checkpointPath"] = str(tmp_path / "zarr")
+        elif file.startswith("results/"):
+            path.write_text(json.dumps({"model": {"name": "x"}, "training": {"seed": 1}}))
+            last = Path(settings["results"]["checkpointsDir"]) / LAST
+            last.mkdir(parents=True)
+            (last / "metadata.json").write_text("{}")
+        elif file.endswith("index.json"):
+            (tmp_path / "clip" / "pytorch_model.bin").unlink()
+            path.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+        right = json.loads(path.read_text())
+        right = right[:2] if isinstance(right, list) else right
+        for at in places(right):
+            for value in ODD:
+                path.write_text(json.dumps(changed(right, at, value)))
+                sound(run(settings, *checks), (at, value))
+        for content in TORN:
+            path.write_bytes(content)
+            sound(run(settings, *checks), content[:20])
+
+    @pytest.mark.parametrize(
+        "name", ["x\0y", "\ud800", "x" * 300, "a/" * 3000, "..", "/", "00000", "00000/", "a\nb", "\u202e"]
+    )
+    def test_k22_names_of_images(self, settings: Settings, name: str) -> None:
+        """Names that no file can have, or that are something else, are missing images or no files."""
+        bad = {**sample(0, "a.jpg"), "image": name, "id": name}
+        Path(settings["data"]["annotations"]).write_text(json.dumps([bad]))
+        results = run(settings, "dataset", "images", "decode")
+        sound(results, name)
+        assert results["images"].status == "failed"
+
+    def test_k22_images_that_are_odd(self, settings: Settings) -> None:
+        """A link to nothing, a folder, an empty file, one cut off; each is named by one of the two checks."""
+        folder = Path(settings["data"]["images"]) / "00000"
+        files = sorted(folder.iterdir())
+        for file in files[:4]:
+            file.unlink()
+        files[0].symlink_to("nowhere")
+        files[1].mkdir()
+        files[2].write_bytes(b"")
+        files[3].write_bytes(image_bytes(side=200)[:500])
+        found = problems(settings, "images") + problems(settings, "decode")
+        for file in files[:4]:
+            assert any(file.name in message for message in found), file
+        sound(run(settings, "images", "decode"), files)
+
+    def test_k22_names_that_are_no_utf8(self, settings: Settings, tmp_path: Path) -> None:
+        name = os.fsdecode(b"\xff\xfe")
+        for folder in ("clip", "llm", "data/images/00000"):
+            (tmp_path / folder / name).write_bytes(b"x")
+        last = Path(settings["results"]["checkpointsDir"])
+        for step in ("step=9", "step=" + "9" * 100, "step=", "step=\N{FULLWIDTH DIGIT ONE}"):
+            (last / f"{name}{step}-last").mkdir(parents=True)
+        (last / f"{name}-unfinished").touch()
+        sound(run(settings), name)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "check"),
+        [
+            ("model.checkpointPath", "x\0y", "checkpoint"),
+            ("model.tokenizerPath", "\ud800", "tokenizer"),
+            ("model.extraTokens", 10**30, "tokenizer"),
+            ("model.extraTokens", -1, "tokenizer"),
+            ("architecture.vocabSize", "x", "vocabulary"),
+            ("training.tensorParallelSize", 0, "vocabulary"),
+            ("vision.architectures", [[]], "vision"),
+            ("vision.architectures", True, "vision"),
+            ("vision.imageSize", 10**400, "shm"),
+            ("llm", {"a": 1}, "checkpoint"),
+            ("preflight.filesystems", {"/proc": 1}, "filesystem"),
+            ("preflight.filesystems", {"/proc": {"marker": True}}, "filesystem"),
+        ],
+    )
+    def test_k22_settings_of_the_wrong_type(self, settings: Settings, key: str, value: Any, check: str) -> None:
+        data = changed(settings, tuple(key.split(".")), value)
+        with pytest.raises(preflight.UsageError, match=r"^settings: [^\n]{1,200}$"):
+            run(data, check)
+
+    def test_k22_more_tokens_than_there_are_pieces(self, settings: Settings) -> None:
+        """A number that would not fit into memory as a list of tokens."""
+        settings["model"]["extraTokens"] = 2**53
+        assert "has no pieces <extra_id_8>, <extra_id_9>" in problems(settings, "tokenizer")[0]

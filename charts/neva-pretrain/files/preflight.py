@@ -60,6 +60,7 @@ from preflight_inputs import (
     failed,
     gib,
     huggingface_vocabulary,
+    inside,
     is_lfs_pointer,
     load_settings,
     note,
@@ -67,6 +68,7 @@ from preflight_inputs import (
     piece_problems,
     read_checkpoint,
     read_json,
+    read_object,
     read_pieces,
     show,
     some,
@@ -197,12 +199,12 @@ def _samples(path: str) -> list[dict[str, Any]]:
 )
 def check_filesystem(run: Run) -> Iterator[Finding]:
     """G02."""
-    for path, wanted in run.settings.mapping("preflight.filesystems").items():
+    for path, wanted in run.settings.objects("preflight.filesystems").items():
         fix = "mount the file system on this node, or keep the job away from it (scheduling.avoidNodes)"
-        kind = filesystem_type(path)
-        if wanted.get("type") and kind != wanted["type"]:
-            yield failed(f"{show(path)}: file system is {kind}; must be {wanted['type']}", fix)
-        marker = wanted.get("marker")
+        kind, demanded = filesystem_type(path), Settings(wanted).text("type", "")
+        if demanded and kind != demanded:
+            yield failed(f"{show(path)}: file system is {kind}; must be {demanded}", fix)
+        marker = Settings(wanted).text("marker", "")
         if marker and not os.path.exists(os.path.join(path, marker)):
             yield failed(f"{show(path)}: has no marker file {show(marker)}", fix)
         yield note(f"{show(path)} is {kind}")
@@ -871,7 +873,7 @@ UNREAD = re.compile(
 
 def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CONFIG) -> Iterator[Finding]:
     """Compare what makes the language model another one without an error with the run's Hydra config (N01)."""
-    facts: Mapping[str, Mapping[str, Any]] = settings.mapping("llm")
+    facts: Mapping[str, Mapping[str, Any]] = settings.objects("llm")
     dense = config.get("num_moe_experts") in (None, 0, 1)
     names = [
         n
@@ -1048,11 +1050,11 @@ def padded(size: int, tensor_parallel: int) -> int:
 )
 def check_vocabulary(run: Run) -> Iterator[Finding]:
     """Compare the padded vocabulary with the model's, and with a legacy checkpoint's embedding."""
-    tensor = run.settings.integer("training.tensorParallelSize")
+    tensor = run.settings.integer("training.tensorParallelSize", least=1)
     size = len(run.pieces()) if run.sentencepiece else run.huggingface()[0]
     wanted = padded(size, tensor)
-    model = run.settings.find("architecture.vocabSize")
-    if model is not None and padded(model, tensor) != wanted:
+    model = run.settings.integer("architecture.vocabSize", 0)
+    if model and padded(model, tensor) != wanted:
         yield failed(
             f"the tokenizer has {size} tokens, padded to {wanted} at TP {tensor}; the model has "
             f"{model}, padded to "
@@ -1092,30 +1094,36 @@ def check_vision(run: Run) -> Iterator[Finding]:
     if not path.startswith("/"):
         yield Finding(Status.SKIPPED, f"{show(path)} is a hub id")
         return
+    run.settings.texts("vision.architectures")
     yield from vision_problems(path, run.settings.mapping("vision"))
 
 
 def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     """Check a vision encoder's folder."""
-    config = read_json(os.path.join(path, "config.json"))
+    config = read_object(os.path.join(path, "config.json"))
     fix = "name the vision encoder of this model in model.visionEncoderPath"
     known = wanted.get("architectures") or []
-    architecture = (config.get("architectures") or [None])[0]
+    architectures = config.get("architectures") or [None]
+    architecture = architectures[0] if isinstance(architectures, list) else architectures
     if known and architecture not in known:
+        said = None if architecture is None else brief(architecture)
         yield failed(
-            f"{show(path)}/config.json: architectures[0] is {architecture}; must be one of {', '.join(known)}",
+            f"{show(path)}/config.json: architectures[0] is {said}; must be one of {', '.join(known)}",
             fix,
         )
     tower = config.get("vision_config") or config
-    family = "siglip" if "siglip" in str(architecture).lower() else "clip"
+    if not isinstance(tower, dict):
+        raise ProblemError(f"{show(path)}/config.json: vision_config is {brief(tower)}; must be an object", fix)
+    family = "siglip" if "siglip" in brief(architecture).lower() else "clip"
     names = {"image_size": "imageSize", "patch_size": "patchSize", "hidden_size": "hiddenSize"}
     for (name, key), default in zip(names.items(), VISION_DEFAULTS[family], strict=True):
-        if key in wanted and tower.get(name, default) != wanted[key]:
-            yield failed(
-                f"{show(path)}/config.json: {name} is {tower.get(name, default)}; must be {wanted[key]}",
-                fix,
-            )
-    if not os.path.exists(os.path.join(path, "preprocessor_config.json")):
+        found = tower.get(name, default)
+        if key in wanted and found != wanted[key]:
+            yield failed(f"{show(path)}/config.json: {name} is {brief(found)}; must be {wanted[key]}", fix)
+    processor = os.path.join(path, "preprocessor_config.json")
+    if os.path.exists(processor):
+        read_object(processor)
+    else:
         yield failed(
             f"{show(path)}: has no preprocessor_config.json",
             "copy it from the encoder's repository",
@@ -1126,9 +1134,12 @@ def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
 def _vision_weights(path: str) -> Iterator[Finding]:
     fix = "copy the weights again (prepare.vision)"
     present = [n for n in WEIGHTS if os.path.exists(os.path.join(path, n))]
-    for index in (n + ".index.json" for n in WEIGHTS):
-        if not present and os.path.exists(os.path.join(path, index)):
-            present = sorted(set(read_json(os.path.join(path, index))["weight_map"].values()))
+    for index in (os.path.join(path, n + ".index.json") for n in WEIGHTS):
+        if not present and os.path.exists(index):
+            shards = read_object(index).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(n, str) and inside(n) for n in shards.values()):
+                raise ProblemError(f"{show(index)}: weight_map does not name files of this folder", fix)
+            present = sorted(set(shards.values()))
     if not present:
         yield failed(f"{show(path)}: has neither {' nor '.join(WEIGHTS)}", fix)
     for name in present:

@@ -111,6 +111,11 @@ def brief(value: Any) -> str:
     return f"[{', '.join(map(brief, value))}]"
 
 
+def shown(value: Any) -> str:
+    """Return a value of the settings as Python writes it, unless it is long."""
+    return f"{value!r}" if isinstance(value, str) and len(value) <= 80 else brief(value)
+
+
 def gib(size: float) -> str:
     """Return bytes in GiB, small ones in MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -137,16 +142,26 @@ class Settings:
         if value is None and default is not None:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UsageError(f"settings: {path}: got {value!r}; must be {kind.__name__}")
+            raise UsageError(f"settings: {path}: got {shown(value)}; must be {kind.__name__}")
         return value
 
     def text(self, path: str, default: str | None = None) -> str:
-        """Return a string."""
-        return self._typed(path, str, default)
+        """Return a string that a path may be made of."""
+        value = self._typed(path, str, default)
+        try:
+            possible = b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            possible = False
+        if not possible:
+            raise UsageError(f"settings: {path}: got {shown(value)}; must be text without NUL and lone surrogates")
+        return value
 
-    def integer(self, path: str, default: int | None = None) -> int:
-        """Return a whole number."""
-        return self._typed(path, int, default)
+    def integer(self, path: str, default: int | None = None, least: int = 0) -> int:
+        """Return a whole number, at most the largest that JSON's readers agree on."""
+        value = self._typed(path, int, default)
+        if not least <= value <= 2**53:
+            raise UsageError(f"settings: {path}: got {shown(value)}; must be {least} to 2^53")
+        return value
 
     def flag(self, path: str, default: bool = False) -> bool:
         """Return a boolean."""
@@ -156,11 +171,19 @@ class Settings:
         """Return an object, empty where it is not given."""
         return self._typed(path, dict, {})
 
+    def objects(self, path: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return an object of objects, empty where it is not given."""
+        values = self.mapping(path)
+        for key, value in values.items():
+            if not isinstance(value, dict):
+                raise UsageError(f"settings: {path}: {show(key)}: got {shown(value)}; must be dict")
+        return values
+
     def texts(self, path: str) -> list[str]:
         """Return a list of strings, empty where it is not given."""
         values = self._typed(path, list, [])
         if not all(isinstance(v, str) for v in values):
-            raise UsageError(f"settings: {path}: got {values!r}; must be a list of strings")
+            raise UsageError(f"settings: {path}: got {shown(values)}; must be a list of strings")
         return list(values)
 
 
@@ -1010,7 +1033,7 @@ def read_pieces(path: str) -> list[tuple[str, int]]:
 
 def piece_problems(path: str, found: Sequence[tuple[str, int]], count: int) -> Iterator[Finding]:
     """Check that the last pieces are <extra_id_0..count-1>, in order and USER_DEFINED (E07)."""
-    wanted = extra_tokens(count)
+    wanted = extra_tokens(min(count, len(found) + 1))
     last = found[len(found) - count :]
     by_text = dict(found)
     fix = "add them with prepare.tokenizer, or NeMo's script with --is_userdefined"
@@ -1081,3 +1104,11 @@ def read_json(path: str, limit: int = 2**34) -> Any:
         return json.loads(read_file(path, limit).decode())
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{show(path)} is not JSON: {brief(str(error))}", "copy it again") from None
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """Read a small JSON file that holds an object."""
+    found = read_json(path, INDEX)
+    if not isinstance(found, dict):
+        raise ProblemError(f"{show(path)} is {brief(found)}; must be a JSON object", "copy it again")
+    return found
