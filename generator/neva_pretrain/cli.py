@@ -209,7 +209,7 @@ def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
     verdict = judge(result)
     broken = list(verdict.violations)
     if refused:  # nodes were rounded to judge the rest
-        broken = rules.said([*refused.violations, *broken])
+        broken = rules.without_followers([*refused.violations, *broken])
     if broken:
         raise RefusedError(broken)
     warnings, complete = [*words, *verdict.warnings], values.complete(result)

@@ -43,7 +43,8 @@ def architecture(values: Values) -> dict[str, Any]:
         RefusedError: no such model.
     """
     model = _catalog(values)
-    return {**model["architecture"], **section(values, "model", "architecture")}
+    given = section(values, "model", "architecture")
+    return {**model["architecture"], **{key: value for key, value in given.items() if value is not None}}
 
 
 def sheet(values: Values, release: str = "", namespace: str = "") -> dict[str, Any]:

@@ -27,7 +27,7 @@ def config(values: Values, model: Model) -> dict[str, Any]:
     """Return the merged config of a values file."""
     merged = copy.deepcopy(chartdata.hydra())
     merge(merged, model.hydra)
-    given = section(values, "model", "architecture")
+    given = {key: value for key, value in section(values, "model", "architecture").items() if value is not None}
     if given.get("numExperts", model.architecture.num_experts) > 1:
         merged["model"]["moe_router_topk"] = given.get("expertsPerToken", model.architecture.experts_per_token)
     if given.get("rotaryBase"):

@@ -1,4 +1,4 @@
-"""Image references by the grammar of the OCI distribution spec, which stands in ``values.schema.json``."""
+"""Image references by the grammar of the OCI distribution spec, which stands in ``formats`` of files/rules.yaml."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from neva_pretrain import chartdata
 
 
 def _part(name: str) -> str:
-    pattern: str = chartdata.schema()["definitions"][name]["pattern"]
-    return pattern.removeprefix("^").removesuffix("$")
+    (pattern,) = (form["pattern"] for form in chartdata.rules()["formats"] if form["keys"] == f"image.{name}")
+    return str(pattern).removeprefix("^").removesuffix("$").removesuffix("?")
 
 
 @cache
 def _reference() -> re.Pattern[str]:
-    parts = {name: _part(f"image{name.title()}") for name in ("repository", "tag", "digest")}
+    parts = {name: _part(name) for name in ("repository", "tag", "digest")}
     return re.compile(
         f"(?P<repository>{parts['repository']})(?::(?P<tag>{parts['tag']}))?(?:@(?P<digest>{parts['digest']}))?"
     )

@@ -28,7 +28,7 @@ from neva_pretrain.reading import (
     section,
     text,
 )
-from neva_pretrain.secrecy import LEVELS, is_secret, is_secret_name, scrubbed, show, walk
+from neva_pretrain.secrecy import LEVELS, Entry, compiled, is_secret, is_secret_name, scrubbed, select, show, walk
 from neva_pretrain.security import pod_security_breaks
 
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
@@ -131,6 +131,31 @@ def below(path: str, mount: str) -> bool:
 def leaves(path: str) -> bool:
     """Return whether a path of the values may lie elsewhere than below its folder."""
     return path.startswith("/") or ".." in path.split("/")
+
+
+def check_formats(values: Values) -> Iterator[Violation]:
+    """What must be there, and what a text must look like: on the others the rest could not be judged."""
+    facts = chartdata.rules()
+    required = [
+        (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
+    ]
+    missing = {e.path for path, _ in required for e in select(values, path) if e.node is None}
+    for path in sorted(missing - set(facts["mayBeNull"])):
+        later = "" if "." in path else " (with helm upgrade: --reset-then-reuse-values)"
+        yield Violation(path, "nothing", "must be set", f"leave the default, or set it{later}")
+    for form in facts["formats"]:
+        for entry in (e for path in form["keys"].split() for e in select(values, path)):
+            said = text(entry.node)
+            if entry.node is None or isinstance(entry.node, Mapping | list):
+                continue
+            right = "pattern" not in form or compiled(form["pattern"]).search(said)
+            if not right or ("never" in form and compiled(form["never"]).search(said)):
+                yield Violation(show(entry.path), show(said) or "nothing", form["rule"], form["fix"])
+    for entry in entries(values):
+        said = "" if isinstance(entry.node, Mapping | list) else text(entry.node)
+        if compiled(facts["unprintable"]).search(entry.name + said):
+            rule = "must be printable characters, in keys too"
+            yield Violation(show(entry.path), show(said) or "a key", rule, "remove the others")
 
 
 def check_names(values: Values) -> Iterator[Violation]:
@@ -471,7 +496,7 @@ def check_pods(values: Values) -> Iterator[Violation]:
             if owner and value is not None:
                 yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
     nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
-    memory, shm = values["resources"]["memory"], values["resources"].get("shmSize")
+    memory, shm = text(values["resources"]["memory"]), text(values["resources"].get("shmSize") or "")
     if shm and quantity(shm) > quantity(memory):
         yield Violation(
             "resources.shmSize",
@@ -748,7 +773,7 @@ def check_environment(values: Values) -> Iterator[Violation]:
 
 def check_secrets(values: Values) -> Iterator[Violation]:
     """Secrets come by reference: all who read the job, the release or the file would see them."""
-    for entry in walk({key: value for key, value in values.items() if key != "global"}, ""):
+    for entry in entries(values):
         if entry.deep:
             yield Violation(entry.path, "a tree", f"must be at most {LEVELS} levels deep", "flatten it")
         elif isinstance(entry.node, Mapping | list) or not is_secret(entry.name, entry.node):
@@ -757,6 +782,11 @@ def check_secrets(values: Values) -> Iterator[Violation]:
             yield _in_clear(entry.path, "use an existing Secret, by secrets.env")
         elif not reserved(entry.name, "reservedEnv"):
             yield _in_clear(entry.path, f"use secrets.env.{entry.name} with name and key of a Secret")
+
+
+def entries(values: Values) -> Iterator[Entry]:
+    """Yield all that lies in values but ``global``, which is other charts' too."""
+    return walk({key: value for key, value in values.items() if key != "global"}, "")
 
 
 def _in_clear(path: str, fix: str) -> Violation:
@@ -859,6 +889,7 @@ def check_config(values: Values) -> Iterator[Violation]:
 
 
 CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
+    check_formats,
     check_names,
     check_training,
     check_checkpoint,
@@ -880,11 +911,21 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
 
 def violations(values: Values) -> list[Violation]:
     """Return every rule that complete, schema-valid values break."""
-    return said([violation for check in CHECKS for violation in check(values)])
+    return shape_violations(values) or without_followers([violation for check in CHECKS for violation in check(values)])
 
 
-def said(violations: Sequence[Violation]) -> list[Violation]:
+def shape_violations(values: Values) -> list[Violation]:
+    """Return what is missing or misshapen, and with it every secret in clear."""
+    broken = list(check_formats(values))
+    return scrub([*broken, *check_secrets(values)]) if broken else []
+
+
+def without_followers(violations: Sequence[Violation]) -> list[Violation]:
     """Return violations without those whose advice follows from another broken value, and without secrets."""
     follows, broken = chartdata.rules()["follows"], {v.key for v in violations}
-    kept = [v for v in violations if broken.isdisjoint(follows.get(v.key, ()))]
-    return [Violation(*(scrubbed(part) for part in (v.key, v.got, v.rule, v.fix))) for v in kept]
+    return scrub([v for v in violations if broken.isdisjoint(follows.get(v.key, ()))])
+
+
+def scrub(violations: Sequence[Violation]) -> list[Violation]:
+    """Return violations without secrets."""
+    return [Violation(*(scrubbed(part) for part in (v.key, v.got, v.rule, v.fix))) for v in violations]

@@ -1,4 +1,4 @@
-"""Secrets in values: which names and which texts are one, in the chart's words (``secrets`` of files/rules.yaml).
+"""Places of values, and which of them hold secrets, in the chart's words (files/rules.yaml).
 
 The twin of ``templates/_walk.tpl``.
 """
@@ -6,6 +6,7 @@ The twin of ``templates/_walk.tpl``.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -51,6 +52,34 @@ def _below(parent: Entry) -> Iterator[Entry]:
             yield Entry(f"{parent.path}[{index}]", parent.name, node)
 
 
+def select(tree: Any, path: str) -> Iterator[Entry]:
+    """Yield the places of a path: * is each value of a map, [] each item of a list, @ each key of a map.
+
+    A section that is missing is itself the place, with None.
+    """
+    keys = path.split(".")
+    level = [Entry("", "", tree)]
+    for at, key in enumerate(keys):
+        found: list[Entry] = []
+        for parent in level:
+            if key == "[]":
+                found += _below(parent) if isinstance(parent.node, list) else ()
+            elif not isinstance(parent.node, Mapping):
+                continue
+            elif key == "@":
+                found += (e._replace(node=e.name) for e in _below(parent))
+            elif key == "*":
+                found += (e for e in _below(parent) if e.node is not None)
+            else:
+                below = Entry(f"{parent.path}.{key}".removeprefix("."), key, parent.node.get(key))
+                if below.node is None and at < len(keys) - 1:
+                    yield below
+                else:
+                    found.append(below)
+        level = found
+    yield from level
+
+
 def is_secret_name(name: str) -> bool:
     """Return whether a name says that its value is a secret."""
     rules = chartdata.rules()["secrets"]
@@ -76,7 +105,13 @@ def scrubbed(sentence: str) -> str:
 def show(value: object) -> str:
     """Return a value for a sentence: on one line, and not too long."""
     if isinstance(value, Mapping):
-        return "a map"
+        return "a map" if value else "{}"
     if isinstance(value, list):
-        return "a list"
-    return "null" if value is None else re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text(value))[:80]
+        return "a list" if value else "[]"
+    return "null" if value is None else "".join("?" if _hidden(c) else c for c in text(value)[:80])
+
+
+def _hidden(character: str) -> bool:
+    """Return whether a character is not seen, or is another space than the usual."""
+    odd = character in "\ufffe\uffff" or (character != " " and unicodedata.category(character) == "Zs")
+    return odd or unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")

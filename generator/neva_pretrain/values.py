@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from neva_pretrain import chartdata, yamlfile
+from neva_pretrain import chartdata, rules, yamlfile
 from neva_pretrain.catalog import Model
 from neva_pretrain.errors import InputError, Violation
 from neva_pretrain.output import printable
 from neva_pretrain.output import write as write
 from neva_pretrain.plan import Plan, save_interval
 from neva_pretrain.reading import text
+from neva_pretrain.secrecy import is_secret_name, show
 from neva_pretrain.words import lost_meaning
 
 SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
@@ -99,27 +99,32 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     return merge(chartdata.defaults(), values)
 
 
-@cache
-def _as_helm_reads(pattern: str) -> re.Pattern[str]:
-    """Return a pattern as Helm reads it: in Python's alone, ``$`` also matches before a last line feed."""
-    return re.compile(re.sub(r"(?<!\\)\$", r"\\Z", pattern))
+def _bounded(keyword: str, limit: str) -> Any:
+    """Return the validator of a keyword that does not look into what is larger than its own limit."""
+    inside: Any = Draft7Validator.VALIDATORS[keyword]
+
+    def validate(validator: object, value: object, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+        if not isinstance(instance, dict | list) or len(instance) <= schema.get(limit, len(instance)):
+            yield from inside(validator, value, instance, schema)
+
+    return validate
 
 
-def _as_helm_matches(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
-    if isinstance(instance, str) and not _as_helm_reads(pattern).search(instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-_Validator = extend(Draft7Validator, {"pattern": _as_helm_matches})  # type: ignore[no-untyped-call]
+_BOUNDED = {"items": "maxItems", "additionalProperties": "maxProperties"}
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft7Validator, {keyword: _bounded(keyword, limit) for keyword, limit in _BOUNDED.items()}
+)
 
 
 def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
     """Return every way in which complete values break values.schema.json."""
     errors = sorted(_Validator(chartdata.schema()).iter_errors(values), key=lambda e: (e.json_path, e.message))
-    # What says most says all: of a number where a name is listed, not that it is no string, nor what strings must be.
+    # What says most says all: of a number where a name is listed, not that it is no string.
     most = {e.json_path: str(e.validator) for kind in ("type", "enum") for e in errors if e.validator == kind}
     wanted = [e for e in errors if e.validator == most.get(e.json_path, e.validator)]
-    return list(dict.fromkeys(violation for error in wanted for violation in _explain(error)))
+    found = rules.scrub([violation for error in wanted for violation in _explain(error)])
+    huge = any(e.validator in ("maxItems", "maxProperties") for e in wanted)
+    return found if huge else found + rules.shape_violations(values)
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
@@ -132,34 +137,45 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
         for key in sorted(set(instance) - set(known)):
             close = difflib.get_close_matches(key, known, n=1)
             fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
-            yield Violation(f"{path}.{key}".removeprefix("."), text(instance[key]), "must be a known key", fix)
-    elif error.validator == "required":
-        missing = sorted(set(limit) - set(instance))
-        for key in missing:
-            yield Violation(f"{path}.{key}".removeprefix("."), "nothing", "must be set", "leave the default, or set it")
+            yield Violation(f"{path}.{key}".removeprefix("."), show(instance[key]), "must be a known key", fix)
     else:
-        rules = {
-            "type": f"must be of type {_words(limit)}",
-            "enum": f"must be one of {_words(limit)}",
-            "minimum": f"must be at least {limit}",
-            "maximum": f"must be at most {limit}",
-            "exclusiveMinimum": f"must be more than {limit}",
-            "maxLength": f"must have at most {limit} characters",
-            "pattern": f"must match {_visible(str(limit))}",
-        }
-        got = _visible(instance if isinstance(instance, str) else text(instance))
-        description = part.get("description", "see values.schema.json")
-        rule = rules.get(str(error.validator), "must be as described")
-        yield Violation(path or "values", got[:80] or '""', rule, description)
+        kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
+        known = [text(choice) for choice in _listed(limit) if choice is not None]
+        close = difflib.get_close_matches(text(instance), known, n=1)
+        rule, fix = {
+            "type": (f"must be of type {', '.join(kinds)}", _FIXES.get(kinds[0] if kinds else "", "")),
+            "enum": (f"must be one of {', '.join(known)}", f"use {(close or known)[0] or 'another'}"),
+            "minimum": (f"must be at least {limit}", f"use {limit} or more"),
+            "maximum": (f"must be at most {limit}", f"use {limit} or less"),
+            "exclusiveMinimum": (f"must be more than {limit}", "use more"),
+            "minLength": ("must not be empty", "leave the default, or set it"),
+            "maxLength": (f"must have at most {limit} characters", "use fewer"),
+            "maxItems": (f"must have at most {limit} items", "use fewer"),
+            "maxProperties": (f"must have at most {limit} keys", "use fewer"),
+            "minProperties": (f"must have at least {limit} keys", "leave it out, or say more"),
+            "uniqueItems": ("must not say one thing twice", "keep one"),
+        }[str(error.validator)]
+        got = "a value" if is_secret_name(path.rpartition(".")[2]) else show(instance)
+        yield Violation(path or "values", got or '""', rule, fix)
+
+
+_FIXES = {
+    "integer": "use a whole number, without quotes",
+    "number": "use a number, without quotes",
+    "string": "use a text, in quotes where it looks like a number",
+    "boolean": "use true or false, without quotes",
+    "array": "use a list",
+    "object": "use a map",
+}
+
+
+def _listed(limit: Any) -> list[Any]:
+    return limit if isinstance(limit, list) else [limit]
 
 
 def _visible(given: str) -> str:
     """Return a text on one line, its control characters escaped."""
     return re.sub(r"[^ -~]", lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1], given)
-
-
-def _words(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, Any]:

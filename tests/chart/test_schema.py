@@ -235,7 +235,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"image": {"repository": "Nvcr.io/NeMo"}}, "repository"),
     ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     ({"resources": {"memory": "800GB"}}, "memory"),
-    ({"resources": {"cpu": 80}}, "cpu"),
+    ({"resources": {"cpu": "80 cores"}}, "cpu"),
     ({"fabric": "infiniband"}, "fabric"),
     ({"env": {"A-B": "x"}}, "A-B"),
     ({"env": {"A": ["x"]}}, "env"),

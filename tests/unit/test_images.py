@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,10 @@ REFERENCES: list[dict[str, Any]] = json.loads(
 )
 
 
-@cache
-def validator(*path: str) -> Any:
-    part = chartdata.schema()
-    for name in path:
-        part = part["properties"][name]
-    return values._Validator({**part, "definitions": chartdata.schema()["definitions"]})
-
-
-def taken(value: str, *path: str) -> bool:
-    return bool(validator(*path).is_valid(value))
+def taken(value: str, section: str, key: str) -> bool:
+    part = chartdata.schema()["properties"][section]["properties"][key]
+    misshapen = [v for v in rules.check_formats({section: {key: value}}) if v.key == f"{section}.{key}"]
+    return not misshapen and bool(values._Validator(part).is_valid(value))
 
 
 @pytest.mark.parametrize("row", REFERENCES, ids=[row["image"][:60] for row in REFERENCES])
@@ -52,12 +45,10 @@ def test_n11_the_references_are_worth_their_name() -> None:
 
 
 def test_n11_the_grammar_has_one_place() -> None:
-    """JSON Schema cannot join patterns: TensorBoard's is held equal to its parts."""
-    definitions = chartdata.schema()["definitions"]
-    name, tag, digest = (definitions[f"image{part}"]["pattern"][1:-1] for part in ("Repository", "Tag", "Digest"))
-    image = chartdata.schema()["properties"]["tensorboard"]["properties"]["image"]
-    assert image["pattern"] == f"^({name}(:{tag}(@{digest})?|@{digest}))?$"
-    assert chartdata.schema()["properties"]["image"]["properties"]["digest"]["pattern"] == f"^{digest}?$"
+    """Formats cannot join patterns: TensorBoard's is held equal to its parts."""
+    patterns = {form["keys"]: form.get("pattern", "") for form in chartdata.rules()["formats"]}
+    name, tag, digest = (patterns[f"image.{part}"][1:-1].removesuffix("?") for part in ("repository", "tag", "digest"))
+    assert patterns["tensorboard.image"] == f"^({name}(:{tag}(@{digest})?|@{digest}))?$"
 
 
 @pytest.mark.parametrize(

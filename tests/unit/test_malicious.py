@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from neva_pretrain import chartdata, rules, values
+from neva_pretrain.secrecy import compiled
 from tests.chart import helm
 from tests.unit.test_launch import World
 from tests.waiting import PATIENCE
@@ -137,8 +138,30 @@ class Place:
         return ""
 
     def takes(self, text: str) -> bool:
-        """Return whether the schema takes the text here, whatever the rules between values say."""
-        return valid(self.schema, text)
+        """Return whether schema and formats take the text here, whatever the rules between values say."""
+        formats = [*self.formats, {"never": chartdata.rules()["unprintable"]}]
+        return valid(self.schema, text) and all(fits(form, text) for form in formats)
+
+    @property
+    def formats(self) -> list[Values]:
+        """The formats that look at this place."""
+        end = "@" if self.path[-1] == KEY else "*"
+        mine = [*("*" if part in (FREE, KEY) or isinstance(part, int) else str(part) for part in self.path[:-1]), end]
+        if self.path[-1] not in (FREE, KEY) and not isinstance(self.path[-1], int):
+            mine[-1] = str(self.path[-1])
+        return [
+            form
+            for form in chartdata.rules()["formats"]
+            for keys in (path.replace("[]", "*").split(".") for path in form["keys"].split())
+            if len(keys) == len(mine)
+            and all(k in ("*", m) and (m != "@" or k == "@") for k, m in zip(keys, mine, strict=True))
+        ]
+
+
+def fits(form: Values, text: str) -> bool:
+    if "pattern" in form and not compiled(form["pattern"]).search(text):
+        return False
+    return "never" not in form or not compiled(form["never"]).search(text)
 
 
 @cache
@@ -173,7 +196,7 @@ def places(node: Values = SCHEMA, path: Path_ = ()) -> Iterator[Place]:
         return
     whole = resolved(node)
     kinds = whole["types"]
-    if "string" in kinds or (not kinds and not {"enum", "const"} & set(node)):
+    if ("string" in kinds and whole.get("maxLength") != 0) or (not kinds and not {"enum", "const"} & set(node)):
         yield Place(path, json.dumps(node))
     if "object" in kinds:
         for name, part in whole.get("properties", {}).items():
@@ -492,34 +515,35 @@ def test_every_place_that_takes_a_text_shows_it_somewhere(outcomes: list[Outcome
 
 
 def test_what_is_refused_is_said_by_both_at_its_key() -> None:
-    """Every place that the schema refuses a text at, all at once: helm and the generator name each of them."""
+    """Every place that refuses a text, all at once: by the schema first, then by formats; both name each of them."""
     for text in HOSTILE:
-        made = Scene("one", 0).base()
-        refused = [
-            (place, tagged(i, place, text))
-            for i, place in enumerate(PLACES)
-            if not place.takes(tagged(i, place, text)) and SCENES[0].has(place)
-        ]
-        for place, full in refused:
-            with_text(made, place, full)
-        said = helm.template(written(made)).stderr
-        assert "executing" not in said, said
-        ours = values.schema_violations(values.complete(made))
-        keys = [violation.key for violation in ours]
-        for place, _ in refused:
-            if place.path[-1] == KEY:  # helm names the key, the generator the map
-                assert re.search(rf"\bq{PLACES.index(place)}q", said), (text[:40], place)
-            parts = [str(p) for p in ("qf" if p == FREE else p for p in place.path) if p != KEY]
-            pointer = "/" + "/".join(p.replace("~", "~0").replace("/", "~1") for p in parts)
-            if place.path[-1] != KEY:
-                assert re.search(rf"at '{re.escape(pointer)}[/']", said), (text[:40], pointer)
-            dotted = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(p if "/" not in p else f"['{p}']" for p in parts))
-            flat = [re.sub(r"[\[\]'.]+", "/", key) for key in keys]
-            wanted = re.sub(r"[\[\]'.]+", "/", dotted)
-            assert any(key == wanted or key.startswith(f"{wanted}/") for key in flat), (text[:40], dotted, keys)
-        for violation in ours:
-            assert str(violation).isprintable(), violation
-            assert len(str(violation)) < 600
+        mine = [(p, tagged(i, p, text)) for i, p in enumerate(PLACES) if SCENES[0].has(p)]
+        by_schema = [(place, full) for place, full in mine if not valid(place.schema, full)]
+        by_format = [(place, full) for place, full in mine if valid(place.schema, full) and not place.takes(full)]
+        for refused in (by_schema, by_format):
+            if not refused:
+                continue
+            made = Scene("one", 0).base()
+            for place, full in refused:
+                with_text(made, place, full)
+            said = helm.template(written(made)).stderr
+            assert "executing" not in said, said
+            ours = values.schema_violations(values.complete(made))
+            if refused is by_format:
+                lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+                assert lines == [str(violation) for violation in ours]
+                for place, _ in refused:
+                    assert any(f"q{PLACES.index(place)}q" in line for line in lines), (text[:40], place)
+            else:
+                for place, _ in refused:
+                    parts = [str(p) for p in ("qf" if p == FREE else p for p in place.path)]
+                    pointer = "/" + "/".join(p.replace("~", "~0").replace("/", "~1") for p in parts)
+                    assert re.search(rf"at '{re.escape(pointer)}[/']", said), (text[:40], pointer)
+                    flat = ["/" + re.sub(r"[\[\]'.]+", "/", violation.key).strip("/") for violation in ours]
+                    assert pointer.replace("~1", "/") in flat, (text[:40], pointer)
+            for violation in ours:
+                assert str(violation).isprintable(), violation
+                assert len(str(violation)) < 600
 
 
 def run_places(text: str) -> Case:

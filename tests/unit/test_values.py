@@ -390,7 +390,7 @@ class TestSchema:
             ({"training": {"precision": "fp8"}}, "training.precision: got fp8; must be one of bf16, bf16-mixed; "),
             ({"image": {"tag": 24.1}}, "image.tag: got 24.1; must be of type string; "),
             ({"rendezvous": {"port": 50000}}, "rendezvous.port: got 50000; must be at most 32767; "),
-            ({"data": {"path": "relative"}}, "data.path: got relative; must match "),
+            ({"data": {"path": "relative"}}, "data.path: got relative; must be an absolute path on one line, "),
             ({"checkpoint": {"resume": True}}, "checkpoint.resume: got true; must be one of auto, require, never; "),
         ],
     )

@@ -36,7 +36,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $known := not (empty $model) -}}
 {{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
 {{- $arch := deepCopy $model.architecture -}}
-{{- include "neva.merge" (list $arch ($v.model.architecture | default dict)) -}}
+{{- include "neva.merge" (list $arch (include "neva.withoutNulls" $v.model.architecture | fromJson)) -}}
 {{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
 {{- $nodes := int64 $t.nodes -}}
 {{- $world := mul $nodes $t.gpusPerNode -}}

@@ -105,10 +105,12 @@ securityContext:
 
 {{/* Requests equal limits, so that the pod stays Guaranteed. Takes a map. */}}
 {{- define "neva.equalResources" -}}
+{{- $amounts := dict -}}
+{{- range $name, $amount := . -}}{{- $_ := set $amounts $name (include "neva.text" $amount) -}}{{- end -}}
 limits:
-  {{- toYaml . | nindent 2 }}
+  {{- toYaml $amounts | nindent 2 }}
 requests:
-  {{- toYaml . | nindent 2 }}
+  {{- toYaml $amounts | nindent 2 }}
 {{- end -}}
 
 {{/* Mounts of the training container, and of whatever must see what it sees. Takes the root. */}}
@@ -146,7 +148,7 @@ requests:
   emptyDir:
     medium: Memory
     {{- with $root.Values.resources.shmSize }}
-    sizeLimit: {{ . | quote }}
+    sizeLimit: {{ include "neva.text" . | quote }}
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
 {{- if eq (include "neva.podVolume" (list $root $name)) $name }}

@@ -56,7 +56,7 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
 {{- dict
   "fsType" (.gpfs.csi.fsType | default "gpfs")
   "nodeLabel" (.gpfs.nodeLabel | default "")
-  "size" (.size | default "1Ti")
+  "size" (.size | default "1Ti" | include "neva.text")
   "volumeAttributes" (include "neva.stringMap" .gpfs.csi.volumeAttributes)
 | toJson -}}
 {{- end -}}

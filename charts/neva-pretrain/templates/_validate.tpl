@@ -13,7 +13,11 @@ A sentence is: key, value, rule, fix.
 {{- end -}}
 
 {{- define "neva.violations" -}}
-{{- $errors := concat
+{{- $errors := include "neva.checkFormats" . | fromJsonArray -}}
+{{- if $errors -}}
+  {{- $errors = concat $errors (include "neva.checkSecrets" . | fromJsonArray) -}}
+{{- else -}}
+{{- $errors = concat
   (include "neva.checkNames" . | fromJsonArray)
   (include "neva.checkTraining" . | fromJsonArray)
   (include "neva.checkCheckpoint" . | fromJsonArray)
@@ -30,24 +34,32 @@ A sentence is: key, value, rule, fix.
   (include "neva.checkSecurity" . | fromJsonArray)
   (include "neva.checkNetwork" . | fromJsonArray)
   (include "neva.checkConfig" . | fromJsonArray) -}}
-{{- include "neva.said" (list . $errors) -}}
+{{- $errors = include "neva.withoutFollowers" (list . $errors) | fromJsonArray -}}
+{{- end -}}
+{{- include "neva.scrubbed" (list . $errors) -}}
 {{- end -}}
 
-{{/* Sentences as they are said: without those whose advice follows from another broken value, and without secrets. Takes
-(list root sentences). */}}
-{{- define "neva.said" -}}
+{{/* Sentences of rules, without those whose advice follows from another broken value. Takes (list root sentences). */}}
+{{- define "neva.withoutFollowers" -}}
 {{- $follows := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).follows -}}
-{{- $secrets := join "|" ((index . 0).Files.Get "files/rules.yaml" | fromYaml).secrets.values -}}
 {{- $broken := list -}}{{- $kept := list -}}
 {{- range index . 1 -}}{{- $broken = append $broken (splitList ": got " . | first) -}}{{- end -}}
 {{- range $sentence := index . 1 -}}
+  {{- $leads := get $follows (splitList ": got " $sentence | first) | default list -}}
   {{- $leader := false -}}
-  {{- range get $follows (splitList ": got " $sentence | first) | default list -}}{{- if has . $broken -}}{{- $leader = true -}}{{- end -}}{{- end -}}
-  {{- if not $leader -}}
-    {{- $kept = append $kept (regexReplaceAll (printf "(?:%s)[^ ;,]*" $secrets) $sentence "***") -}}
-  {{- end -}}
+  {{- range $leads -}}{{- if has . $broken -}}{{- $leader = true -}}{{- end -}}{{- end -}}
+  {{- if not $leader -}}{{- $kept = append $kept $sentence -}}{{- end -}}
 {{- end -}}
 {{- $kept | toJson -}}
+{{- end -}}
+
+{{/* Sentences without secrets. Takes (list root sentences). */}}
+{{- define "neva.scrubbed" -}}
+{{- $secrets := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).secrets.values -}}
+{{- $look := printf "(?:%s)[^ ;,]*" (join "|" $secrets) -}}
+{{- $said := list -}}
+{{- range index . 1 -}}{{- $said = append $said (regexReplaceAll $look . "***") -}}{{- end -}}
+{{- $said | toJson -}}
 {{- end -}}
 
 {{/* "256 or 512": the values nearest to n for which a rule holds, from a list in ascending order. */}}
@@ -93,6 +105,49 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- end -}}
 {{- end -}}
 {{- include "neva.nearest" (list $n (without (list $below $above) 0)) -}}
+{{- end -}}
+
+{{/* What must be there, and what a text must look like: on the others the rest could not be judged. */}}
+{{- define "neva.checkFormats" -}}
+{{- $errors := list -}}{{- $values := .Values -}}
+{{- $rules := .Files.Get "files/rules.yaml" | fromYaml -}}
+{{- $missing := dict -}}
+{{- range $section, $keys := $rules.required -}}
+  {{- range splitList " " $keys -}}
+    {{- range include "neva.select" (list $values (ternary . (print $section "." .) (empty $section))) | fromJsonArray | compact -}}
+      {{- if and (eq .kind "invalid") (not (has .path $rules.mayBeNull)) -}}{{- $_ := set $missing .path true -}}{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $path, $_ := $missing -}}
+  {{- $fix := "leave the default, or set it" -}}
+  {{- if not (contains "." $path) -}}{{- $fix = print $fix " (with helm upgrade: --reset-then-reuse-values)" -}}{{- end -}}
+  {{- $errors = append $errors (printf "%s: got nothing; must be set; %s" $path $fix) -}}
+{{- end -}}
+{{- range $format := $rules.formats -}}
+  {{- range $path := splitList " " $format.keys -}}
+    {{- range include "neva.select" (list $values $path) | fromJsonArray | compact -}}
+      {{- if not (has .kind (list "invalid" "map" "slice")) -}}
+        {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
+        {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
+        {{- if not $right -}}
+          {{- $errors = append $errors (printf "%s: got %s; %s; %s" (include "neva.show" .path) (include "neva.show" .text | default "nothing") $format.rule $format.fix) -}}
+        {{- end -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
+{{- $texts := list -}}
+{{- range $entries -}}{{- if or .text .name -}}{{- $texts = append $texts (print .name .text) -}}{{- end -}}{{- end -}}
+{{- if regexMatch $rules.unprintable (join "" $texts) -}}
+  {{- range $entries -}}
+    {{- if regexMatch $rules.unprintable (print .name .text) -}}
+      {{- $errors = append $errors (printf "%s: got %s; must be printable characters, in keys too; remove the others" (include "neva.show" .path) (include "neva.show" .text | default "a key")) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $errors | toJson -}}
 {{- end -}}
 
 {{- define "neva.checkNames" -}}
@@ -356,8 +411,9 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 {{- $nodes := int64 $v.training.nodes -}}
 {{- with $v.resources.shmSize -}}
-  {{- if gt (float64 (include "neva.bytes" .)) (float64 (include "neva.bytes" $v.resources.memory)) -}}
-    {{- $errors = append $errors (printf "resources.shmSize: got %s; must be at most resources.memory (%s), which it counts against; use less" . $v.resources.memory) -}}
+  {{- $shm := include "neva.text" . -}}{{- $memory := include "neva.text" $v.resources.memory -}}
+  {{- if gt (float64 (include "neva.bytes" $shm)) (float64 (include "neva.bytes" $memory)) -}}
+    {{- $errors = append $errors (printf "resources.shmSize: got %s; must be at most resources.memory (%s), which it counts against; use less" $shm $memory) -}}
   {{- end -}}
 {{- end -}}
 {{- $backoff := $v.runPolicy.backoffLimit -}}
@@ -559,7 +615,7 @@ charts' too. */}}
 {{- $errors := list -}}
 {{- $rules := (.Files.Get "files/rules.yaml" | fromYaml).secrets -}}
 {{- $secrets := join "|" $rules.values -}}
-{{- $entries := include "neva.walk" (list (omit .Values "global") "") | fromJsonArray | compact -}}
+{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
 {{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
 {{- $texts := list -}}{{- $names := list -}}
 {{- range $entries -}}

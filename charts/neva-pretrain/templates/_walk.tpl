@@ -26,6 +26,11 @@ scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes
 null]
 {{- end -}}
 
+{{/* The walk of all values but global, which is other charts' too. Takes the root. */}}
+{{- define "neva.entries" -}}
+{{- include "neva.walk" (list (omit .Values "global") "") -}}
+{{- end -}}
+
 {{/* Whether a name says that its value is a secret. Takes (list rules name), the rules being `secrets` of files/rules.yaml. */}}
 {{- define "neva.secretName" -}}
 {{- $rules := index . 0 -}}
@@ -35,9 +40,53 @@ null]
 
 {{/* A value in a sentence: on one line, and not too long. */}}
 {{- define "neva.show" -}}
-{{- if kindIs "map" . -}}a map
-{{- else if kindIs "slice" . -}}a list
+{{- if kindIs "map" . -}}{{- ternary "a map" "{}" (not (empty .)) -}}
+{{- else if kindIs "slice" . -}}{{- ternary "a list" "[]" (not (empty .)) -}}
 {{- else if kindIs "invalid" . -}}null
-{{- else -}}{{- regexReplaceAll "[\\x00-\\x1f\\x7f-\\x9f]" (include "neva.text" .) "?" | regexFind "^.{0,80}" -}}
+{{- else -}}
+{{- $hidden := `[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}\x{fffe}\x{ffff}]` -}}
+{{- regexReplaceAll $hidden (include "neva.text" .) "?" | regexFind "^.{0,80}" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each key of
+a map. A section that is missing is itself the place, of kind invalid. Takes (list tree path). */}}
+{{- define "neva.select" -}}
+{{- $keys := splitList "." (index . 1) -}}{{- $end := sub (len $keys) 1 | int -}}
+{{- $level := list (dict "path" "" "node" (index . 0)) -}}
+[{{- range $at, $key := $keys -}}
+  {{- $next := list -}}
+  {{- range $parent := $level -}}
+    {{- $prefix := ternary (print $parent.path ".") "" (not (empty $parent.path)) -}}
+    {{- if eq $key "[]" -}}
+      {{- if kindIs "slice" $parent.node -}}
+        {{- range $index, $node := $parent.node -}}
+          {{- $next = append $next (dict "path" (printf "%s[%d]" $parent.path $index) "node" $node) -}}
+        {{- end -}}
+      {{- end -}}
+    {{- else if kindIs "map" $parent.node -}}
+      {{- if eq $key "@" -}}
+        {{- range $name, $_ := $parent.node -}}{{- $next = append $next (dict "path" (print $prefix $name) "node" $name) -}}{{- end -}}
+      {{- else if eq $key "*" -}}
+        {{- range $name, $node := $parent.node -}}
+          {{- if not (kindIs "invalid" $node) -}}{{- $next = append $next (dict "path" (print $prefix $name) "node" $node) -}}{{- end -}}
+        {{- end -}}
+      {{- else -}}
+        {{- $node := index $parent.node $key -}}
+        {{- if and (kindIs "invalid" $node) (lt $at $end) -}}
+          {{- dict "path" (print $prefix $key) "kind" "invalid" "text" "" | toJson -}},
+        {{- else -}}
+          {{- $next = append $next (dict "path" (print $prefix $key) "node" $node) -}}
+        {{- end -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $level = $next -}}
+{{- end -}}
+{{- range $level -}}
+  {{- $kind := kindOf .node -}}
+  {{- $text := ternary "" (include "neva.text" .node) (has $kind (list "invalid" "map" "slice")) -}}
+  {{- dict "path" .path "kind" $kind "text" $text | toJson -}},
+{{- end -}}
+null]
 {{- end -}}

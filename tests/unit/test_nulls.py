@@ -1,0 +1,81 @@
+"""K22, N24: a section or a value that is null or missing is a sentence or as good as its default, never a crash."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from neva_pretrain import chartdata, rules, values
+from tests.chart import batch
+
+Path = tuple[str, ...]
+ALL_ON: dict[str, Any] = {
+    "secrets": {"huggingface": {"name": "a"}},
+    "wandb": {"enabled": True, "mode": "offline"},
+    "tensorboard": {"enabled": True},
+    "monitoring": {key: {"enabled": True} for key in ("exporter", "podMonitor", "prometheusRule", "dashboard")},
+    "prepare": {"enabled": True, "llm": {"source": "/models/preset/a"}, "vision": {"enabled": False}},
+}
+
+
+def properties(node: dict[str, Any], path: Path = ()) -> Iterator[Path]:
+    for name, part in node.get("properties", {}).items():
+        yield (*path, name)
+        yield from properties(part, (*path, name))
+
+
+def without(complete: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """Complete values in which a path is missing, as null leaves it; None where it already is."""
+    changed: dict[str, Any] = copy.deepcopy(complete)
+    *parents, last = path
+    node = changed
+    for name in parents:
+        node = node.get(name) or {}
+    return changed if node.pop(last, None) is not None else None
+
+
+def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
+    for partial in ({}, ALL_ON):
+        complete = values.complete(partial)
+        for path in properties(chartdata.schema()):
+            if (case := without(complete, path)) is not None:
+                found = [str(v) for v in rules.violations(case)]
+                assert all(": got " in sentence for sentence in found), (path, found)
+
+
+def test_k22_the_chart_says_the_same_of_every_section() -> None:
+    complete = values.complete(ALL_ON)
+    sections = [path for path in properties(chartdata.schema()) if len(path) == 1 or path[1:] == ("resources",)]
+    cases = [case for path in sections if (case := without(complete, path)) is not None]
+    assert len(cases) > 30
+    assert batch.violations(cases) == [[str(v) for v in rules.violations(case)] for case in cases]
+
+
+def test_k22_the_sentences() -> None:
+    partial = {"preflight": None, "fabric": None, "training": {"nodes": None}, "prepare": {"llm": None}, "wandb": None}
+    assert [str(v).split("; must")[0] for v in rules.violations(values.complete(partial))] == [
+        "fabric: got nothing",
+        "preflight: got nothing",
+        "prepare.llm: got nothing",
+        "training.nodes: got nothing",
+    ]
+
+
+def test_required_holds_every_default_that_is_something() -> None:
+    """What has a default that templates rely on is in the list, or may be null."""
+    facts = chartdata.rules()
+    listed = {f"{part}.{key}".removeprefix(".") for part, keys in facts["required"].items() for key in keys.split()}
+    free = ("env", "podAnnotations", "workerLabels", "networkPolicy", "scheduling", "monitoring.dashboard.labels")
+    # Their templates say what they are without: a fallback, or off.
+    others = {"image.pullPolicy", "serviceAccount.create", "secrets.huggingface.key", "secrets.wandb.key"}
+
+    def leaves(node: Any, path: str = "") -> Iterator[str]:
+        if isinstance(node, dict):
+            for name, below in node.items():
+                yield from leaves(below, f"{path}.{name}".removeprefix("."))
+        elif node not in (None, "", []) and node is not False:
+            yield path
+
+    missing = [path for path in leaves(chartdata.defaults()) if path not in listed and not path.startswith(free)]
+    assert set(missing) - others == set()
