@@ -123,8 +123,10 @@ def schema_violations(values: Mapping[str, Any]) -> list[Violation]:
     most = {e.json_path: str(e.validator) for kind in ("type", "enum") for e in errors if e.validator == kind}
     wanted = [e for e in errors if e.validator == most.get(e.json_path, e.validator)]
     found = rules.scrub([violation for error in wanted for violation in _explain(error)])
-    huge = any(e.validator in ("maxItems", "maxProperties") for e in wanted)
-    return found if huge else found + rules.shape_violations(values)
+    if any(e.validator in ("maxItems", "maxProperties") for e in wanted):
+        return found
+    keys = {violation.key for violation in found}
+    return found + [violation for violation in rules.shape_violations(values) if violation.key not in keys]
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
@@ -137,7 +139,8 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
         for key in sorted(set(instance) - set(known)):
             close = difflib.get_close_matches(key, known, n=1)
             fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
-            yield Violation(f"{path}.{key}".removeprefix("."), show(instance[key]), "must be a known key", fix)
+            got = "a value" if is_secret_name(key) else show(instance[key])
+            yield Violation(f"{path}.{key}".removeprefix("."), got, "must be a known key", fix)
     else:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
         known = [text(choice) for choice in _listed(limit) if choice is not None]

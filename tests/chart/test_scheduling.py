@@ -109,7 +109,7 @@ ODD: list[tuple[dict[str, Any], str]] = [
     ({"tolerations": [{"key": "a", "effect": "noschedule"}]}, "tolerations[0].effect: got noschedule; must be one of"),
     (
         {"tolerations": [{"key": "a", "values": ["x"]}]},
-        "tolerations[0].values: got ['x']; must be a known key; use val",
+        "tolerations[0].values: got a list; must be a known key; use val",
     ),
     ({"tolerations": [{"key": "a", "value": True}]}, "tolerations[0].value: got true; must be of type string;"),
     ({"tolerations": [{"key": "a b"}]}, "tolerations[0].key: got a b; "),

@@ -18,6 +18,7 @@ UNDO = {
     "exp_manager.wandb_logger_kwargs.offline",
     "exp_manager.exp_dir",
     "exp_manager.resume_from_checkpoint",
+    "exp_manager.resume_past_end",
     "exp_manager.checkpoint_callback_params.dirpath",
     "exp_manager.checkpoint_callback_params.every_n_epochs",
     "exp_manager.checkpoint_callback_params.train_time_interval",
@@ -28,7 +29,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "nodes": 2, "gpusPerNode": 4, "tensorParallelSize": 2, "pipelineParallelSize": 2, "microBatchSize": 16,
         "globalBatchSize": 512, "maxSteps": 999, "warmupSteps": 3, "learningRate": 0.5, "minLearningRate": 1e-6,
         "precision": "bf16-mixed", "sequenceParallel": True, "recompute": "full", "kernels": "fused", "seed": 9,
-        "logEveryNSteps": 3,
+        "logEveryNSteps": 3, "gpu": "h200-141gb",
     },
     "model": {
         "llmPath": "/models/preset/z", "checkpoint": "z", "checkpointFormat": "distributed", "tokenizer": "z",
