@@ -100,7 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "resources": {"shmSize": "64Gi"},
         "extraVolumes": [{"name": "x", "emptyDir": {"sizeLimit": "1Gi"}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
-        "env": {"A": 1, "B": True, "C": None, "D": "$(X)"},
+        "env": {"A": 1, "B": "true", "C": None, "D": "$(X)"},
         "config": {"model": {"extra": {"deep": [1, 2.5, None]}}},
     },
 }
