@@ -35,11 +35,12 @@ def until(condition: Callable[[], object], what: str | Callable[[], str], pause:
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
     """Kill and reap a process at the end of a block, with its group if it leads one."""
+    leads = os.getpgid(process.pid) == process.pid
     with process:
         try:
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(process.pid) == process.pid:
+                if leads:  # also of what outlived it
                     os.killpg(process.pid, signal.SIGKILL)
-                process.kill()
+            process.kill()
