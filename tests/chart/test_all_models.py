@@ -90,7 +90,7 @@ def test_the_planners_best_passes_check_and_helm(model: str, tmp_path: Path) -> 
 def test_340b_on_one_node_is_refused_with_the_nodes_it_needs() -> None:
     generated = neva_values("--gpus", 8, "--model", "nemotron4_340b_chat")
     assert generated.exit_code == 1
-    assert generated.stdout == ""
+    assert list(yaml.safe_load(generated.stdout).values()) == ["refused"], "nothing that could be installed (U01)"
     assert "ERROR: training.nodes: got 1 (8 GPUs); must make nodes x gpusPerNode a multiple of" in generated.stderr
     assert generated.stderr.rstrip().endswith("use 2")
     planned = neva_values("plan", "--gpus", 8, "--model", "nemotron4_340b_chat")
