@@ -73,8 +73,9 @@ Takes (list root facts). */}}
 {{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes (list root facts). */}}
 {{- define "neva.llm" -}}
 {{- $root := index . 0 -}}
-{{- $model := (include "neva.hydra" . | fromYaml).model -}}
-{{- $facts := ($root.Files.Get "files/rules.yaml" | fromYaml).llmConfig -}}
+{{- $model := (include "neva.once" (list $root "neva.hydra" .) | fromYaml).model -}}
+{{- include "neva.loadRules" $root -}}
+{{- $facts := deepCopy $root.nevaRules.llmConfig -}}
 {{- range $key, $fact := $facts -}}
   {{- if hasKey $model $key -}}{{- $_ := set $fact "run" (get $model $key) -}}
   {{- else if hasKey $fact "default" -}}{{- $_ := set $fact "run" $fact.default -}}
@@ -85,7 +86,8 @@ Takes (list root facts). */}}
 
 {{/* How the run's config reads samples, as JSON. Takes (list root facts). */}}
 {{- define "neva.samples" -}}
-{{- $data := (include "neva.hydra" . | fromYaml).model.data -}}
+{{- $root := index . 0 -}}
+{{- $data := (include "neva.once" (list $root "neva.hydra" .) | fromYaml).model.data -}}
 {{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
@@ -93,6 +95,7 @@ Takes (list root facts). */}}
 {{- define "neva.settings" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
+{{- include "neva.loadRules" $root -}}
 {{- $settings := dict
   "run" (dict "id" $f.runId "release" $root.Release.Name "namespace" $root.Release.Namespace)
   "chart" (dict "version" $root.Chart.Version "appVersion" $root.Chart.AppVersion)
@@ -120,7 +123,7 @@ Takes (list root facts). */}}
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
   "preflight" (include "neva.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
   "plan" (include "neva.withoutNulls" (include "neva.monitoring" (list $root "plan") | fromJson) | fromJson)
-  "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" ($root.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds)
+  "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}
   {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
@@ -147,7 +150,7 @@ metadata:
     {{- include "neva.labels" $root | nindent 4 }}
 immutable: true
 data:
-  {{- include "neva.configData" . | nindent 2 }}
+  {{- include "neva.once" (list $root "neva.configData" .) | nindent 2 }}
 {{- end -}}
 
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
@@ -159,7 +162,7 @@ data:
 {{- else -}}
   {{- $scripts = append $scripts "launch.sh" -}}
 neva_pretrain.yaml: |
-  {{- include "neva.hydra" . | nindent 2 }}
+  {{- include "neva.once" (list $root "neva.hydra" .) | nindent 2 }}
 {{ end -}}
 {{- range $scripts -}}
 {{ . }}: |

@@ -28,6 +28,11 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- get $root $name -}}
 {{- end -}}
 
+{{/* Parses files/rules.yaml, once a render, into the root's nevaRules; nobody changes it. Takes the root. */}}
+{{- define "neva.loadRules" -}}
+{{- if not (hasKey . "nevaRules") -}}{{- $_ := set . "nevaRules" (.Files.Get "files/rules.yaml" | fromYaml) -}}{{- end -}}
+{{- end -}}
+
 {{- define "neva.derivedFacts" -}}
 {{- $v := .Values -}}
 {{- $t := $v.training -}}
@@ -92,7 +97,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 never a silent edit of a running one. Takes (list root facts). */}}
 {{- define "neva.hash" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $parts := list (include "neva.configData" .) -}}
+{{- $parts := list (include "neva.once" (list $root "neva.configData" .)) -}}
 {{- if eq $f.mode "prepare" -}}
   {{- $parts = append $parts (include "neva.preparePod" (list $root $f "config")) -}}
 {{- else if eq $root.Values.job.kind "TrainJob" -}}

@@ -52,7 +52,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   (list "--checkpoint-every" (ternary $v.checkpoint.everyNSteps 0 $v.checkpoint.enabled)) -}}
 {{- with $plan.stepSeconds }}{{ $flags = append $flags (list "--planned-step-seconds" .) }}{{ end -}}
 {{- with $plan.flopsPerSample }}{{ $flags = append $flags (list "--flops-per-sample" .) }}{{ end -}}
-{{- $peak := get ($root.Files.Get "files/rules.yaml" | fromYaml).peakTflops ($v.training.gpu | default "") -}}
+{{- include "neva.loadRules" $root -}}
+{{- $peak := get $root.nevaRules.peakTflops ($v.training.gpu | default "") -}}
 {{- with $plan.peakTflops | default $peak }}{{ $flags = append $flags (list "--peak-flops" (mulf . 1e12)) }}{{ end -}}
 - name: exporter
   image: {{ include "neva.image" $root | quote }}

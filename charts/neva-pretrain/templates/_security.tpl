@@ -2,7 +2,8 @@
 twin of rules.pod_security_breaks; tests hold both against the API server's admission. Takes the root. */}}
 {{- define "neva.podSecurityBreaks" -}}
 {{- $v := .Values -}}{{- $breaks := list -}}
-{{- $standard := (.Files.Get "files/rules.yaml" | fromYaml).podSecurity -}}
+{{- include "neva.loadRules" . -}}
+{{- $standard := .nevaRules.podSecurity -}}
 {{- $facts := include "neva.uncheckedFacts" . | fromJson -}}
 {{- $trains := eq $facts.mode "train" -}}
 {{- if $v.hostNetwork -}}

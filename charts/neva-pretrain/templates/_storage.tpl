@@ -15,7 +15,8 @@ document's folder. Nothing has to be taken away first. Takes (list root volume).
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
 {{- $volume := deepCopy (get $root.Values.storage $name) -}}
 {{- if not (include "neva.storageSources" $volume | fromJsonArray) -}}
-  {{- with get ($root.Files.Get "files/rules.yaml" | fromYaml).defaultNodePaths $name -}}
+  {{- include "neva.loadRules" $root -}}
+  {{- with get $root.nevaRules.defaultNodePaths $name -}}
     {{- $gpfs := $volume.gpfs | default dict -}}
     {{- $_ := set $gpfs "nodePath" . -}}{{- $_ := set $volume "gpfs" $gpfs -}}
   {{- end -}}

@@ -41,7 +41,8 @@ A sentence is: key, value, rule, fix.
 
 {{/* Sentences of rules, without those whose advice follows from another broken value. Takes (list root sentences). */}}
 {{- define "neva.withoutFollowers" -}}
-{{- $follows := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).follows -}}
+{{- include "neva.loadRules" (index . 0) -}}
+{{- $follows := (index . 0).nevaRules.follows -}}
 {{- $broken := list -}}{{- $kept := list -}}
 {{- range index . 1 -}}{{- $broken = append $broken (splitList ": got " . | first) -}}{{- end -}}
 {{- range $sentence := index . 1 -}}
@@ -55,7 +56,8 @@ A sentence is: key, value, rule, fix.
 
 {{/* Sentences without secrets. Takes (list root sentences). */}}
 {{- define "neva.scrubbed" -}}
-{{- $secrets := ((index . 0).Files.Get "files/rules.yaml" | fromYaml).secrets.values -}}
+{{- include "neva.loadRules" (index . 0) -}}
+{{- $secrets := (index . 0).nevaRules.secrets.values -}}
 {{- $look := printf "(?:%s)[^ ;,]*" (join "|" $secrets) -}}
 {{- $said := list -}}
 {{- range index . 1 -}}{{- $said = append $said (regexReplaceAll $look . "***") -}}{{- end -}}
@@ -110,7 +112,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{/* What must be there, and what a text must look like: on the others the rest could not be judged. */}}
 {{- define "neva.checkFormats" -}}
 {{- $errors := list -}}{{- $values := .Values -}}
-{{- $rules := .Files.Get "files/rules.yaml" | fromYaml -}}
+{{- include "neva.loadRules" . -}}
+{{- $rules := .nevaRules -}}
 {{- $missing := dict -}}
 {{- range $section, $keys := $rules.required -}}
   {{- range splitList " " $keys -}}
@@ -154,7 +157,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors := list -}}
 {{- $full := include "neva.fullname" . -}}
 {{- $id := (.Values.run | default dict).id | default "" -}}
-{{- $limit := int (get (.Files.Get "files/rules.yaml" | fromYaml).maxNameLength .Values.job.kind) -}}
+{{- include "neva.loadRules" . -}}
+{{- $limit := int (get .nevaRules.maxNameLength .Values.job.kind) -}}
 {{- $label := "^[a-z]([-a-z0-9]*[a-z0-9])?$" -}}
 {{- if not (regexMatch $label $full) -}}
   {{- $errors = append $errors (printf "fullnameOverride: got %s; must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be; use a name such as neva-7b" $full) -}}
@@ -386,7 +390,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $v := .Values -}}
 {{- $rdma := (include "neva.uncheckedFacts" . | fromJson).rdma -}}
 {{- $given := $v.rdma | default dict -}}
-{{- if regexMatch (.Files.Get "files/rules.yaml" | fromYaml).fractionalGpu $v.resources.gpuResourceName -}}
+{{- include "neva.loadRules" . -}}
+{{- if regexMatch .nevaRules.fractionalGpu $v.resources.gpuResourceName -}}
   {{- $errors = append $errors (printf "resources.gpuResourceName: got %s; must be whole GPUs, since each training process needs one of its own and all its peers; use nvidia.com/gpu" $v.resources.gpuResourceName) -}}
 {{- end -}}
 {{- if and $given.resources (or $given.resourceName $given.count) -}}
@@ -422,7 +427,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- $errors = append $errors (printf "runPolicy.backoffLimit: got %d; must not be set when restartPolicy is Never, since the operator only counts restarts of containers; use restartPolicy OnFailure" (int64 $backoff)) -}}
   {{- end -}}
 {{- end -}}
-{{- $nccl := int64 (.Files.Get "files/rules.yaml" | fromYaml).ncclTimeoutSeconds -}}
+{{- include "neva.loadRules" . -}}
+{{- $nccl := int64 .nevaRules.ncclTimeoutSeconds -}}
 {{- if and (eq $v.restartPolicy "OnFailure") (gt $nodes 1) (lt (int64 $v.rendezvous.timeoutSeconds) $nccl) -}}
   {{- $errors = append $errors (printf "rendezvous.timeoutSeconds: got %d; must be at least %d with restartPolicy OnFailure, since nodes that lost a peer only come back when NCCL times out; use %d" (int64 $v.rendezvous.timeoutSeconds) $nccl $nccl) -}}
 {{- end -}}
@@ -581,7 +587,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{/* Who sets a name, or what to say in its place; empty where it is free. Takes (list root name names prefixes). */}}
 {{- define "neva.reserved" -}}
 {{- $name := index . 1 -}}
-{{- $rules := (index . 0).Files.Get "files/rules.yaml" | fromYaml -}}
+{{- include "neva.loadRules" (index . 0) -}}
+{{- $rules := (index . 0).nevaRules -}}
 {{- $owner := get (get $rules (index . 2)) $name -}}
 {{- range $prefix, $reason := get $rules (index . 3) -}}{{- if hasPrefix $prefix $name -}}{{- $owner = $reason -}}{{- end -}}{{- end -}}
 {{- $owner -}}
@@ -589,7 +596,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 
 {{- define "neva.checkEnvironment" -}}
 {{- $errors := list -}}
-{{- $secrets := (.Files.Get "files/rules.yaml" | fromYaml).secrets -}}
+{{- include "neva.loadRules" . -}}
+{{- $secrets := .nevaRules.secrets -}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
@@ -613,7 +621,8 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 charts' too. */}}
 {{- define "neva.checkSecrets" -}}
 {{- $errors := list -}}
-{{- $rules := (.Files.Get "files/rules.yaml" | fromYaml).secrets -}}
+{{- include "neva.loadRules" . -}}
+{{- $rules := .nevaRules.secrets -}}
 {{- $secrets := join "|" $rules.values -}}
 {{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
 {{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
@@ -690,7 +699,8 @@ charts' too. */}}
     {{- $errors = append $errors (printf "%s: got the key %s; must have plain keys, since only a command line reads dots, + and ~; use nested maps" (trimSuffix (print "." .name) .path) .name) -}}
   {{- end -}}
 {{- end -}}
-{{- $owned := (.Files.Get "files/rules.yaml" | fromYaml).ownedConfig -}}
+{{- include "neva.loadRules" . -}}
+{{- $owned := .nevaRules.ownedConfig -}}
 {{- $sections := dict -}}
 {{- range $path, $_ := $owned -}}
   {{- $section := list -}}
