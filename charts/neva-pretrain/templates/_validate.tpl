@@ -114,10 +114,16 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors := list -}}{{- $values := .Values -}}
 {{- include "neva.loadRules" . -}}
 {{- $rules := .nevaRules -}}
+{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
+{{- $at := dict -}}
+{{- range $entries -}}{{- $_ := set $at .path . -}}{{- end -}}
 {{- $missing := dict -}}
 {{- range $section, $keys := $rules.required -}}
   {{- range splitList " " $keys -}}
-    {{- range include "neva.select" (list $values (ternary . (print $section "." .) (empty $section))) | fromJsonArray | compact -}}
+    {{- $path := ternary . (print $section "." .) (empty $section) -}}
+    {{- $places := list (get $at $path) -}}
+    {{- if not (hasKey $at $path) -}}{{- $places = include "neva.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
+    {{- range $places -}}
       {{- if and (eq .kind "invalid") (not (has .path $rules.mayBeNull)) -}}{{- $_ := set $missing .path true -}}{{- end -}}
     {{- end -}}
   {{- end -}}
@@ -129,7 +135,9 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 {{- range $format := $rules.formats -}}
   {{- range $path := splitList " " $format.keys -}}
-    {{- range include "neva.select" (list $values $path) | fromJsonArray | compact -}}
+    {{- $places := list (get $at $path) -}}
+    {{- if not (hasKey $at $path) -}}{{- $places = include "neva.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
+    {{- range $places -}}
       {{- if not (has .kind (list "invalid" "map" "slice")) -}}
         {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
         {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
@@ -140,7 +148,6 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
 {{- $texts := list -}}
 {{- range $entries -}}{{- if or .text .name -}}{{- $texts = append $texts (print .name .text) -}}{{- end -}}{{- end -}}
 {{- if regexMatch $rules.unprintable (join "" $texts) -}}
