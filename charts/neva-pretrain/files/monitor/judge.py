@@ -36,11 +36,12 @@ class Limits:
     """When a sign becomes an alarm.
 
     Attributes:
-        nan_in_a_row: NaN or infinite losses one after another; a single one can pass (a skipped
+        nan_in_a_row: steps with nothing but NaN or infinite losses; a single one can pass (a skipped
             fp16 step).
         random_share: a loss above this share of ln(vocabulary) is no better than guessing.
         random_step: from which step on that is judged.
         stall_steps: median step times without a new step.
+        stall_lines: the same in lines of the log, where the bar is drawn every so many steps.
         stall_seconds: never call a stall before this.
         save_seconds: the same while a checkpoint is written, or twice the longest one so far.
         start_seconds: time before the first step, for loading and for DataLoader workers, which NeMo spawns
@@ -57,6 +58,7 @@ class Limits:
     random_share: float = 0.9
     random_step: int = 50
     stall_steps: float = 10
+    stall_lines: float = 3
     stall_seconds: float = 300
     save_seconds: float = 900
     start_seconds: float = 2700
@@ -71,8 +73,9 @@ class Limits:
         speed = run.speed()
         if run.attempt_first_step is None or speed is None:
             return self.start_seconds
-        limit = max(self.stall_seconds, self.stall_steps * speed.median * run.steps_a_line)
-        return max(limit, self.save_seconds, 2 * run.longest_save) if run.is_saving else limit
+        line = speed.median * run.steps_a_line
+        limit = max(self.stall_seconds, self.stall_steps * speed.median, self.stall_lines * line)
+        return max(limit, self.save_seconds + line, 2 * run.longest_save) if run.is_saving else limit
 
 
 DEFAULT_LIMITS = Limits()
@@ -236,6 +239,13 @@ _ADVICE: dict[Kind, _Advice] = {
 }
 """From the most to the least telling: one cause often leaves several of these lines."""
 
+_UNCAUGHT = _Advice(
+    "crash",
+    "the training process failed",
+    "an exception that nothing caught, shown as evidence",
+    "read its traceback, just above that line in the log",
+)
+
 CODES = (
     "finished",
     "gpu-error",
@@ -326,14 +336,18 @@ def _incidents(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         if incident is not None:
             level = Level.FAILED if advice.fatal or (crashed and kind is not Kind.TERMINATED) else Level.WARNING
             if kind is Kind.CRASH:
-                incident = replace(_reason(run) or incident, count=1)
+                incident, advice = _reason(run) or (incident, advice)
+                incident = replace(incident, count=1)
             yield _from_incident(incident, advice, level)
 
 
-def _reason(run: Run) -> Incident | None:
+def _reason(run: Run) -> tuple[Incident, _Advice] | None:
     """Return what ended the process that Hydra or torchrun only says has failed."""
     raised = run.incidents.get(Kind.TRACEBACK)
-    return raised if raised and HEADER not in raised.line else run.incidents.get(Kind.SIGNAL)
+    if raised and HEADER not in raised.line:
+        return raised, _UNCAUGHT
+    signal = run.incidents.get(Kind.SIGNAL)
+    return (signal, _ADVICE[Kind.SIGNAL]) if signal else None
 
 
 def _from_incident(incident: Incident, advice: _Advice, level: Level) -> Judgement:

@@ -50,6 +50,9 @@ MAX_TRACEBACK_LINES = 2000
 HYDRA = "Error executing job with overrides"
 """What Hydra says before the exception that ended the training."""
 
+WRAPPER = "in DataLoader worker process"
+"""What an exception says that stands for another one, whose traceback follows."""
+
 HEADER = "Traceback (most recent call last)"
 """What a traceback begins with; the exception is its first line that is not indented."""
 
@@ -126,6 +129,7 @@ class Notice(NamedTuple):
         rank: the global rank that it comes from or names, where the line tells.
         value: the number that it carries: world size (RANK, REGISTERED, MISSING_RANKS), step
             (SAVED, RESTORED).
+        raised: it is the exception that a traceback of its rank ends with.
 
     """
 
@@ -133,6 +137,7 @@ class Notice(NamedTuple):
     line: str
     rank: int | None = None
     value: int | None = None
+    raised: bool = False
 
 
 Event = Step | Notice
@@ -189,6 +194,8 @@ _NEEDLES = (
     b"exitcode",
     b"exited unexpectedly",
     b"annot allocate memory",
+    b"version mismatch",
+    b"/dev/shm",
     b"hared memory",
     b"bad_alloc",
     b"already completed",
@@ -252,6 +259,8 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
             (
                 r"uncorrectable (?:ECC|NVLink)|[Cc]ontained ECC|fallen off the bus|GPU is lost"
                 r"|Unable to determine the device handle for|system not yet initialized|busy or unavailable"
+                r"|a hardware error|hardware stack error|[Dd]river/library version mismatch"
+                r"|No CUDA GPUs are available|no CUDA-capable device is detected"
                 r"|Xid \([^)]{1,60}\): (?!(?:13|31|32|43|45)\b)\d|\bX(?:id|ID)(?: error)?:? (?!(?:13|31|32|43|45)\b)\d"
             ),
         ),
@@ -262,7 +271,7 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
                 r"CUDA (?:driver )?[Ee]rror\b|\bcu(?:BLAS|DNN|FFT|SOLVER)(?:Lt)? [Ee]rror"
                 r"|(?:CUBLAS|CUDNN|CUFFT|CUSOLVER)_STATUS_[A-Z_]{0,30}(?:FAILED|ERROR|INITIALIZED)"
                 r"|(?:illegal memory access|misaligned address|illegal instruction) was encountered"
-                r"|unspecified launch failure|Xid \([^)]{1,60}\): \d|\bX(?:id|ID)(?: error)?:? \d"
+                r"|unspecified launch failure|the launch timed out|Xid \([^)]{1,60}\): \d|\bX(?:id|ID)(?: error)?:? \d"
             ),
         ),
         (Kind.DUPLICATE_GPU, r"Duplicate GPU detected"),
@@ -273,13 +282,17 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
                 r" timed out"
             ),
         ),
-        (Kind.MISSING_RANKS, r"\d{1,6}/(?P<value>\d{1,6}) clients joined"),
+        (
+            Kind.MISSING_RANKS,
+            r"\d{1,6}/(?P<value>\d{1,6}) clients joined"
+            r"|Timed out initializing process group in store based barrier",
+        ),
         (
             Kind.SHARED_MEMORY,
             r"shared memory.{0,200}No space left on device|posix_fallocate.{0,200}No space left"
             r"|(?:unable to write to file|shared memory object) </torch|creating shared memory segment"
-            r"|out of shared memory|allocate shared memory|signal: Bus error|\(SIGBUS\)|exitcode\s*: -7\b"
-            r"|Fatal Python error: Bus error|Bus error \(core dumped\)",
+            r"|failed to extend /dev/shm|out of shared memory|allocate shared memory|signal: Bus error|\(SIGBUS\)"
+            r"|exitcode\s*: -7\b|Fatal Python error: Bus error|Bus error \(core dumped\)",
         ),
         (
             Kind.NCCL_ERROR,
@@ -298,7 +311,8 @@ _RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (
             Kind.HOST_OOM,
             r"\(SIGKILL\)|exitcode\s*: -9\b|killed by signal: Killed|DataLoader worker .{0,200}exited unexpectedly"
-            r"|^.{0,200}\bKilled\s+(?:torchrun|python)|\bbad_alloc\b|^MemoryError\b|\[Errno 12\]",
+            r"|^.{0,200}\bKilled\s+(?:torchrun|python)|\bbad_alloc\b|^(?:[\w.]{1,100}\.)?_?(?:Array)?MemoryError\b"
+            r"|\[Errno 12\]|unable to mmap .{0,300}Cannot allocate memory",
         ),
         (Kind.TERMINATED, r"[Rr]eceived (?:Signals\.)?(?:SIGTERM|15\b)|got signal: 15\b"),
         (Kind.CRASH, rf"ChildFailedError|{HYDRA}"),
@@ -507,31 +521,51 @@ def _clock(text: bytes) -> float:
     return float(seconds)
 
 
+def _line_of(raw: bytes) -> tuple[str, str, int | None]:
+    """Return a line as text, what follows the prefixes of it, and the rank that it names."""
+    line = _ANSI.sub(b"", raw).decode("utf-8", "replace").rstrip()
+    prefix = _PREFIX.match(line)
+    named = _RANK.search(line)
+    return line, line[prefix.end() :] if prefix else line, int(next(filter(None, named.groups()))) if named else None
+
+
 class _Notices:
     """Finds the lines that say something; remembers the tracebacks that are open, by rank."""
 
     def __init__(self) -> None:
         self._open: dict[int | None, int] = {}
+        self._unfinished: Notice | None = None
         self._consequences = False
 
     def of(self, lines: list[bytes]) -> Iterator[Notice]:
         """Return the notices of these lines, in order."""
-        if not self._open:
+        if not self._open and self._unfinished is None:
             text = b"\n".join(lines)
             if not any(needle in text for needle in _NEEDLES):
                 return
         for raw in lines:
+            if self._unfinished is not None and raw.strip():
+                if longer := self._continued(raw):
+                    yield longer
+                self._unfinished = None
             if self._open or any(needle in raw for needle in _NEEDLES):
                 notice = self._notice(raw)
                 if notice is not None:
                     yield notice
+                    if notice.kind is Kind.TRACEBACK and notice.line.endswith(":") and HEADER not in notice.line:
+                        self._unfinished = notice
+
+    def _continued(self, raw: bytes) -> Notice | None:
+        """Return an exception again, with the line below that says what its own only announces."""
+        notice = self._unfinished
+        line, body, rank = _line_of(raw)
+        body = body.strip()
+        if notice is None or rank != notice.rank or HEADER in line or not any(map(str.isalnum, body)):
+            return None
+        return notice._replace(line=f"{notice.line} {body}"[:MAX_EVIDENCE])
 
     def _notice(self, raw: bytes) -> Notice | None:
-        line = _ANSI.sub(b"", raw).decode("utf-8", "replace").rstrip()
-        prefix = _PREFIX.match(line)
-        body = line[prefix.end() :] if prefix else line
-        named = _RANK.search(line)
-        rank = int(next(filter(None, named.groups()))) if named else None
+        line, body, rank = _line_of(raw)
         raised = self._is_raised(body, rank)
         for kind, pattern in _RULES:
             match = pattern.search(body if pattern.pattern.startswith("^") else line)
@@ -540,17 +574,16 @@ class _Notices:
             if kind is Kind.FAILED_RANK and self._consequences:
                 return None
             groups = match.groupdict()
-            if groups.get("rank") is not None:
-                rank = int(groups["rank"])
+            named = rank if groups.get("rank") is None else int(groups["rank"])
             value = groups.get("value")
             if kind is Kind.TRACEBACK and HEADER in line:
                 self._begin(rank)
             start = max(0, match.start() - MAX_EVIDENCE // 2) if len(line) > MAX_EVIDENCE else 0
             evidence = line[start : start + MAX_EVIDENCE].strip()
-            return Notice(kind, evidence, rank, None if value is None else int(value))
+            return Notice(kind, evidence, named, None if value is None else int(value), raised)
         if body.startswith(("Failures:", "Root Cause")):  # torchrun lists the ranks that it saw fail later first
             self._consequences = body.startswith("F")
-        return Notice(Kind.TRACEBACK, line[:MAX_EVIDENCE].strip(), rank) if raised else None
+        return Notice(Kind.TRACEBACK, line[:MAX_EVIDENCE].strip(), rank, raised=True) if raised else None
 
     def _begin(self, rank: int | None) -> None:
         if len(self._open) < MAX_TRACEBACKS:

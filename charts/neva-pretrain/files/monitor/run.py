@@ -8,16 +8,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple
 
-from .parser import HEADER, HYDRA, Event, Kind, Notice, Step
+from .parser import HEADER, HYDRA, WRAPPER, Event, Kind, Notice, Step
 
 LAG = 10
 """Steps that shown metrics may be behind the bar (NeMo's log_every_n_steps, rarely above 10)."""
 
 RECENT_STEPS = 256
 """Steps over which step times and pace are taken."""
-
-_CAUSES = frozenset(Kind) - {Kind.TRACEBACK, Kind.CRASH, Kind.SIGNAL, Kind.TERMINATED, Kind.RENDEZVOUS_RETRY}
-"""Kinds whose line may be the exception that a traceback ends with."""
 
 SERIES_POINTS = 2048
 """Points that a plot keeps; beyond that every second one is dropped."""
@@ -153,6 +150,7 @@ class Run:
     best_step: int = 0
     attempt: int = 1
     attempt_first_step: int | None = None
+    _first_steps: float = 1.0
     lost_steps: int = 0
     loss: float | None = None
     series: Series = field(default_factory=Series)
@@ -162,6 +160,7 @@ class Run:
     nan_in_a_row: int = 0
     nan_total: int = 0
     nan_line: str = ""
+    _nan_from: int = 0
     incidents: dict[Kind, Incident] = field(default_factory=dict)
     past: list[Incident] = field(default_factory=list)
     ranks: set[int] = field(default_factory=set)
@@ -325,6 +324,8 @@ class Run:
         self.best_step = max(self.best_step, done)
         if self.attempt_first_step is None:
             self.attempt_first_step = done
+            by_clock = record.elapsed / record.seconds if record.elapsed is not None and record.seconds else math.inf
+            self._first_steps = min(record.n, by_clock)
         if self._saves and self.last_step_at is not None:
             self.longest_save = max(self.longest_save, now - self.last_step_at)
         self._saves = False
@@ -350,10 +351,11 @@ class Run:
         if math.isfinite(loss):
             self.nan_in_a_row = 0
             return
-        self.nan_in_a_row += 1
         self.nan_total += 1
-        if self.nan_in_a_row == 1:
+        if self.nan_in_a_row == 0:
+            self._nan_from = done
             self.nan_line = f"step {done}: reduced_train_loss={loss}"
+        self.nan_in_a_row = done - self._nan_from + 1
 
     def _notice(self, notice: Notice, now: float) -> None:
         kind = notice.kind
@@ -393,14 +395,16 @@ class Run:
         if kind is Kind.CRASH and kind not in self.incidents and HYDRA in line:
             self.incidents.pop(Kind.TRACEBACK, None)
         open_ = self.incidents.get(Kind.TRACEBACK)
-        if open_ and HEADER in open_.line and kind in _CAUSES and open_.rank == rank:
+        if open_ and HEADER in open_.line and notice.raised and kind is not Kind.TRACEBACK:
             del self.incidents[Kind.TRACEBACK]  # this line is its exception
         seen = self.incidents.get(kind)
         if seen is None:
             self.incidents[kind] = Incident(kind, line, rank, 1, self.step)
         elif HEADER in line:
             return
-        elif HEADER in seen.line:
+        elif line != seen.line and line.startswith(seen.line):  # the same exception, with more of its words
+            self.incidents[kind] = replace(seen, line=line)
+        elif HEADER in seen.line or WRAPPER in seen.line:
             self.incidents[kind] = replace(seen, line=line, rank=seen.rank if rank is None else rank)
         else:
             named = rank if seen.rank is None else seen.rank
@@ -512,8 +516,14 @@ class Run:
 
     @property
     def steps_a_line(self) -> float:
-        """Steps from one line of the log to the next: 1, or what the bar's refresh rate makes of it."""
-        return (self.timed_steps - 1) / (self.timed_lines - 1) if self.timed_lines > 1 else 1.0
+        """Steps from one line of the log to the next: 1, or what the bar's refresh rate makes of it.
+
+        The first line alone tells how many steps came before it; so does its clock, where the bar goes on after a
+        resume.
+        """
+        if self.timed_lines > 1:
+            return (self.timed_steps - 1) / (self.timed_lines - 1)
+        return max(1.0, self._first_steps)
 
     @property
     def is_saving(self) -> bool:
