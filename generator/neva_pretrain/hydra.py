@@ -9,9 +9,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from neva_pretrain import chartdata
+from neva_pretrain import catalog, chartdata
 from neva_pretrain.catalog import Model
-from neva_pretrain.reading import Values, section
+from neva_pretrain.reading import Values, mapping, section
 
 
 def merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -34,6 +34,16 @@ def config(values: Values, model: Model) -> dict[str, Any]:
         merged["model"]["rotary_base"] = given["rotaryBase"]
     merge(merged, section(values, "config"))
     return merged
+
+
+def activation(values: Values) -> Any:
+    """Return the config's activation, also where ``config`` is not what it should be."""
+    return mapping(values, "config", "model").get("activation", own_activation(catalog.get(values["model"]["name"])))
+
+
+def own_activation(model: Model) -> Any:
+    """Return the activation of a model of the catalog."""
+    return mapping(model.hydra, "model").get("activation", chartdata.hydra()["model"]["activation"])
 
 
 def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from neva_pretrain import catalog, planner
+from neva_pretrain import catalog, hydra, planner, rules
 from neva_pretrain.cost import Kernels
+from neva_pretrain.errors import RefusedError
 from neva_pretrain.hardware import GPUS
 from neva_pretrain.output import say
 from neva_pretrain.plan import BatchPolicy
@@ -102,9 +103,12 @@ def plan(
         raise click.UsageError("--batch-policy and --global-batch exclude each other")
     if plot is not None and plot.suffix not in {".png", ".svg"}:
         raise click.BadParameter("must end in .png or .svg", param_hint="--plot")
+    model = catalog.get(model_name)
+    if broken := list(rules.check_activation(model.architecture, hydra.own_activation(model), kernels)):
+        raise RefusedError(broken)
     result = planner.search(
         planner.Request(
-            model=catalog.get(model_name),
+            model=model,
             gpus=gpus,
             gpu=GPUS[gpu],
             gpus_per_node=gpus_per_node,

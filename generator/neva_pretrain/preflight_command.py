@@ -97,6 +97,7 @@ def of_model(name: str) -> dict[str, Any]:
         del sheet["model"][key]
     for key in ("data", "results", "resume"):
         del sheet[key]
+    sheet["training"] = sizes  # the others are no model's, and nobody has given them
     return sheet
 
 

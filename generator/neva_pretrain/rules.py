@@ -13,7 +13,7 @@ from decimal import Decimal
 from math import gcd, isqrt
 from typing import Any, NamedTuple
 
-from neva_pretrain import catalog, chartdata, facts, images
+from neva_pretrain import catalog, chartdata, facts, hydra, images
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.plan import Plan, nearest_multiples, use
 from neva_pretrain.reading import (
@@ -192,8 +192,10 @@ def check_training(values: Values) -> Iterator[Violation]:
     except RefusedError as unknown:
         yield from unknown.violations
     else:
-        broken = list(check_architecture(catalog.architecture_from(facts.architecture(values)), plan))
+        arch = catalog.architecture_from(facts.architecture(values))
+        broken = list(check_architecture(arch, plan))
         yield from broken
+        yield from check_activation(arch, hydra.activation(values), t["kernels"])
     # Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes.
     unfit = any(v.key == "training.tensorParallelSize" for v in broken)
     if unfit and tensor <= plan.gpus_per_node:
@@ -274,6 +276,33 @@ def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Viola
             str(pipeline),
             f"must divide the layers ({arch.num_layers})",
             nearest_divisors(pipeline, arch.num_layers, [arch.num_layers]),
+        )
+
+
+def check_activation(arch: catalog.Architecture, activation: object, kernels: str) -> Iterator[Violation]:
+    """NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp."""
+    known = chartdata.rules()["activations"]
+    right, other = ("gated", "plain") if arch.gated_mlp else ("plain", "gated")
+    if activation in known[other]:
+        yield Violation(
+            "model.architecture.gatedMlp",
+            text(arch.gated_mlp),
+            f"must be {text(not arch.gated_mlp)} with the activation {activation} of the config",
+            f"use {text(not arch.gated_mlp)}, or set config.model.activation to one of {', '.join(known[right])}",
+        )
+    elif activation not in known[right]:
+        yield Violation(
+            "config.model.activation",
+            show(activation),
+            "must be an activation that NeMo knows",
+            f"use one of {', '.join(known[right])}",
+        )
+    elif kernels == "fused" and activation not in known["fused"]:
+        yield Violation(
+            "training.kernels",
+            kernels,
+            f"must be reference with the activation {activation}, which Megatron Core does not fuse",
+            "use reference",
         )
 
 

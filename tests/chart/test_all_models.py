@@ -128,12 +128,16 @@ def test_the_table_of_the_documentation_is_the_planners(model: str) -> None:
     (row,) = [line for line in DOCUMENTATION.read_text("utf-8").splitlines() if line.startswith(f"| {model} |")]
     args = "plan", "--gpus", 128, "--model", model, "--output", "json"
     plan = json.loads(neva_values(*args).stdout)
-    fused = json.loads(neva_values(*args, "--kernels", "fused").stdout)
+    fused = neva_values(*args, "--kernels", "fused")
+    faster = "refused"  # Megatron Core does not fuse squared-relu
+    if model != "nemotron4_340b_chat":
+        faster = digits(json.loads(fused.stdout)["best"]["samplesPerSecondPerGpu"])
     cells = [model]
     for setup in (plan["preset"], plan["best"]):
         sizes = setup["tensorParallelSize"], setup["pipelineParallelSize"], setup["microBatchSize"]
         cells += [", ".join(map(str, sizes)), digits(setup["samplesPerSecondPerGpu"])]
-    cells += [f"{plan['gain']:.2f}", digits(fused["best"]["samplesPerSecondPerGpu"]), plan["best"]["step"]["basis"]]
+    cells += [f"{plan['gain']:.2f}", faster, plan["best"]["step"]["basis"]]
+    assert (fused.exit_code == 0) == (faster != "refused")
     assert row == f"| {' | '.join(cells)} |"
 
 

@@ -134,7 +134,9 @@ def test_settings_tell_what_was_derived() -> None:
 
 @pytest.mark.parametrize("value", [False, True])
 def test_architecture_overrides_win_even_when_false(value: bool) -> None:
-    found = settings(helm.render({"model": {"architecture": {"gatedMlp": value, "numLayers": 16}}}))
+    model = {"architecture": {"gatedMlp": value, "numLayers": 16}}
+    activation = "swiglu" if value else "gelu"
+    found = settings(helm.render({"model": model, "config": {"model": {"activation": activation}}}))
     assert found["architecture"]["gatedMlp"] is value
     assert found["architecture"]["numLayers"] == 16
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -76,6 +77,12 @@ def test_right_inputs_pass_every_check(settings: Settings) -> None:
 
 
 class TestDataset:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        """One GPU: a pass is as short as the datasets here."""
+        settings["training"].update(gpusPerNode=1, globalBatchSize=1)
+        return settings
+
     def change(self, settings: Settings, samples: list[Any]) -> None:
         Path(settings["data"]["annotations"]).write_text(json.dumps(samples))
 
@@ -192,9 +199,44 @@ class TestDataset:
         self.change(settings, [sample(0, "a.jpg"), silent])
         settings["samples"] = {"template": "mistral"}
         assert "at micro batch size 1 the loss is NaN: id silent" in problems(settings, "dataset")[0]
-        settings["training"]["microBatchSize"] = 32
+        settings["training"].update(microBatchSize=2, globalBatchSize=2)
         assert problems(settings, "dataset") == []
         assert "1 samples have no answer to learn from: id silent" in problems(settings, "dataset", "warning")[1]
+
+    @pytest.mark.parametrize(
+        ("samples", "training", "ways"),
+        [
+            (
+                200,
+                {"nodes": 4, "tensorParallelSize": 1, "microBatchSize": 32, "globalBatchSize": 1024},
+                "1024 samples or more|microBatchSize=4 or 2 or 1",
+            ),
+            (63, {"tensorParallelSize": 4, "microBatchSize": 32, "globalBatchSize": 64}, "microBatchSize=16 or 8 or 4"),
+            (
+                7,
+                {"tensorParallelSize": 1, "microBatchSize": 1, "globalBatchSize": 8},
+                "use a dataset of 8 samples or more",
+            ),
+            (
+                500,
+                {"pipelineParallelSize": 2, "microBatchSize": 8, "globalBatchSize": 512},
+                "globalBatchSize=480 or 448",
+            ),
+        ],
+    )
+    def test_r03_fewer_samples_than_a_pass(
+        self, settings: Settings, samples: int, training: dict[str, int], ways: str
+    ) -> None:
+        """R03: NeMo's sampler divides by the samples that whole passes leave, none here; the sizes named work."""
+        settings["training"].update(gpusPerNode=8, **training)
+        self.change(settings, [sample(i, "a.jpg") for i in range(samples)])
+        (message,) = problems(settings, "dataset")
+        assert f"{samples} samples are fewer than one pass of all replicas takes" in message
+        assert all(way in message for way in ways.split("|")), message
+        for key, size in re.findall(r"training\.(\w+)=(\d+)", message):
+            assert problems({**settings, "training": {**settings["training"], key: int(size)}}, "dataset") == []
+        self.change(settings, [sample(i, "a.jpg") for i in range(1024)])
+        assert problems(settings, "dataset") == []
 
     @pytest.mark.parametrize("name", ["blip.jsonl", "blip.txt", "blip"])
     def test_n03_nemo_goes_by_the_files_ending(self, settings: Settings, tmp_path: Path, name: str) -> None:

@@ -196,7 +196,7 @@ def test_names_are_data(tmp_path: Path) -> None:
     """Spaces, quotes, newlines and $() in paths; a newline does not break the table."""
     odd = tmp_path / "a 'b' \"c\" $(touch pwned) ;\nFAILED  fake"
     settings = world(odd)
-    samples = [sample(0, "x\ny z.jpg")]
+    samples = [sample(0, "x\ny z.jpg")] * 8
     Path(settings["data"]["annotations"]).write_text(json.dumps(samples))
     done = script(tmp_path, settings)
     assert done.returncode == 1
@@ -298,7 +298,7 @@ class TestLocally:
                 "architecture": dict(ARCHITECTURE),
             },
             "data": {"path": "/datasets/preset/data", "annotations": "blip.json"},
-            "training": {"tensorParallelSize": 1},
+            "training": {"tensorParallelSize": 1, "microBatchSize": 1},
             "storage": storage,
             "run": {"id": "r"},
             **changes,
@@ -322,7 +322,7 @@ class TestLocally:
             assert f" {name} " not in said
 
     def test_every_problem_and_exit_code(self, tmp_path: Path) -> None:
-        file = self.values(tmp_path, training={"tensorParallelSize": 4})
+        file = self.values(tmp_path, training={"tensorParallelSize": 4, "microBatchSize": 1})
         (tmp_path / "gpfs" / "tokenizer.model").unlink()
         code, said = self.call("-f", str(file), "-o", "json")
         assert code == 1
@@ -354,6 +354,20 @@ class TestLocally:
         code, said = self.call("--dataset", str(tmp_path / "data"), "--only", "dataset")
         assert code == 1, "its JSON has another name"
         assert "blip_laion_cc_sbu_558k.json" in said
+
+    def test_r03_sizes_that_nobody_gave_are_not_guessed(self, tmp_path: Path) -> None:
+        """R03: results alone do not tell nodes and batch sizes: no silent pass by the chart's, and no refusal."""
+        world(tmp_path)
+        for samples in ("5120.0", "5000.0"):
+            last = tmp_path / samples / "results" / "checkpoints" / f"neva--step=9000-consumed_samples={samples}-last"
+            last.mkdir(parents=True)
+            code, said = self.call("--results", str(tmp_path / samples), "--only", "resume")
+            assert code == 0, said
+            assert f"has seen {samples[:4]} samples: whether NeMo's sampler takes that follows from the run's" in said
+            assert "give the run's values, too (-f)" in said
+            code, said = self.call("-f", str(self.values(tmp_path)), "--results", str(tmp_path / samples))
+            assert "follows from the run's nodes" not in said
+            assert "at step 9000 of 2170: the run is finished" in said
 
     @pytest.mark.parametrize(
         ("content", "said"),

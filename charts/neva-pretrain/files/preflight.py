@@ -34,7 +34,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -514,7 +514,8 @@ KNOWN = {
     Level.FULL,
     "data.annotations",
     cost="parses the JSON once: about 2 s and 0.8 GB of memory for 558K samples",
-    prevents="an AssertionError in a DataLoader worker when a bad sample is drawn, hours later; the wrong dataset",
+    prevents="an AssertionError in a DataLoader worker when a bad sample is drawn, hours later; the wrong dataset; "
+    "fewer samples than one pass takes",
 )
 def check_dataset(run: Run) -> Iterator[Finding]:
     """F02 by count, F04 for each sample."""
@@ -533,6 +534,7 @@ def check_dataset(run: Run) -> Iterator[Finding]:
         )
         return  # its samples are of another form: each would be named
     yield from sample_findings(run.settings, samples)
+    yield from length_problems(run.settings, len(samples))
     yield note(f"{len(samples)} samples: {name or 'own dataset'}")
 
 
@@ -1320,25 +1322,95 @@ def continuation_problems(run: Run, chosen: str) -> Iterator[Finding]:
     yield from sampler_problems(run, name, consumed_samples(chosen))
 
 
+@dataclass(frozen=True)
+class Batches:
+    """What NeMo's sampler goes by: how many samples all replicas take at a time."""
+
+    nodes: int
+    gpus_per_node: int
+    tensor: int
+    pipeline: int
+    micro: int
+    batch: int
+
+    @property
+    def replicas(self) -> int:
+        """Data parallel size."""
+        return max(1, self.nodes * self.gpus_per_node // (self.tensor * self.pipeline))
+
+    @property
+    def size(self) -> int:
+        """Samples of a pass; with a pipeline the sampler gives a replica its whole share of a step at once."""
+        return (self.micro if self.pipeline == 1 else self.batch // self.replicas) * self.replicas
+
+    def __str__(self) -> str:
+        if self.pipeline == 1:
+            return f"{self.size} (MBS x data parallel size {self.replicas})"
+        return f"{self.size} (global batch of {self.replicas} replicas with a pipeline)"
+
+    def ways(self, takes: Callable[[int], bool]) -> list[str]:
+        """Say with which sizes, each changed alone, a pass is one that is taken."""
+        replica = self.tensor * self.pipeline
+        changed = {
+            "training.microBatchSize": (
+                (m, replace(self, micro=m)) for m in range(self.batch // self.replicas, 0, -1) if self.pipeline == 1
+            ),
+            "training.nodes": (
+                (n, replace(self, nodes=n))
+                for n in range(2 * self.nodes, 0, -1)
+                if n * self.gpus_per_node % replica == 0
+            ),
+            "training.globalBatchSize": (
+                (b, replace(self, batch=b))
+                for b in range(self.batch, 0, -self.micro * self.replicas)
+                if self.pipeline > 1
+            ),
+        }
+        found = {
+            key: list(
+                itertools.islice((n for n, b in sizes if b.batch % (b.micro * b.replicas) == 0 and takes(b.size)), 3)
+            )
+            for key, sizes in changed.items()
+        }
+        return [f"set {key}={' or '.join(map(str, sizes))}" for key, sizes in found.items() if sizes]
+
+
+SIZES = ("nodes", "gpusPerNode", "tensorParallelSize", "pipelineParallelSize", "microBatchSize", "globalBatchSize")
+
+
+def batches_of(settings: Settings) -> Batches | None:
+    """Return the run's sizes, or None where they are not all given."""
+    found = [settings.find(f"training.{key}") for key in SIZES]
+    return Batches(*found) if all(type(n) is int and n > 0 for n in found) else None
+
+
+def length_problems(settings: Settings, samples: int) -> Iterator[Finding]:
+    """R03: of fewer samples than a pass nothing is ever drawn; NeMo's sampler divides by that nothing."""
+    batches = batches_of(settings)
+    if batches and 0 <= samples < batches.size:
+        yield failed(
+            f"{samples} samples are fewer than one pass of all replicas takes, {batches}: NeMo's sampler cannot begin",
+            "; or ".join(
+                [*batches.ways(lambda size: samples >= size), f"use a dataset of {batches.size} samples or more"]
+            ),
+        )
+
+
 def sampler_problems(run: Run, name: str, consumed: int) -> Iterator[Finding]:
     """R03: the sampler asserts that what was consumed is whole passes of all replicas."""
-    keys = ("nodes", "gpusPerNode", "tensorParallelSize", "pipelineParallelSize", "microBatchSize", "globalBatchSize")
-    found = [run.settings.find(f"training.{k}") for k in keys]
-    cyclic = run.settings.text("samples.loader", "cyclic") == "cyclic"
-    if not cyclic or not all(isinstance(n, int) and n > 0 for n in found):
+    if run.settings.text("samples.loader", "cyclic") != "cyclic":
         return
-    nodes, gpus, tensor, pipeline, micro, batch = found
-    replica = tensor * pipeline
-    replicas = max(1, nodes * gpus // replica)
-
-    def passes(of: int) -> int:
-        """Return samples of a pass; with a pipeline the sampler gives a replica its whole share at once."""
-        return micro * of if pipeline == 1 else batch // of * of
-
-    size = passes(replicas)
-    if consumed % size == 0:
+    batches = batches_of(run.settings)
+    if batches is None:
+        yield warning(
+            f"{name} has seen {consumed} samples: whether NeMo's sampler takes that follows from the run's nodes and "
+            "batch sizes, which are unknown",
+            "give the run's values, too (-f)",
+        )
+        return
+    if consumed % batches.size == 0:
         return  # whatever the dataset's length
-    said = f"{name} has seen {consumed} samples, no multiple of {size} (MBS x data parallel size {replicas})"
+    said = f"{name} has seen {consumed} samples, no multiple of {batches}"
     open_question = f"{said}: whether NeMo's sampler takes that follows from the dataset's length, which is unknown"
     if run.settings.find("data.annotations") is None:
         yield warning(open_question, "give the dataset, too")
@@ -1348,26 +1420,9 @@ def sampler_problems(run: Run, name: str, consumed: int) -> Iterator[Finding]:
     except (ProblemError, NotPossibleError):
         yield warning(open_question, "see what the check dataset says")
         return
-    if sampler_takes(samples, consumed, size):
+    if sampler_takes(samples, consumed, batches.size):
         return
-    replicas_of = {n: n * gpus // replica for n in range(2 * nodes, 0, -1) if n * gpus % replica == 0}
-    fits = {
-        "training.microBatchSize": (
-            m
-            for m in range(batch // replicas, 0, -1)
-            if pipeline == 1 and batch % (m * replicas) == 0 and sampler_takes(samples, consumed, m * replicas)
-        ),
-        "training.nodes": (
-            n
-            for n, of in replicas_of.items()
-            if batch % (micro * of) == 0 and sampler_takes(samples, consumed, passes(of))
-        ),
-        "training.globalBatchSize": (
-            b for b in range(batch, 0, -micro * replicas) if pipeline > 1 and sampler_takes(samples, consumed, b)
-        ),
-    }
-    first = {key: list(itertools.islice(sizes, 3)) for key, sizes in fits.items()}
-    ways = [f"set {key}={' or '.join(map(str, sizes))}" for key, sizes in first.items() if sizes]
+    ways = batches.ways(lambda size: sampler_takes(samples, consumed, size))
     yield failed(
         f"{said}: NeMo's sampler stops with an AssertionError ({samples} samples are an epoch)",
         "; or ".join([*ways, "go back to the first run's global batch"]),

@@ -181,6 +181,28 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
+{{/* NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp. Takes (list root facts). */}}
+{{- define "neva.activationErrors" -}}
+{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- include "neva.loadRules" $root -}}
+{{- $known := $root.nevaRules.activations -}}
+{{- $activation := ($root.Files.Get "files/neva_pretrain.yaml" | fromYaml).model.activation -}}
+{{- range list $f.hydra $root.Values.config -}}
+  {{- if kindIs "map" . -}}{{- if kindIs "map" .model -}}{{- if hasKey .model "activation" -}}{{- $activation = .model.activation -}}{{- end -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- $gated := $f.architecture.gatedMlp -}}
+{{- $right := get $known (ternary "gated" "plain" $gated) -}}
+{{- $errors := list -}}
+{{- if has $activation (get $known (ternary "plain" "gated" $gated)) -}}
+  {{- $errors = append $errors (printf "model.architecture.gatedMlp: got %v; must be %v with the activation %s of the config; use %v, or set config.model.activation to one of %s" $gated (not $gated) $activation (not $gated) (join ", " $right)) -}}
+{{- else if not (has $activation $right) -}}
+  {{- $errors = append $errors (printf "config.model.activation: got %s; must be an activation that NeMo knows; use one of %s" (include "neva.show" $activation) (join ", " $right)) -}}
+{{- else if and (eq $root.Values.training.kernels "fused") (not (has $activation $known.fused)) -}}
+  {{- $errors = append $errors (printf "training.kernels: got fused; must be reference with the activation %s, which Megatron Core does not fuse; use reference" $activation) -}}
+{{- end -}}
+{{- toJson $errors -}}
+{{- end -}}
+
 {{- define "neva.checkTraining" -}}
 {{- $errors := list -}}
 {{- $t := .Values.training -}}
@@ -215,6 +237,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- if mod (int64 $a.numLayers) $pp -}}
     {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva.nearestDivisors" (list $pp $a.numLayers (list $a.numLayers)))) -}}
   {{- end -}}
+  {{- $errors = concat $errors (include "neva.activationErrors" (list . $f) | fromJsonArray) -}}
 {{- end -}}
 {{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
 {{- /* Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes. */ -}}
