@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neva_pretrain import catalog
-from neva_pretrain.cost import Kernels, Setup, launch_floor, step_time
-from neva_pretrain.hardware import H100
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import H100
+from neva_pretrain.plan.cost import Kernels, Setup, launch_floor, step_time
 
 DATA = Path(__file__).parent / "data" / "calibration"
 _MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from neva_pretrain import catalog, chartdata, hydra
-from neva_pretrain.cost import Setup
-from neva_pretrain.hardware import GPUS, H100, Gpu
-from neva_pretrain.plan import Plan
-from neva_pretrain.reading import READ_ONLY_VOLUMES, Values, mapping, preparing, rdma_enabled, read_only, section
+from neva_pretrain import chart
+from neva_pretrain.chart.access import READ_ONLY_VOLUMES, Values, mapping, preparing, rdma_enabled, read_only, section
+from neva_pretrain.model import catalog, hydra
+from neva_pretrain.model.hardware import GPUS, H100, Gpu
+from neva_pretrain.plan.cost import Setup
+from neva_pretrain.plan.plan import Plan
 
 PREPARE_STEPS = ("tokenizer", "vision", "llm", "dataset")
 
@@ -60,7 +61,7 @@ def sheet(values: Values, release: str = "", namespace: str = "") -> dict[str, A
     """
     model, given, data, training = _catalog(values), values["model"], values["data"], values["training"]
     plan, shape, run = Plan.from_values(values), architecture(values), run_id(values, release)
-    tower = chartdata.models()["visionEncoders"][model["visionEncoder"]]
+    tower = chart.models()["visionEncoders"][model["visionEncoder"]]
     facts = {
         "run": {"id": run, "release": release, "namespace": namespace},
         "image": image(values),
@@ -102,7 +103,7 @@ def sheet(values: Values, release: str = "", namespace: str = "") -> dict[str, A
         "plan": _without(section(values, "monitoring", "plan")),
         "rendezvous": {
             "timeoutSeconds": values["rendezvous"]["timeoutSeconds"],
-            "ncclTimeoutSeconds": chartdata.rules()["ncclTimeoutSeconds"],
+            "ncclTimeoutSeconds": chart.rules()["ncclTimeoutSeconds"],
         },
     }
     if preparing(values):
@@ -175,7 +176,7 @@ def model(facts: Values) -> catalog.Model | None:
     }
     return replace(
         found,
-        architecture=catalog.architecture_from({**chartdata.models()["models"][name]["architecture"], **own}),
+        architecture=catalog.architecture_from({**chart.models()["models"][name]["architecture"], **own}),
         tokens_per_sample=count(said.get("tokensPerSample")) or found.tokens_per_sample,
     )
 
@@ -200,7 +201,7 @@ def _name(values: Values) -> str:
 
 
 def _catalog(values: Values) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = chartdata.models()["models"][catalog.get(values["model"]["name"]).name]
+    found: Mapping[str, Any] = chart.models()["models"][catalog.get(values["model"]["name"]).name]
     return found
 
 

@@ -18,7 +18,7 @@ from statistics import median
 from tests.chart import helm
 
 TURNS = 15
-NEVA_VALUES = [sys.executable, "-c", "from neva_pretrain.cli import main; main()"]
+NEVA_VALUES = [sys.executable, "-c", "from neva_pretrain.cli.main import main; main()"]
 IMPORTS = [sys.executable, "-c", "import click, jsonschema, yaml"]
 NUMBER = re.compile(r"\d+")
 HASH = re.compile(r"-[0-9a-f]{8}\b")

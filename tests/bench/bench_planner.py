@@ -11,9 +11,9 @@ from functools import partial
 from statistics import median
 from time import perf_counter
 
-from neva_pretrain import catalog
-from neva_pretrain.cost import memory
-from neva_pretrain.planner import Request, search
+from neva_pretrain.model import catalog
+from neva_pretrain.plan.cost import memory
+from neva_pretrain.plan.search import Request, search
 from tests.calibration import Run, runs
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from neva_pretrain import catalog
-from neva_pretrain.cli import main
+from neva_pretrain.cli.main import main
+from neva_pretrain.model import catalog
 from tests.chart import helm
 from tests.chart.test_schema import kubeconform
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from neva_pretrain.cli import main
-from neva_pretrain.hardware import GPUS
+from neva_pretrain.cli.main import main
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings
 from neva_pretrain.monitor.core import exporter as exporter_module
 from tests.chart import helm

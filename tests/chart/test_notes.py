@@ -15,7 +15,7 @@ FOUR_NODES: dict[str, Any] = {"training": {"nodes": 4, "globalBatchSize": 1024}}
 
 
 @pytest.fixture(scope="module")
-def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the chart that shows its notes."""
     copy = tmp_path_factory.mktemp("chart") / "neva-pretrain"
     shutil.copytree(helm.CHART, copy)
@@ -25,13 +25,13 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def notes(chart: Path, values: dict[str, Any] | None = None) -> str:
+def notes(folder: Path, values: dict[str, Any] | None = None) -> str:
     """The notes and nothing else."""
-    return str(helm.one(helm.render(values, chart=chart), "Notes")["text"])
+    return str(helm.one(helm.render(values, chart=folder), "Notes")["text"])
 
 
-def test_notes_tell_what_was_rendered_and_what_comes_next(chart: Path) -> None:
-    text = notes(chart, FOUR_NODES)
+def test_notes_tell_what_was_rendered_and_what_comes_next(folder: Path) -> None:
+    text = notes(folder, FOUR_NODES)
     name = helm.job(helm.render(FOUR_NODES))["metadata"]["name"]
     assert "llama2_7b_chat on 32 GPUs" in text
     assert "1 master and 3 worker(s)" in text
@@ -45,10 +45,10 @@ def test_notes_tell_what_was_rendered_and_what_comes_next(chart: Path) -> None:
     assert "e+0" not in text
 
 
-def test_notes_of_a_trainjob_find_its_pods_by_label(chart: Path) -> None:
+def test_notes_of_a_trainjob_find_its_pods_by_label(folder: Path) -> None:
     """Its pods' names end in random letters."""
     values = {**FOUR_NODES, "job": {"kind": "TrainJob"}, "scheduling": {"queue": {"name": "lq"}}}
-    text = notes(chart, values)
+    text = notes(folder, values)
     name = helm.job(helm.render(values))["metadata"]["name"]
     label = f"jobset.sigs.k8s.io/jobset-name={name}"
     for command in (
@@ -64,23 +64,23 @@ def test_notes_of_a_trainjob_find_its_pods_by_label(chart: Path) -> None:
     assert "WARNING" not in text
 
 
-def test_notes_warn_where_kueue_does_not_place_a_trainjob(chart: Path) -> None:
+def test_notes_warn_where_kueue_does_not_place_a_trainjob(folder: Path) -> None:
     topology = {"queue": {"name": "lq", "topology": {"required": "rack"}}}
     words = "Kueue before 0.15 does not place the pods of a TrainJob"
-    assert words in notes(chart, {"job": {"kind": "TrainJob"}, "scheduling": topology})
-    assert words not in notes(chart, {"scheduling": topology})
+    assert words in notes(folder, {"job": {"kind": "TrainJob"}, "scheduling": topology})
+    assert words not in notes(folder, {"scheduling": topology})
 
 
-def test_a09_a10_notes_name_the_init_container_and_the_wait(chart: Path) -> None:
-    text = notes(chart, {**FOUR_NODES, "rendezvous": {"waitSeconds": 1200}})
+def test_a09_a10_notes_name_the_init_container_and_the_wait(folder: Path) -> None:
+    text = notes(folder, {**FOUR_NODES, "rendezvous": {"waitSeconds": 1200}})
     assert "--pytorch-init-container-image" in text
     assert "up to 1200 s for the master" in text
-    assert "of the operator" not in notes(chart)
+    assert "of the operator" not in notes(folder)
 
 
-def test_notes_of_prepare_name_what_is_made_and_how_to_train(chart: Path) -> None:
+def test_notes_of_prepare_name_what_is_made_and_how_to_train(folder: Path) -> None:
     values = {"prepare": {"enabled": True, "llm": {"source": "/models/preset/in"}, "dataset": {"enabled": False}}}
-    text = notes(chart, values)
+    text = notes(folder, values)
     assert "kubectl logs -f job/neva-prepare-" in text
     assert "/Llama-2-7b-chat/tokenizer_neva.model" in text
     assert re.search(r"dataset +off", text)
@@ -88,31 +88,31 @@ def test_notes_of_prepare_name_what_is_made_and_how_to_train(chart: Path) -> Non
     assert "pytorchjob" not in text
 
 
-def test_a08_notes_tell_both_timeouts(chart: Path) -> None:
-    text = notes(chart, {**FOUR_NODES, "restartPolicy": "OnFailure", "rendezvous": {"timeoutSeconds": 2000}})
+def test_a08_notes_tell_both_timeouts(folder: Path) -> None:
+    text = notes(folder, {**FOUR_NODES, "restartPolicy": "OnFailure", "rendezvous": {"timeoutSeconds": 2000}})
     assert "within 2000 s" in text
     assert "1800 s" in text
 
 
 @pytest.mark.parametrize("where", ["securityContext", "podSecurityContext"])
-def test_c02_notes_warn_of_rdma_without_root(chart: Path, where: str) -> None:
-    assert "WARNING: as uid 1000 the capability IPC_LOCK" in notes(chart, {where: {"runAsUser": 1000}})
-    assert "WARNING" not in notes(chart, {where: {"runAsUser": 1000}, "fabric": "tcp"})
-    assert "WARNING" not in notes(chart)
+def test_c02_notes_warn_of_rdma_without_root(folder: Path, where: str) -> None:
+    assert "WARNING: as uid 1000 the capability IPC_LOCK" in notes(folder, {where: {"runAsUser": 1000}})
+    assert "WARNING" not in notes(folder, {where: {"runAsUser": 1000}, "fabric": "tcp"})
+    assert "WARNING" not in notes(folder)
 
 
-def test_c02_the_containers_user_wins_over_the_pods(chart: Path) -> None:
+def test_c02_the_containers_user_wins_over_the_pods(folder: Path) -> None:
     values = {"podSecurityContext": {"runAsUser": 1000}, "securityContext": {"runAsUser": 0}}
-    assert "WARNING" not in notes(chart, values)
-    assert "WARNING" in notes(chart, {"podSecurityContext": {"runAsUser": 0}, "securityContext": {"runAsUser": 5}})
+    assert "WARNING" not in notes(folder, values)
+    assert "WARNING" in notes(folder, {"podSecurityContext": {"runAsUser": 0}, "securityContext": {"runAsUser": 5}})
 
 
-def test_d13_notes_say_that_a_checkpoint_is_the_projector_only(chart: Path) -> None:
-    assert "projector only" in notes(chart)
-    assert "no checkpoint is saved" in notes(chart, {"checkpoint": {"enabled": False}})
+def test_d13_notes_say_that_a_checkpoint_is_the_projector_only(folder: Path) -> None:
+    assert "projector only" in notes(folder)
+    assert "no checkpoint is saved" in notes(folder, {"checkpoint": {"enabled": False}})
 
 
-def test_u10_notes_name_what_must_be_there_and_warn_of_what_is_not(chart: Path) -> None:
+def test_u10_notes_name_what_must_be_there_and_warn_of_what_is_not(folder: Path) -> None:
     """A render without a cluster finds nothing. What a tenant may have no right to read is named and not looked up."""
     values = {
         "image": {"pullSecrets": ["ngc"]},
@@ -132,22 +132,22 @@ def test_u10_notes_name_what_must_be_there_and_warn_of_what_is_not(chart: Path) 
     looked = "secret/ngc, secret/tokens, secret/certs, persistentvolumeclaim/data, persistentvolumeclaim/more"
     others = "serviceaccount/trainer localqueues.kueue.x-k8s.io/lq"
     for more in ({}, {"prepare": {"enabled": True, "llm": {"source": "a/b"}}}):
-        text = notes(chart, {**values, **more})
+        text = notes(folder, {**values, **more})
         assert f"WARNING: not in namespace default, and pods do not start without: {looked}\n" in text
         assert f"  kubectl get -n default {looked.replace(',', '')} {others}\n" in text
         clusters = "storageclass/fast workloadpriorityclasses.kueue.x-k8s.io/first priorityclass/high"
         assert f"  kubectl get {clusters}\n" in text
 
 
-def test_u10_claims_are_looked_up_only_where_helm_reads_claims_anyway(chart: Path) -> None:
+def test_u10_claims_are_looked_up_only_where_helm_reads_claims_anyway(folder: Path) -> None:
     """A forbidden lookup fails the install: of a release without claims of its own none is read."""
     names = ("datasets", "models", "results")
-    text = notes(chart, {"storage": {name: {"existingClaim": name} for name in names}})
+    text = notes(folder, {"storage": {name: {"existingClaim": name} for name in names}})
     assert "not in namespace" not in text
     assert "  kubectl get -n default persistentvolumeclaim/datasets persistentvolumeclaim/models" in text
-    assert "Must be there" not in notes(chart)
-    assert "secret/" not in notes(chart, {"secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}), (
+    assert "Must be there" not in notes(folder)
+    assert "secret/" not in notes(folder, {"secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}), (
         "not used"
     )
     used = {"wandb": {"enabled": True}, "secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}
-    assert "secret/w secret/h" in notes(chart, {**used, "hf": {"online": True}})
+    assert "secret/w secret/h" in notes(folder, {**used, "hf": {"online": True}})

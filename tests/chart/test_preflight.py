@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import catalog, hydra, preflight_command
+from neva_pretrain.cli import preflight as cli
+from neva_pretrain.model import catalog, hydra
 from tests.chart import helm
 
 LLM = "meta-llama/Llama-2-7b-chat-hf"
@@ -133,7 +134,7 @@ def test_an_unknown_check_is_refused() -> None:
 def test_the_schema_names_the_checks_that_there_are() -> None:
     schema = json.loads((helm.CHART / "values.schema.json").read_text())
     names = schema["properties"]["preflight"]["properties"]["skip"]["items"]["enum"]
-    assert names == sorted(preflight_command.script().CHECKS)
+    assert names == sorted(cli.script().CHECKS)
 
 
 def test_helm_test_checks_the_mounts_of_training_without_a_gpu() -> None:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from neva_pretrain import chartdata, values
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import schema
 from tests.chart import helm
 
-SCHEMA = chartdata.schema()
+SCHEMA = chart.schema()
 WORDS = {"type", "enum", "minimum", "maximum", "exclusiveMinimum", "maxLength", "maxItems", "maxProperties"}
 # Said in words by Helm; all else (not, anyOf, pattern, required ...) prints a keyword or an expression at best.
 READABLE = WORDS | {"minProperties", "minLength", "uniqueItems", "additionalProperties"}
@@ -71,7 +73,7 @@ def test_u04_each_violation_of_the_schema_is_read_in_helms_refusal() -> None:
                 taken.append((path, key))
         todo = [entry for entry in todo if entry not in taken]
         lines = helm.render_fails(together)
-        ours = [str(v) for v in values.schema_violations(values.complete(together))]
+        ours = [str(v) for v in schema.violations(values.complete(together))]
         for path, key in taken:
             pointer = "/".join(("", *path))
             said = [line for line in lines if f"'{pointer}'" in line]
@@ -139,7 +141,7 @@ def leaves(node: Any, path: str = "") -> Iterator[str]:
 
 def test_u04_what_a_text_looks_like_is_said_with_an_example_by_both() -> None:
     lines = helm.render_fails(FORMATS)
-    assert sorted(lines) == sorted(str(v) for v in values.schema_violations(values.complete(FORMATS)))
+    assert sorted(lines) == sorted(str(v) for v in schema.violations(values.complete(FORMATS)))
     for line in lines:
         assert re.match(r"[^:]+: got .+; must .+; (use|remove) .+", line), line
     keys = {line.split(": got ")[0] for line in lines}
@@ -147,7 +149,7 @@ def test_u04_what_a_text_looks_like_is_said_with_an_example_by_both() -> None:
     named = {key for key in leaves(FORMATS) if not any(key.startswith(found) for found in keys)}
     assert named == fine
     tried = " ".join(lines)
-    assert [form["keys"] for form in chartdata.rules()["formats"] if form["rule"] not in tried] == [
+    assert [form["keys"] for form in chart.rules()["formats"] if form["rule"] not in tried] == [
         "extraVolumes.[].@ extraVolumeMounts.[].@"
     ]
 
@@ -157,13 +159,13 @@ def test_u04_quantities_may_be_numbers() -> None:
         "resources": {"cpu": 128, "memory": 900000000000, "shmSize": 64000000000},
         "prepare": {"resources": {"cpu": 2}},
     }
-    assert values.schema_violations(values.complete(given)) == []
+    assert schema.violations(values.complete(given)) == []
     limits = helm.container(helm.render(given))["resources"]["limits"]
     assert (limits["cpu"], limits["memory"]) == ("128", "900000000000")
 
 
 def test_k13_a_huge_list_is_refused_by_its_length_alone() -> None:
     huge = {"extraVolumes": [{"name": f"v{at}", "emptyDir": {}} for at in range(20_000)]}
-    (line,) = [str(v) for v in values.schema_violations(values.complete(huge))]
+    (line,) = [str(v) for v in schema.violations(values.complete(huge))]
     assert line.startswith("extraVolumes: got a list; must have at most ")
     assert any("/extraVolumes'" in found and "maxItems" in found for found in helm.render_fails(json.dumps(huge)))

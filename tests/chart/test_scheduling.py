@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import advice, chartdata, rules, values
-from neva_pretrain.verdict import judge
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import advice, rules, schema
+from neva_pretrain.check.verdict import judge
 from tests.chart import helm
-from tests.chart.test_notes import chart as chart  # the fixture
+from tests.chart.test_notes import folder as folder  # the fixture
 from tests.chart.test_notes import notes
 
 TWO: dict[str, Any] = {"training": {"nodes": 2, "globalBatchSize": 512}}
@@ -100,7 +102,7 @@ def test_the_rest_of_the_pods_scheduling() -> None:
 def broken(**scheduling: Any) -> list[str]:
     """What schema and rules have against it."""
     complete = values.complete({"scheduling": scheduling})
-    return [str(v) for v in values.schema_violations(complete) or rules.violations(complete)]
+    return [str(v) for v in schema.violations(complete) or rules.violations(complete)]
 
 
 SPREAD = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
@@ -172,8 +174,8 @@ def test_u10_what_the_api_takes_is_taken() -> None:
 @pytest.mark.parametrize("key", ["commonLabels", "podLabels", "workerLabels"])
 @pytest.mark.parametrize("labels", [{"a b": "c"}, {"a": "x y"}, {"a": "-x"}, {"a": "x" * 64}, {"A/b/c": "d"}], ids=str)
 def test_u10_labels_are_what_the_api_takes(key: str, labels: dict[str, str]) -> None:
-    assert values.schema_violations(values.complete({key: labels}))
-    assert not values.schema_violations(values.complete({key: {"a.b/C_d": "X.y_z-1", "n": 1, "t": True, "e": ""}}))
+    assert schema.violations(values.complete({key: labels}))
+    assert not schema.violations(values.complete({key: {"a.b/C_d": "X.y_z-1", "n": 1, "t": True, "e": ""}}))
 
 
 # Queues
@@ -254,7 +256,7 @@ def test_a13_a_queue_is_a_value_and_no_label(label: str) -> None:
 
 @pytest.mark.parametrize("name", ["ib", "roce", "efa", "tcp"])
 def test_a_fabric_is_its_devices_and_its_environment(name: str) -> None:
-    fabric = chartdata.fabrics()[name]
+    fabric = chart.fabrics()[name]
     manifests = helm.render({**TWO, "fabric": name})
     for role in ("Master", "Worker"):
         container = helm.container(manifests, role)
@@ -263,7 +265,7 @@ def test_a_fabric_is_its_devices_and_its_environment(name: str) -> None:
         added = container["securityContext"]["capabilities"].get("add")
         assert added == (["IPC_LOCK"] if fabric["rdma"]["enabled"] else None)
         assert fabric["env"].items() <= helm.env(manifests, role).items()
-        others = {key for other in chartdata.fabrics().values() for key in other["env"]} - set(fabric["env"])
+        others = {key for other in chart.fabrics().values() for key in other["env"]} - set(fabric["env"])
         assert not others & set(helm.env(manifests, role)), "no other fabric's environment"
 
 
@@ -275,7 +277,7 @@ def test_one_node_needs_no_fabric_and_two_do() -> None:
 
 @pytest.mark.parametrize("value", ["^ibs,lo", "=eth0", "mlx5_0:1,mlx5_3:1", "", "a=b^c,d", "$(X) $$"])
 def test_c03_c04_the_users_environment_wins_byte_for_byte(value: str) -> None:
-    names = sorted({key for fabric in chartdata.fabrics().values() for key in fabric["env"]})
+    names = sorted({key for fabric in chart.fabrics().values() for key in fabric["env"]})
     for fabric in ("ib", "roce", "efa", "tcp"):
         seen = helm.env(helm.render({**TWO, "fabric": fabric, "env": dict.fromkeys(names, value)}), "Worker")
         assert {seen[name] for name in names} == {value}
@@ -309,7 +311,7 @@ def test_n26_each_rail_may_have_a_resource_of_its_own(kind: str) -> None:
 )
 def test_n26_devices_are_said_once_and_counted(rdma: dict[str, Any], words: str) -> None:
     complete = values.complete({"rdma": rdma})
-    found = [str(v) for v in values.schema_violations(complete) or rules.violations(complete)]
+    found = [str(v) for v in schema.violations(complete) or rules.violations(complete)]
     assert len(found) == 1
     assert found[0].startswith(words or "rdma.resources")
     if words:
@@ -339,11 +341,11 @@ WARNED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("partial", "words"), WARNED, ids=[json.dumps(partial) for partial, _ in WARNED])
 def test_n25_devices_that_a_pod_may_not_be_able_to_use_are_warned_of(
-    chart: Path, partial: dict[str, Any], words: str
+    folder: Path, partial: dict[str, Any], words: str
 ) -> None:
     said = advice.warnings(values.complete(partial))
     assert [sentence.startswith(words) for sentence in said] == ([True] if words else [])
-    shown = notes(chart, partial)
+    shown = notes(folder, partial)
     assert all(f"  - WARNING: {sentence}.\n" in shown for sentence in said)
     assert shown.count("WARNING: rdma.") == len(said)
     if words:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import chartdata, rules, security, values
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import pod_security, rules
 from tests.chart import helm
-from tests.chart.test_notes import chart as chart  # the fixture
+from tests.chart.test_notes import folder as folder  # the fixture
 from tests.chart.test_notes import notes
 from tests.chart.test_schema import FILES, OPTIONS, schema
 
@@ -133,13 +135,13 @@ NOTES = [
 
 
 @pytest.mark.parametrize(("partial", "words"), NOTES, ids=[json.dumps(partial) for partial, _ in NOTES])
-def test_notes_tell_the_level_and_what_breaks_it(chart: Path, partial: dict[str, Any], words: str) -> None:
-    assert f"Pod Security: {words}\n" in notes(chart, partial)
+def test_notes_tell_the_level_and_what_breaks_it(folder: Path, partial: dict[str, Any], words: str) -> None:
+    assert f"Pod Security: {words}\n" in notes(folder, partial)
 
 
 def test_a_default_without_rdma_meets_baseline() -> None:
     complete = values.complete({"fabric": "tcp"})
-    assert "baseline" not in {broken.level for broken in security.pod_security_breaks(complete)}
+    assert "baseline" not in {broken.level for broken in pod_security.pod_security_breaks(complete)}
 
 
 def test_a_namespace_that_enforces_a_level_is_refused_what_it_would_reject() -> None:
@@ -246,7 +248,7 @@ def test_n05_a_map_with_defaults_is_one_whose_entries_stand_alone() -> None:
             elif isinstance(value, dict):
                 yield from maps(value, below, f"{path}{key}.")
 
-    assert set(maps(chartdata.defaults(), schema())) == {"env", "podAnnotations", "workerLabels"}
+    assert set(maps(chart.defaults(), schema())) == {"env", "podAnnotations", "workerLabels"}
 
 
 def test_a_policy_that_cannot_act_or_cuts_the_hub_off_is_refused() -> None:
@@ -356,4 +358,4 @@ def test_no_property_takes_a_secret_but_by_reference() -> None:
 def test_rules_use_the_same_breaks_as_the_notes() -> None:
     complete = values.complete({**TWO_NODES, "podSecurity": {"enforce": "restricted"}})
     said = [str(violation).partition(":")[0] for violation in rules.check_security(complete)]
-    assert said == [broken.key for broken in security.pod_security_breaks(complete)]
+    assert said == [broken.key for broken in pod_security.pod_security_breaks(complete)]

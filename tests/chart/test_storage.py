@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import rules, values
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules, schema
 from tests.chart import helm
 from tests.chart.test_pods import RELEASES, templates
 
@@ -127,7 +128,7 @@ def test_handles_of_ibms_form_arrive_as_they_are(handle: str) -> None:
 def test_other_handles_are_refused_by_both(handle: str) -> None:
     partial = {"storage": {"models": {"gpfs": {"csi": {"volumeHandle": handle}}}}}
     assert any("volumeHandle" in line for line in helm.render_fails(partial))
-    assert values.schema_violations(values.complete(partial))
+    assert schema.violations(values.complete(partial))
 
 
 @pytest.mark.parametrize("source", [{"nodePath": "/g"}, {"csi": {"volumeHandle": HANDLES[0]}}])

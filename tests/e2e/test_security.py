@@ -18,7 +18,8 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from neva_pretrain import security, values
+from neva_pretrain.chart import values
+from neva_pretrain.check import pod_security
 from tests.chart import helm
 from tests.e2e.release import CHART, ROOT, Release, drop_volumes, names, provide_storage
 from tests.sandbox import Sandbox, SandboxError
@@ -205,7 +206,7 @@ def test_the_level_that_is_claimed_is_the_level_that_is_accepted(sandbox: Sandbo
             cleared(sandbox, namespace)
     wrong = []
     for index, case in enumerate(cases):
-        broken = {b.level for b in security.pod_security_breaks(values.complete(case))}
+        broken = {b.level for b in pod_security.pod_security_breaks(values.complete(case))}
         claimed = {"baseline": "baseline" in broken, "restricted": bool(broken)}
         real = {level: index in refused[level] for level in LEVELS}
         if claimed != real:

@@ -15,7 +15,7 @@ import sentencepiece
 import yaml
 from PIL import Image
 
-from neva_pretrain import catalog, hydra
+from neva_pretrain.model import catalog, hydra
 
 FILES = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files"
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"

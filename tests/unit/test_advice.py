@@ -9,8 +9,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import rules, values
-from neva_pretrain.cli import main
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules
+from neva_pretrain.cli.main import main
+from neva_pretrain.plan import split
 from tests.chart import batch
 
 FOLLOW_ON: list[tuple[dict[str, Any], list[str]]] = [
@@ -62,7 +64,7 @@ def test_independent_mistakes_still_come_together() -> None:
 @settings(max_examples=200)
 @given(limit=st.integers(1, 300), numbers=st.lists(st.integers(1, 2**20), min_size=1, max_size=4))
 def test_divisors_are_those_that_counting_finds(limit: int, numbers: list[int]) -> None:
-    found = rules.divisors(limit, numbers)
+    found = split.divisors(limit, numbers)
     assert found == [d for d in range(1, limit + 1) if not any(n % d for n in numbers)]
 
 

@@ -13,11 +13,14 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog, chartdata, facts, reading, rules, values
-from neva_pretrain.cost import step_time
-from neva_pretrain.hardware import GPUS
+from neva_pretrain import chart, facts
+from neva_pretrain.chart import access, values
+from neva_pretrain.check import rules, schema
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings as monitor
-from neva_pretrain.plan import Plan
+from neva_pretrain.plan.cost import step_time
+from neva_pretrain.plan.plan import Plan
 from tests.chart import batch
 from tests.chart.helm import parse
 from tests.tools.build import ensure, path
@@ -361,7 +364,7 @@ def test_a_whole_render_agrees(helm: str, tmp_path_factory: pytest.TempPathFacto
         return
     data = next(m["data"] for m in manifests if m["kind"] == "ConfigMap" and "settings.json" in m["data"])
     assert_same_facts(complete, json.loads(data["settings.json"]))
-    if not reading.preparing(complete):
+    if not access.preparing(complete):
         assert pods(manifests) == Plan.from_values(complete).nodes
 
 
@@ -369,7 +372,7 @@ def assert_agree(partials: list[dict[str, Any]]) -> None:
     """Compare the rules' sentences and the facts of values in both languages."""
     cases = [values.complete(partial) for partial in partials]
     for partial, complete, made in zip(partials, cases, batch.evaluate(cases, MADE), strict=True):
-        assert values.schema_violations(complete) == []
+        assert schema.violations(complete) == []
         ours = [str(violation) for violation in rules.violations(complete)]
         assert made.get("errors", []) == ours, partial
         if not ours:
@@ -456,5 +459,5 @@ def test_every_rule_is_in_both_files() -> None:
 
 
 def test_defaults_obey_all_rules() -> None:
-    assert values.schema_violations(chartdata.defaults()) == []
-    assert rules.violations(chartdata.defaults()) == []
+    assert schema.violations(chart.defaults()) == []
+    assert rules.violations(chart.defaults()) == []

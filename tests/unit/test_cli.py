@@ -19,9 +19,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from neva_pretrain import catalog, chartdata
-from neva_pretrain.cli import main
-from neva_pretrain.hardware import GPUS
+from neva_pretrain import chart
+from neva_pretrain.cli.main import main
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings
 from tests.chart import helm
 
@@ -361,7 +362,7 @@ class TestOutput:
         assert arguments[-2:] == ["--output", f"values/{file.name}"]
         monkeypatch.chdir(ROOT)
         before = file.read_bytes()
-        with mock.patch("neva_pretrain.values.write") as write:
+        with mock.patch("neva_pretrain.chart.values.write") as write:
             assert run(*arguments).exit_code == 0
         assert write.call_args.args[1].encode() == before
 
@@ -417,7 +418,7 @@ class TestCheck:
         assert [line for line in result.stdout.splitlines() if ": warning: " not in line] == [f"{f}: ok" for f in files]
 
     def test_the_charts_defaults_are_ok(self) -> None:
-        assert run("check", str(chartdata.path("values.yaml"))).exit_code == 0
+        assert run("check", str(chart.path("values.yaml"))).exit_code == 0
 
     def test_text_names_the_file_and_all_that_is_wrong(self, tmp_path: Path) -> None:
         bad = tmp_path / "bad.yaml"
@@ -505,7 +506,7 @@ class TestNoValues:
         ],
     )
     def test_u01_a_crash_half_way_leaves_no_empty_file(self, fault: BaseException, code: int, words: str) -> None:
-        with mock.patch("neva_pretrain.values.emit", side_effect=fault):
+        with mock.patch("neva_pretrain.generate.emit", side_effect=fault):
             result = run("--gpus", "8")
         assert result.exit_code == code
         assert yaml.safe_load(result.stdout) == {f"ERROR: {words}": "refused"}
@@ -523,7 +524,7 @@ class TestNoValues:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_u01_a_termination_leaves_no_empty_file(self, number: signal.Signals) -> None:
-        with mock.patch("neva_pretrain.values.emit", side_effect=lambda *_: os.kill(os.getpid(), number)):
+        with mock.patch("neva_pretrain.generate.emit", side_effect=lambda *_: os.kill(os.getpid(), number)):
             result = run("--gpus", "8")
         assert result.exit_code == 130
         assert yaml.safe_load(result.stdout) == {"ERROR: stopped before it was done": "refused"}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog
-from neva_pretrain.cost import (
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import A100, GIB, GPUS, H100, H200
+from neva_pretrain.plan.cost import (
     Basis,
     Setup,
     launch_floor,
@@ -19,7 +20,6 @@ from neva_pretrain.cost import (
     step_time,
     useful_flops,
 )
-from neva_pretrain.hardware import A100, GIB, GPUS, H100, H200
 from tests.calibration import runs
 
 RUNS = list(runs())

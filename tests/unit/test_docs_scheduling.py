@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from neva_pretrain import chartdata, rules, values
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules, schema
 
 FILE = Path(__file__).parents[2] / "docs" / "scheduling.md"
 TEXT = FILE.read_text(encoding="utf-8")
@@ -24,25 +26,25 @@ def row(first: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["roce", "efa", "tcp", "ib"])
 def test_the_table_of_fabrics_is_the_file(name: str) -> None:
-    fabric = chartdata.fabrics()[name]
+    fabric = chart.fabrics()[name]
     _, devices, environment = row(name)
     rdma = fabric["rdma"]
     assert devices == (f"`{rdma['resourceName']}`: {rdma['count']}" if rdma["enabled"] else "none")
     shown = dict(re.findall(r"`([A-Z_]+)` (\w+)", environment))
     if "those of `ib`" in environment:
-        shown |= chartdata.fabrics()["ib"]["env"]
+        shown |= chart.fabrics()["ib"]["env"]
     assert shown == fabric["env"]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_its_examples_are_accepted(block: dict[str, Any]) -> None:
     complete = values.complete(block)
-    assert values.schema_violations(complete) == []
+    assert schema.violations(complete) == []
     assert rules.violations(complete) == []
 
 
 def test_its_limits_are_the_rules() -> None:
-    limits = chartdata.rules()["maxNameLength"]
+    limits = chart.rules()["maxNameLength"]
     assert f"at most {limits['PyTorchJob']} characters | at most {limits['TrainJob']} |" in TEXT
 
 
@@ -52,7 +54,7 @@ def test_its_links_lead_somewhere() -> None:
 
 
 def test_every_value_that_is_named_exists() -> None:
-    schema = chartdata.schema()
+    schema = chart.schema()
     sections = "|".join(schema["properties"])
     found = re.findall(rf"`((?:{sections})(?:\.\w+)+)[`:]", TEXT)
     assert len(found) > 8

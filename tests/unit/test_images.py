@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import chartdata, images, rules, values
+from neva_pretrain import chart
+from neva_pretrain.chart import images, values
+from neva_pretrain.check import rules, schema
 from tests.chart import helm
 from tests.unit.test_cli import run, written
 
@@ -19,9 +21,9 @@ REFERENCES: list[dict[str, Any]] = json.loads(
 
 
 def taken(value: str, section: str, key: str) -> bool:
-    part = chartdata.schema()["properties"][section]["properties"][key]
+    part = chart.schema()["properties"][section]["properties"][key]
     misshapen = [v for v in rules.check_formats({section: {key: value}}) if v.key == f"{section}.{key}"]
-    return not misshapen and bool(values._Validator(part).is_valid(value))
+    return not misshapen and bool(schema.Validator(part).is_valid(value))
 
 
 @pytest.mark.parametrize("row", REFERENCES, ids=[row["image"][:60] for row in REFERENCES])
@@ -46,7 +48,7 @@ def test_n11_the_references_are_worth_their_name() -> None:
 
 def test_n11_the_grammar_has_one_place() -> None:
     """Formats cannot join patterns: TensorBoard's is held equal to its parts."""
-    patterns = {form["keys"]: form.get("pattern", "") for form in chartdata.rules()["formats"]}
+    patterns = {form["keys"]: form.get("pattern", "") for form in chart.rules()["formats"]}
     name, tag, digest = (patterns[f"image.{part}"][1:-1].removesuffix("?") for part in ("repository", "tag", "digest"))
     assert patterns["tensorboard.image"] == f"^({name}(:{tag}(@{digest})?|@{digest}))?$"
 
@@ -58,7 +60,7 @@ def test_n11_the_grammar_has_one_place() -> None:
 def test_n11_no_tag_and_no_scheme_in_a_repository(repository: str) -> None:
     partial = {"image": {"repository": repository}}
     assert any("repository" in line for line in helm.render_fails(partial))
-    assert [v.key for v in values.schema_violations(values.complete(partial))] == ["image.repository"]
+    assert [v.key for v in schema.violations(values.complete(partial))] == ["image.repository"]
 
 
 @pytest.mark.parametrize("repository", ["registry.local:5000/ml/nemo", "[2001:db8::1]:5000/n", "localhost/n", "n"])

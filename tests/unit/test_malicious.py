@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 import yaml
 
-from neva_pretrain import chartdata, rules, values
-from neva_pretrain.secrecy import compiled
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.chart.secrecy import compiled
+from neva_pretrain.check import rules, schema
 from tests.chart import helm
 from tests.unit.test_launch import World
 from tests.waiting import PATIENCE
@@ -30,7 +32,7 @@ from tests.waiting import PATIENCE
 Values = dict[str, Any]
 Path_ = tuple[str | int, ...]
 
-SCHEMA = chartdata.schema()
+SCHEMA = chart.schema()
 MARK = "pwned"
 LONG = 4096
 HOSTILE = [
@@ -139,7 +141,7 @@ class Place:
 
     def takes(self, text: str) -> bool:
         """Return whether schema and formats take the text here, whatever the rules between values say."""
-        formats = [*self.formats, {"never": chartdata.rules()["unprintable"]}]
+        formats = [*self.formats, {"never": chart.rules()["unprintable"]}]
         return valid(self.schema, text) and all(fits(form, text) for form in formats)
 
     @property
@@ -151,7 +153,7 @@ class Place:
             mine[-1] = str(self.path[-1])
         return [
             form
-            for form in chartdata.rules()["formats"]
+            for form in chart.rules()["formats"]
             for keys in (path.replace("[]", "*").split(".") for path in form["keys"].split())
             if len(keys) == len(mine)
             and all(k in ("*", m) and (m != "@" or k == "@") for k, m in zip(keys, mine, strict=True))
@@ -166,7 +168,7 @@ def fits(form: Values, text: str) -> bool:
 
 @cache
 def validator(part: str) -> Any:
-    return values._Validator({**json.loads(part), "definitions": SCHEMA["definitions"]})
+    return schema.Validator({**json.loads(part), "definitions": SCHEMA["definitions"]})
 
 
 @cache
@@ -528,7 +530,7 @@ def test_what_is_refused_is_said_by_both_at_its_key() -> None:
                 with_text(made, place, full)
             said = helm.template(written(made)).stderr
             assert "executing" not in said, said
-            ours = values.schema_violations(values.complete(made))
+            ours = schema.violations(values.complete(made))
             if refused is by_format:
                 lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
                 assert lines == [str(violation) for violation in ours]

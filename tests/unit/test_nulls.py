@@ -6,7 +6,9 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from neva_pretrain import chartdata, rules, values
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules
 from tests.chart import batch
 
 Path = tuple[str, ...]
@@ -38,7 +40,7 @@ def without(complete: dict[str, Any], path: Path) -> dict[str, Any] | None:
 def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
     for partial in ({}, ALL_ON):
         complete = values.complete(partial)
-        for path in properties(chartdata.schema()):
+        for path in properties(chart.schema()):
             if (case := without(complete, path)) is not None:
                 found = [str(v) for v in rules.violations(case)]
                 assert all(": got " in sentence for sentence in found), (path, found)
@@ -46,7 +48,7 @@ def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
 
 def test_k22_the_chart_says_the_same_of_every_section() -> None:
     complete = values.complete(ALL_ON)
-    sections = [path for path in properties(chartdata.schema()) if len(path) == 1 or path[1:] == ("resources",)]
+    sections = [path for path in properties(chart.schema()) if len(path) == 1 or path[1:] == ("resources",)]
     cases = [case for path in sections if (case := without(complete, path)) is not None]
     assert len(cases) > 30
     assert batch.violations(cases) == [[str(v) for v in rules.violations(case)] for case in cases]
@@ -64,7 +66,7 @@ def test_k22_the_sentences() -> None:
 
 def test_required_holds_every_default_that_is_something() -> None:
     """What has a default that templates rely on is in the list, or may be null."""
-    facts = chartdata.rules()
+    facts = chart.rules()
     listed = {f"{part}.{key}".removeprefix(".") for part, keys in facts["required"].items() for key in keys.split()}
     free = ("env", "podAnnotations", "workerLabels", "networkPolicy", "scheduling", "monitoring.dashboard.labels")
     # Their templates say what they are without: a fallback, or off.
@@ -77,5 +79,5 @@ def test_required_holds_every_default_that_is_something() -> None:
         elif node not in (None, "", []) and node is not False:
             yield path
 
-    missing = [path for path in leaves(chartdata.defaults()) if path not in listed and not path.startswith(free)]
+    missing = [path for path in leaves(chart.defaults()) if path not in listed and not path.startswith(free)]
     assert set(missing) - others == set()

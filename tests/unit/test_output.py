@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neva_pretrain.cli import main
+from neva_pretrain.cli.main import main
 from neva_pretrain.errors import InputError
 from neva_pretrain.output import printable, write
 

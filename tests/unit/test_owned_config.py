@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import catalog, chartdata, rules, values
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules
+from neva_pretrain.model import catalog
 from tests.chart import batch
 
-OWNED: dict[str, str] = chartdata.rules()["ownedConfig"]
+OWNED: dict[str, str] = chart.rules()["ownedConfig"]
 # Nothing computes them, and they would undo what is computed.
 UNDO = {
     "defaults",
@@ -63,12 +66,10 @@ def test_k19_owned_keys_are_the_leaves_that_change_when_values_change() -> None:
     partial += [{"checkpoint": {"resume": "never"}}, {"training": {"recompute": "selective"}}]
     partial += [{"wandb": {"enabled": True, "entity": "z"}}, {"storage": {"results": {"mountPath": "/z"}}}]
     for key in OTHER:
-        assert key == "wandb" or set(chartdata.defaults()[key]) - {"name", "architecture"} == set(OTHER[key]) - {"name"}
-    assert set(ARCHITECTURE) == set(
-        chartdata.schema()["properties"]["model"]["properties"]["architecture"]["properties"]
-    )
+        assert key == "wandb" or set(chart.defaults()[key]) - {"name", "architecture"} == set(OTHER[key]) - {"name"}
+    assert set(ARCHITECTURE) == set(chart.schema()["properties"]["model"]["properties"]["architecture"]["properties"])
     before, *after = [leaves(found) for found in batch.evaluate([values.complete(p) for p in partial], HYDRA)]
-    text = chartdata.path("models.yaml").read_text()
+    text = chart.path("models.yaml").read_text()
     for old, new in (
         ("patchSize: 14", "patchSize: 7"),
         ("classTokens: 1", "classTokens: 3"),
@@ -78,7 +79,7 @@ def test_k19_owned_keys_are_the_leaves_that_change_when_values_change() -> None:
         text = text.replace(old, new)
     after += [leaves(found) for found in batch.evaluate([values.complete({})], HYDRA, {"files/models.yaml": text})]
     changed = {key for found in after for key in found | before if found.get(key, "") != before.get(key, "")}
-    presets = {key for model in chartdata.models()["models"].values() for key in leaves(model["hydra"])}
+    presets = {key for model in chart.models()["models"].values() for key in leaves(model["hydra"])}
     computed = changed - (presets - {"model.rotary_base", "model.max_position_embeddings"})
     assert computed == set(OWNED) - UNDO
 

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog, rules, values
+from neva_pretrain import generate
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules
 from neva_pretrain.errors import RefusedError
-from neva_pretrain.plan import (
+from neva_pretrain.model import catalog
+from neva_pretrain.plan.plan import (
     DATASET_SAMPLES,
     SAMPLES_PER_EPOCH,
     BatchPolicy,
@@ -44,7 +47,7 @@ def requests(draw: st.DrawFn) -> Request:
 
 def broken(plan: Plan, model: str) -> list[str]:
     """Keys of the rules that a plan breaks."""
-    partial = values.from_plan(plan, catalog.get(model), {})
+    partial = generate.from_plan(plan, catalog.get(model), {})
     return [violation.key for violation in rules.violations(values.complete(partial))]
 
 

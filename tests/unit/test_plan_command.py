@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from neva_pretrain import catalog
+from neva_pretrain.cli.plan import plan
 from neva_pretrain.errors import NevaError, RefusedError
-from neva_pretrain.plan_command import plan
-from neva_pretrain.plan_view import duration
+from neva_pretrain.model import catalog
+from neva_pretrain.plan.table import duration
 
 
 def run(*options: str) -> Result:
@@ -180,7 +180,7 @@ class TestPlot:
 def test_imports_little() -> None:
     """A plan without a plot must not pay for a plotting, numeric or schema library."""
     script = (
-        "import sys; from neva_pretrain.plan_command import plan; "
+        "import sys; from neva_pretrain.cli.plan import plan; "
         "plan(['--gpus', '8'], standalone_mode=False); "
         "print(sorted({'matplotlib', 'numpy', 'rich', 'jsonschema'} & set(sys.modules)))"
     )

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import catalog, chartdata, facts
-from neva_pretrain.cost import Kernels, Setup, memory, step_time
+from neva_pretrain import chart, facts
+from neva_pretrain.chart.values import complete
 from neva_pretrain.errors import RefusedError
-from neva_pretrain.fit import check_fit
-from neva_pretrain.hardware import A100, GIB, GPUS, H100, H200, Gpu
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import A100, GIB, GPUS, H100, H200, Gpu
 from neva_pretrain.monitor import settings as monitor
-from neva_pretrain.plan import SAMPLES_PER_EPOCH
-from neva_pretrain.planner import (
+from neva_pretrain.plan.cost import Kernels, Setup, memory, step_time
+from neva_pretrain.plan.explain import notes, requirements, what_limits, why_it_loses
+from neva_pretrain.plan.fit import check_fit
+from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH
+from neva_pretrain.plan.search import (
     TIE,
     Candidate,
     Request,
@@ -24,8 +27,6 @@ from neva_pretrain.planner import (
     over_micro_batch,
     search,
 )
-from neva_pretrain.reasons import notes, requirements, what_limits, why_it_loses
-from neva_pretrain.values import complete
 
 NAMES = catalog.names()
 
@@ -417,7 +418,7 @@ def test_p2_the_monitor_predicts_what_plan_says(
     name: str, own: dict[str, int], gpu: Gpu, kernels: Kernels, nodes: int, every: int | None
 ) -> None:
     """For each plan, the values that stand for it, whichever way the monitor gets them."""
-    shape = catalog.architecture_from({**chartdata.models()["models"][name]["architecture"], **own})
+    shape = catalog.architecture_from({**chart.models()["models"][name]["architecture"], **own})
     model = replace(catalog.get(name), architecture=shape)
     asked = Request(model, 8 * nodes, gpu=gpu, kernels=kernels, checkpoint_interval=every)
     for candidate in search(asked).candidates[:3]:

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from neva_pretrain import catalog, chartdata, hydra
+from neva_pretrain import chart
+from neva_pretrain.model import catalog, hydra
 from tests.unit.preflight_tools import (
     DATA,
     Files,
@@ -616,7 +617,7 @@ class TestCheckpoint:
         fix = "set model.architecture.rotaryBase=10000, config.model.window_size=null"
         assert "layernorm_epsilon" not in message, "what model_config.yaml leaves out is not compared"
         assert fix in message
-        owned, facts = chartdata.rules()["ownedConfig"], chartdata.rules()["llmConfig"]
+        owned, facts = chart.rules()["ownedConfig"], chart.rules()["llmConfig"]
         assert {k: owned[f"model.{k}"] for k in facts if f"model.{k}" in owned} == preflight.VALUES_OF
 
     @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from neva_pretrain import cli, preflight_command
+from neva_pretrain.cli import main
+from neva_pretrain.cli import preflight as cli
 from tests.unit.preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
 from tests.waiting import PATIENCE, ended, until
 
@@ -308,7 +309,7 @@ class TestLocally:
         return file
 
     def call(self, *arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(preflight_command.preflight, arguments)
+        done = CliRunner().invoke(cli.preflight, arguments)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done.exit_code, done.output
 
@@ -388,8 +389,8 @@ class TestLocally:
     ) -> None:
         file = tmp_path / "v.yaml"
         file.write_text(content)
-        done = CliRunner().invoke(cli.main, ["preflight", "-f", str(file)])
-        checked = CliRunner().invoke(cli.main, ["check", str(file)])
+        done = CliRunner().invoke(main.main, ["preflight", "-f", str(file)])
+        checked = CliRunner().invoke(main.main, ["check", str(file)])
         assert done.exit_code == checked.exit_code == 1
         assert done.stdout == ""
         assert said in done.stderr

@@ -14,9 +14,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from neva_pretrain import catalog, chartdata, values
-from neva_pretrain.cli import main
-from neva_pretrain.monitor.cli import command as monitor
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.cli.main import main
+from neva_pretrain.cli.monitor import command as monitor
+from neva_pretrain.model import catalog
 from tests.chart import helm
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +99,7 @@ def test_the_site_file_works(tmp_path: Path) -> None:
 
 
 def test_every_value_that_is_named_exists() -> None:
-    schema = chartdata.schema()
+    schema = chart.schema()
     sections = "|".join(schema["properties"])
     for path in re.findall(rf"`((?:{sections})(?:\.\w+)+)`", README):
         if path == "run.json":
@@ -164,7 +166,7 @@ def test_the_words_of_a_refusal_are_those_of_both() -> None:
     """The promise of the first lines: generator and helm refuse in the same words."""
     partial = {"training": {"globalBatchSize": 300}}
     (theirs,) = helm.render_fails(partial)
-    from neva_pretrain import rules
+    from neva_pretrain.check import rules
 
     assert [str(violation) for violation in rules.violations(values.complete(partial))] == [theirs]
     key, got, must, fix = re.split(r": got |; ", theirs)

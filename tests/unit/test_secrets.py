@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain import chartdata, rules, values
-from neva_pretrain.secrecy import is_secret, is_secret_name, walk
+from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.chart.secrecy import is_secret, is_secret_name, walk
+from neva_pretrain.check import rules
 from tests.chart import batch
 
 NAMES = """
@@ -82,7 +84,7 @@ def test_k18_values_that_only_look_like_it(value: str) -> None:
 def test_no_value_of_the_chart_is_taken_for_a_secret() -> None:
     """Its own names are none either, or every value of that name would be refused."""
     assert rules.violations(values.complete({"image": {"pullSecrets": ["ngc"]}})) == []
-    names = {entry.name for entry in walk(chartdata.schema()["properties"], "") if entry.path.count("properties")}
+    names = {entry.name for entry in walk(chart.schema()["properties"], "") if entry.path.count("properties")}
     free = {"secrets", "env", "additionalProperties"}
     assert not [name for name in names - free if is_secret_name(name) and name[0].islower()]
 

@@ -14,7 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import chartdata, rules, values
+from neva_pretrain import chart, generate
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules, schema
 from neva_pretrain.errors import InputError
 from tests.chart import helm
 
@@ -231,7 +233,7 @@ class TestBounds:
 
     def test_k12_the_deepest_that_is_read_can_be_judged(self, tmp_path: Path) -> None:
         parsed = read(tmp_path, "config: " + "{a: " * 98 + "1" + "}" * 98 + "\n")
-        assert values.schema_violations(values.complete(parsed)) == []
+        assert schema.violations(values.complete(parsed)) == []
 
 
 class TestLostMeaning:
@@ -335,9 +337,9 @@ class TestMerging:
         assert values.merge({"a": {"b": 1, "c": 2}}, {"a": {"b": None}}) == {"a": {"c": 2}}
 
     def test_completing_leaves_the_charts_defaults_alone(self) -> None:
-        before = json.dumps(chartdata.defaults())
+        before = json.dumps(chart.defaults())
         values.complete({"training": {"nodes": 3}, "scheduling": None})
-        assert json.dumps(chartdata.defaults()) == before
+        assert json.dumps(chart.defaults()) == before
 
 
 STRINGS = st.one_of(
@@ -351,28 +353,28 @@ class TestWriting:
     def test_every_string_stays_a_string_in_helm(self, seen_by_helm: Seen) -> None:
         """A commit's short hash such as 5e10 as an image's tag, an id such as y, a time zone, a device list."""
         env = {f"K{at}": word for at, word in enumerate(WORDS)}
-        text = values.emit({**chartdata.defaults(), "env": env}, "neva-values", [], None)
+        text = generate.emit({**chart.defaults(), "env": env}, "neva-values", [], None)
         assert seen_by_helm(text, {})["env"] == env
 
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=5))
     def test_what_is_written_is_read_back(self, tmp_path: Path, env: dict[str, str]) -> None:
-        text = values.emit({"env": env}, "neva-values", [], None)
+        text = generate.emit({"env": env}, "neva-values", [], None)
         assert read(tmp_path, text) == {"env": env}
         assert yaml.safe_load(text) == {"env": env}
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=8))
     def test_what_is_written_is_read_by_helm(self, seen_by_helm: Seen, env: dict[str, str]) -> None:
-        assert seen_by_helm(values.emit({"env": env}, "neva-values", [], None), {}).get("env", {}) == env
+        assert seen_by_helm(generate.emit({"env": env}, "neva-values", [], None), {}).get("env", {}) == env
 
     def test_a_command_of_several_lines_stays_a_comment(self) -> None:
-        text = values.emit({}, "neva-values --site 'a\nrun: {id: evil}\n'", [], None)
+        text = generate.emit({}, "neva-values --site 'a\nrun: {id: evil}\n'", [], None)
         assert yaml.safe_load(text) == {}
 
     def test_the_schemas_path_is_seen_from_the_file(self) -> None:
         def schema(output: Path | None) -> str:
-            return values.emit({}, "neva-values", [], output).splitlines()[0].partition("$schema=")[2]
+            return generate.emit({}, "neva-values", [], output).splitlines()[0].partition("$schema=")[2]
 
         assert schema(None) == "schemas/values.schema.json"
         assert schema(Path("values/a.yaml")) == "../schemas/values.schema.json"
@@ -395,24 +397,24 @@ class TestSchema:
         ],
     )
     def test_a_violation_is_a_sentence_with_what_to_do(self, partial: dict[str, Any], sentence: str) -> None:
-        found = [str(v) for v in values.schema_violations(values.complete(partial))]
+        found = [str(v) for v in schema.violations(values.complete(partial))]
         assert len(found) == 1
         assert found[0].startswith(sentence)
         assert len(found[0]) > len(sentence) or sentence.endswith(("training", "gpusPerNode", "datasets"))
 
     def test_what_resembles_nothing_lists_what_there_is(self) -> None:
-        (violation,) = values.schema_violations(values.complete({"checkpoint": {"zzz": 1}}))
+        (violation,) = schema.violations(values.complete({"checkpoint": {"zzz": 1}}))
         assert violation.fix == "use one of enabled, everyNSteps, saveTopK, resume"
 
     def test_a_required_value_that_is_null_is_missed(self) -> None:
-        (violation,) = values.schema_violations(values.complete({"training": {"nodes": None}}))
+        (violation,) = schema.violations(values.complete({"training": {"nodes": None}}))
         assert str(violation) == "training.nodes: got nothing; must be set; leave the default, or set it"
 
     def test_all_come_at_once(self) -> None:
         partial = {"training": {"nodes": "a", "gpuPerNode": 8}, "traning": {}, "image": {"tag": 1}}
-        keys = {violation.key for violation in values.schema_violations(values.complete(partial))}
+        keys = {violation.key for violation in schema.violations(values.complete(partial))}
         assert keys == {"training.nodes", "training.gpuPerNode", "traning", "image.tag"}
 
     def test_free_maps_take_any_key(self) -> None:
         partial = {"global": {"x": 1}, "scheduling": {"nodeSelector": {"a/b": "c"}}, "podLabels": {"l": "v"}}
-        assert values.schema_violations(values.complete(partial)) == []
+        assert schema.violations(values.complete(partial)) == []

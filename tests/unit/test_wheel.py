@@ -29,10 +29,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [
-        ("cli", ["--gpus", "128"], "nodes: 16"),
-        ("cli", ["plan", "--gpus", "8"], "TP"),
-        ("cli", ["preflight", "--help"], "--dataset"),
-        ("monitor.cli", ["--help"], "SOURCE"),
+        ("cli.main", ["--gpus", "128"], "nodes: 16"),
+        ("cli.main", ["plan", "--gpus", "8"], "TP"),
+        ("cli.main", ["preflight", "--help"], "--dataset"),
+        ("cli.monitor", ["--help"], "SOURCE"),
     ],
 )
 def test_the_wheel_runs_without_the_checkout(

@@ -1,5 +1,5 @@
 {{/*
-All rules between values, in the order and the words of generator/neva_pretrain/rules.py; a property test holds the two
+All rules between values, in the order and the words of generator/neva_pretrain/check/rules.py; a property test holds the two
 equal. Every broken rule is collected, and helm fails once. What one value alone can tell is in values.schema.json.
 A sentence is: key, value, rule, fix.
 */}}

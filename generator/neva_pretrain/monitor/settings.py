@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neva_pretrain import catalog, facts, values
-from neva_pretrain.cost import step_time, useful_flops
+from neva_pretrain import facts
+from neva_pretrain.chart import values
+from neva_pretrain.chart.access import Values, mapping
+from neva_pretrain.check import schema
 from neva_pretrain.errors import RefusedError
-from neva_pretrain.hardware import Gpu
+from neva_pretrain.model import catalog
+from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.monitor.core.run import Settings
-from neva_pretrain.reading import Values, mapping
+from neva_pretrain.plan.cost import step_time, useful_flops
 
 ANNOTATION = "neva-pretrain/"
 """Prefix of the annotations that the chart puts on its job."""
@@ -73,7 +76,7 @@ def from_values(partial: Values, gpu: Gpu | None = None) -> Settings:
         RefusedError: values of the wrong shape, or a model that is not of the catalog.
     """
     complete = values.complete(partial)
-    if broken := values.schema_violations(complete):
+    if broken := schema.violations(complete):
         raise RefusedError(broken)
     return from_facts(facts.sheet(complete), gpu)
 

@@ -17,13 +17,13 @@ import yaml
 from rich.console import Console
 
 from neva_pretrain import facts
-from neva_pretrain.hardware import GPUS, H100
+from neva_pretrain.chart.values import complete
+from neva_pretrain.model.hardware import GPUS, H100
 from neva_pretrain.monitor import cli, report, settings, view
 from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
 from neva_pretrain.output import printable
-from neva_pretrain.values import complete
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks, run_of
 
@@ -201,7 +201,7 @@ def test_errors(invoke: Invoke, log: Path, argv: list[str], message: str) -> Non
 
 def test_pipe(tmp_path: Path) -> None:
     """Lines for a pipe, the summary at its end, and a judgement on the end itself."""
-    command = [sys.executable, "-c", "from neva_pretrain.monitor.cli import main; main()"]
+    command = [sys.executable, "-c", "from neva_pretrain.cli.monitor import main; main()"]
     done = subprocess.run(command, input=FINISHED.encode(), capture_output=True, check=False, timeout=120)
     assert done.returncode == 0
     assert "finished  step 2,170/2,170  100.0%" in done.stdout.decode()

@@ -117,7 +117,7 @@ def test_n13_the_monitor_reads_pipes(tmp_path: Path, kind: str, way: str) -> Non
     """Standard input, named or not, and a shell's ``<(...)``."""
     log = tmp_path / "train.log"
     log.write_bytes(STORED[kind])
-    command = f"{sys.executable} -c 'from neva_pretrain.monitor.cli import main; main()' --once -o json"
+    command = f"{sys.executable} -c 'from neva_pretrain.cli.monitor import main; main()' --once -o json"
     done = subprocess.run(["bash", "-c", f"{command} {way.format(log)}"], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["step"] == 30

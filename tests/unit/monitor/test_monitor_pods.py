@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain.hardware import H100
+from neva_pretrain.model.hardware import H100
 from neva_pretrain.monitor import report, view
 from neva_pretrain.monitor import settings as of_run
 from neva_pretrain.monitor.core.judge import Level, Status, exit_code

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from neva_pretrain import chartdata
-from neva_pretrain.reading import text
-from neva_pretrain.secrecy import is_secret_name
-from neva_pretrain.yamlfile import Word
+from neva_pretrain import chart
+from neva_pretrain.chart.access import text
+from neva_pretrain.chart.secrecy import is_secret_name
+from neva_pretrain.chart.yamlfile import Word
 
 _ANYWHERE = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?(0[0-9xob_][0-9a-fxob_]*|[0-9_]*_[0-9_]*)")
 """Forms that YAML 1.2 takes for text or for another number."""
@@ -49,7 +49,7 @@ def _sentence(word: Word) -> str:
 
 def _kinds(path: Iterable[str | int]) -> Iterator[str]:
     """Yield the types that the schema wants at a path; none where it leaves everything open."""
-    parts = list(_alternatives(chartdata.schema()))
+    parts = list(_alternatives(chart.schema()))
     for key in path:
         parts = [found for part in parts for below in _below(part, key) for found in _alternatives(below)]
     kinds = [part.get("type", "string" if "enum" in part else []) for part in parts]
@@ -72,6 +72,6 @@ def _alternatives(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield part
     below = [other for name in ("allOf", "anyOf", "oneOf") for other in part.get(name, [])]
     if "$ref" in part:
-        below.append(chartdata.schema()["definitions"][part["$ref"].rpartition("/")[2]])
+        below.append(chart.schema()["definitions"][part["$ref"].rpartition("/")[2]])
     for other in below:
         yield from _alternatives(other)

@@ -10,13 +10,12 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from math import gcd, isqrt
+from math import gcd
 from typing import Any, NamedTuple
 
-from neva_pretrain import catalog, chartdata, facts, hydra, images
-from neva_pretrain.errors import RefusedError, Violation
-from neva_pretrain.plan import Plan, nearest_multiples, use
-from neva_pretrain.reading import (
+from neva_pretrain import chart, facts
+from neva_pretrain.chart import images
+from neva_pretrain.chart.access import (
     READ_ONLY_VOLUMES,
     VOLUMES,
     Values,
@@ -28,8 +27,12 @@ from neva_pretrain.reading import (
     section,
     text,
 )
-from neva_pretrain.secrecy import LEVELS, Entry, compiled, is_secret, is_secret_name, scrubbed, select, show, walk
-from neva_pretrain.security import pod_security_breaks
+from neva_pretrain.chart.secrecy import LEVELS, Entry, compiled, is_secret, is_secret_name, scrubbed, select, show, walk
+from neva_pretrain.check.pod_security import pod_security_breaks
+from neva_pretrain.errors import RefusedError, Violation
+from neva_pretrain.model import catalog, hydra
+from neva_pretrain.plan.plan import Plan, nearest_multiples, use
+from neva_pretrain.plan.split import check_activation, check_architecture
 
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
@@ -37,22 +40,6 @@ DEFAULT_PORT = 23456
 DEFAULT_EXPORTER_PORT = 9400
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
-
-
-def divisors(limit: int, numbers: Sequence[int]) -> list[int]:
-    """Return the numbers up to a limit that divide all the given ones, ascending.
-
-    They come in pairs around the square root, which is at most 1024: the schema admits no number above 2**20 here.
-    """
-    common = gcd(*numbers)
-    small = [d for d in range(1, min(isqrt(common), 1024) + 1) if common % d == 0]
-    return sorted(d for d in {*small, *(common // d for d in small)} if d <= limit)
-
-
-def nearest_divisors(value: int, limit: int, numbers: Sequence[int]) -> str:
-    """Return the fix that names the closest smaller and the closest larger divisor."""
-    found = divisors(limit, numbers)
-    return use([d for d in found if d < value][-1:] + [d for d in found if d > value][:1])
 
 
 def quantity(amount: str) -> Decimal:
@@ -83,7 +70,7 @@ def node_path(values: Values, name: str) -> str | None:
     """Return the folder of the node that a volume is; where no source is named, the source document's."""
     volume = values["storage"][name]
     named: str | None = mapping(volume, "gpfs").get("nodePath")
-    default: str | None = chartdata.rules()["defaultNodePaths"].get(name)
+    default: str | None = chart.rules()["defaultNodePaths"].get(name)
     return named if storage_sources(volume) else default
 
 
@@ -135,7 +122,7 @@ def leaves(path: str) -> bool:
 
 def check_formats(values: Values) -> Iterator[Violation]:
     """What must be there, and what a text must look like: on the others the rest could not be judged."""
-    facts = chartdata.rules()
+    facts = chart.rules()
     required = [
         (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
     ]
@@ -162,7 +149,7 @@ def check_names(values: Values) -> Iterator[Violation]:
     """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
     full: str = values.get("fullnameOverride") or ""
     run_id: str = section(values, "run").get("id") or ""
-    limit = chartdata.rules()["maxNameLength"][values["job"]["kind"]]
+    limit = chart.rules()["maxNameLength"][values["job"]["kind"]]
     if full and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", full):
         yield Violation(
             "fullnameOverride",
@@ -238,74 +225,6 @@ def check_training(values: Values) -> Iterator[Violation]:
         yield Violation("fabric", "none", f"must name the network of {plan.nodes} nodes", "use ib, roce, efa or tcp")
 
 
-def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Violation]:
-    """Heads, groups, MLP and layers divide over the GPUs. The padded vocabulary is a multiple of TP by construction."""
-    heads, groups = arch.num_attention_heads, arch.num_query_groups
-    if arch.hidden_size % heads:
-        yield Violation(
-            "model.architecture.numAttentionHeads",
-            str(heads),
-            f"must divide hiddenSize ({arch.hidden_size})",
-            nearest_divisors(heads, arch.hidden_size, [arch.hidden_size]),
-        )
-    if heads % groups:
-        yield Violation(
-            "model.architecture.numQueryGroups",
-            str(groups),
-            f"must divide numAttentionHeads ({heads})",
-            nearest_divisors(groups, heads, [heads]),
-        )
-    tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
-    parts = {
-        "training.gpusPerNode": plan.gpus_per_node,
-        "attention heads": heads,
-        "query groups": groups,
-        "ffn hidden size": arch.ffn_hidden_size,
-    }
-    broken = [f"{name} ({size})" for name, size in parts.items() if size % tensor]
-    if broken:
-        yield Violation(
-            "training.tensorParallelSize",
-            str(tensor),
-            f"must divide {', '.join(broken)}",
-            nearest_divisors(tensor, plan.gpus_per_node, list(parts.values())),
-        )
-    if arch.num_layers % pipeline:
-        yield Violation(
-            "training.pipelineParallelSize",
-            str(pipeline),
-            f"must divide the layers ({arch.num_layers})",
-            nearest_divisors(pipeline, arch.num_layers, [arch.num_layers]),
-        )
-
-
-def check_activation(arch: catalog.Architecture, activation: object, kernels: str) -> Iterator[Violation]:
-    """NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp."""
-    known = chartdata.rules()["activations"]
-    right, other = ("gated", "plain") if arch.gated_mlp else ("plain", "gated")
-    if activation in known[other]:
-        yield Violation(
-            "model.architecture.gatedMlp",
-            text(arch.gated_mlp),
-            f"must be {text(not arch.gated_mlp)} with the activation {activation} of the config",
-            f"use {text(not arch.gated_mlp)}, or set config.model.activation to one of {', '.join(known[right])}",
-        )
-    elif activation not in known[right]:
-        yield Violation(
-            "config.model.activation",
-            show(activation),
-            "must be an activation that NeMo knows",
-            f"use one of {', '.join(known[right])}",
-        )
-    elif kernels == "fused" and activation not in known["fused"]:
-        yield Violation(
-            "training.kernels",
-            kernels,
-            f"must be reference with the activation {activation}, which Megatron Core does not fuse",
-            "use reference",
-        )
-
-
 def check_checkpoint(values: Values) -> Iterator[Violation]:
     """Something is saved, and the checkpoint to load exists at this parallelism."""
     plan, every = Plan.from_values(values), int(values["checkpoint"]["everyNSteps"])
@@ -316,7 +235,7 @@ def check_checkpoint(values: Values) -> Iterator[Violation]:
             f"must be at most training.maxSteps ({plan.max_steps}), or nothing would be saved before the end",
             f"use {plan.max_steps} or fewer",
         )
-    model = chartdata.models()["models"].get(values["model"]["name"].replace("-", "_"))
+    model = chart.models()["models"].get(values["model"]["name"].replace("-", "_"))
     if model and values["model"]["checkpointFormat"] == "legacy":
         preset = (model["preset"]["tensorParallelSize"], model["preset"]["pipelineParallelSize"])
         if preset != (plan.tensor_parallel_size, plan.pipeline_parallel_size):
@@ -483,7 +402,7 @@ def check_pods(values: Values) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
     rdma, devices = section(values, "rdma"), rdma_resources(values)
     gpu = values["resources"]["gpuResourceName"]
-    if re.search(chartdata.rules()["fractionalGpu"], gpu):
+    if re.search(chart.rules()["fractionalGpu"], gpu):
         yield Violation(
             "resources.gpuResourceName",
             gpu,
@@ -541,7 +460,7 @@ def check_pods(values: Values) -> Iterator[Violation]:
             "must not be set when restartPolicy is Never, since the operator only counts restarts of containers",
             "use restartPolicy OnFailure",
         )
-    nccl, timeout = chartdata.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
+    nccl, timeout = chart.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
     if values["restartPolicy"] == "OnFailure" and nodes > 1 and timeout < nccl:
         yield Violation(
             "rendezvous.timeoutSeconds",
@@ -769,7 +688,7 @@ def check_monitoring(values: Values) -> Iterator[Violation]:
 
 def reserved(name: str, kind: str) -> str | None:
     """Return who sets a name, or what to say in its place; None where it is free."""
-    rules = chartdata.rules()
+    rules = chart.rules()
     owner: str | None = rules[kind].get(name)
     for prefix, reason in rules[f"{kind.removesuffix('s')}Prefixes"].items():
         if name.startswith(prefix):
@@ -885,7 +804,7 @@ def check_config(values: Values) -> Iterator[Violation]:
                 "must have plain keys, since only a command line reads dots, + and ~",
                 "use nested maps",
             )
-    owned = chartdata.rules()["ownedConfig"]
+    owned = chart.rules()["ownedConfig"]
     parts = [path.split(".") for path in owned]
     sections = {".".join(keys[:depth]) for keys in parts for depth in range(1, len(keys))}
     for path in sorted(sections):
@@ -951,7 +870,7 @@ def shape_violations(values: Values) -> list[Violation]:
 
 def without_followers(violations: Sequence[Violation]) -> list[Violation]:
     """Return violations without those whose advice follows from another broken value, and without secrets."""
-    follows, broken = chartdata.rules()["follows"], {v.key for v in violations}
+    follows, broken = chart.rules()["follows"], {v.key for v in violations}
     return scrub([v for v in violations if broken.isdisjoint(follows.get(v.key, ()))])
 
 

@@ -17,8 +17,8 @@ from enum import StrEnum
 from math import log2
 from typing import Literal, NamedTuple
 
-from neva_pretrain.catalog import Architecture, Model, VisionEncoder
-from neva_pretrain.hardware import GIB, H100, Gpu
+from neva_pretrain.model.catalog import Architecture, Model, VisionEncoder
+from neva_pretrain.model.hardware import GIB, H100, Gpu
 
 Kernels = Literal["reference", "fused"]
 """``reference``: as in NVIDIA's presets. ``fused``: SwiGLU, rotary embedding, cuDNN attention."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neva_pretrain.reading import Values, preparing, rdma_enabled, rdma_resources, section
+from neva_pretrain.chart.access import Values, preparing, rdma_enabled, rdma_resources, section
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 

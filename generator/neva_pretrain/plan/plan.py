@@ -1,7 +1,7 @@
 """From a request to independent facts: nodes, batch sizes, steps. Pure integer algebra.
 
 A :class:`Plan` holds what a values file says; what follows from it is a property. The chart derives the same numbers
-in ``templates/_facts.tpl``. Whether they are allowed is decided in one place, :mod:`neva_pretrain.rules`.
+in ``templates/_facts.tpl``. Whether they are allowed is decided in one place, :mod:`neva_pretrain.check.rules`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from neva_pretrain import catalog
 from neva_pretrain.errors import RefusedError, Violation
+from neva_pretrain.model import catalog
 
 DATASET_SAMPLES = 558_128
 """Conversations of blip_laion_cc_sbu_558k.json, counted in the published file."""

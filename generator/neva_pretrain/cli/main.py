@@ -9,17 +9,15 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__, catalog, facts, images, rules, values
-from neva_pretrain.errors import InputError, RefusedError
-from neva_pretrain.hardware import Gpu
+from neva_pretrain import __version__
+from neva_pretrain.chart import images, values
+from neva_pretrain.errors import InputError
 from neva_pretrain.output import Boundary, say
-from neva_pretrain.plan import Plan, Request, make_plan, save_interval, warmup_for
 
 GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 POSITIVE = click.IntRange(min=1)
@@ -43,8 +41,8 @@ class _Group(Boundary, click.Group):
 
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
-        "plan": "neva_pretrain.plan_command:plan",
-        "preflight": "neva_pretrain.preflight_command:preflight",
+        "plan": "neva_pretrain.cli.plan:plan",
+        "preflight": "neva_pretrain.cli.preflight:preflight",
     }
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -151,6 +149,10 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
     assert isinstance(ctx.command, _Group)  # noqa: S101 (it is this one)
     ctx.command.writes_values = options["output"] is None
+    from neva_pretrain.generate import generate
+
+    if options["image"]:
+        options["image"] = _image(options["image"])
     content, warnings = generate(options, _command_line())
     output: Path | None = options["output"]
     for warning in warnings if options["verbose"] else _summary(warnings, output):
@@ -168,68 +170,6 @@ def _summary(warnings: Sequence[str], output: Path | None) -> list[str]:
     return [f"look at {', '.join(topics)}; -v or neva-values check {output or 'FILE'} says why"] if topics else []
 
 
-def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
-    """Return the text of a values file for the options, and warnings.
-
-    Raises:
-        RefusedError: a rule is broken; all that are.
-        InputError: the site's file cannot be read.
-    """
-    from neva_pretrain.verdict import judge, possible_gain, setup_of, with_prediction
-
-    request = Request(
-        gpus=options["gpus"],
-        model=options["model"],
-        gpus_per_node=options["gpus_per_node"],
-        tensor_parallel=options["tensor_parallel"],
-        pipeline_parallel=options["pipeline_parallel"],
-        micro_batch=options["micro_batch"],
-        global_batch=options["global_batch"],
-        max_steps=options["max_steps"],
-        epochs=options["epochs"],
-        batch_policy=options["batch_policy"],
-    )
-    site, words = values.read_document(options["site"]) if options["site"] else ({}, [])
-    plan, refused = _plan_or_rest(request)
-    model = catalog.get(request.model)
-    more: dict[str, Any] = {}
-    if options["save_every"]:
-        more["checkpoint"] = {"everyNSteps": options["save_every"]}
-    if options["image"]:
-        more["image"] = _image(options["image"])
-    training = {name: options[name] for name in ("kernels", "gpu") if options[name]}
-    if training:
-        more["training"] = training
-    notes: list[str] = []
-    if options["optimize"] and not refused:
-        kind = facts.gpu(values.overlay(more, site))
-        plan, chosen, notes = _optimize(plan, request, model, kind, options)
-        more = values.merge(more, chosen)
-    result = values.overlay(values.from_plan(plan, model, more), site)
-    verdict = judge(result)
-    broken = list(verdict.violations)
-    if refused:  # nodes were rounded to judge the rest
-        broken = rules.without_followers([*refused.violations, *broken])
-    if broken:
-        raise RefusedError(broken)
-    warnings, complete = [*words, *verdict.warnings], values.complete(result)
-    if not options["optimize"]:
-        warnings += possible_gain(setup_of(complete))
-    result = with_prediction(result, complete)
-    return values.emit(result, command, notes, options["output"]), warnings
-
-
-def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
-    """Return the plan; for GPUs that are not whole nodes, the refusal and a plan to judge all else on."""
-    try:
-        return make_plan(request), None
-    except RefusedError as error:
-        if error.violations[0].key != "--gpus":
-            raise
-        nodes = max(1, request.gpus // request.gpus_per_node)
-        return make_plan(replace(request, gpus=nodes * request.gpus_per_node)), error
-
-
 def _image(reference: str) -> dict[str, str]:
     image = images.split(reference)
     if image and len(image) > 1:
@@ -237,46 +177,6 @@ def _image(reference: str) -> dict[str, str]:
     rule = "must be REPOSITORY:TAG or REPOSITORY@DIGEST, without a scheme, such as nvcr.io/nvidia/nemo:24.07"
     rule = "must have a tag or a digest" if image else rule
     raise click.BadParameter(f"got {reference}; {rule}", param_hint="--image")
-
-
-def _optimize(
-    plan: Plan, request: Request, model: catalog.Model, gpu: Gpu, options: dict[str, Any]
-) -> tuple[Plan, dict[str, Any], list[str]]:
-    """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
-    from neva_pretrain import planner, reasons
-
-    found = planner.search(
-        planner.Request(
-            model,
-            request.gpus,
-            gpu=gpu,
-            gpus_per_node=request.gpus_per_node,
-            fixed_global_batch_size=plan.global_batch_size,
-            kernels=options["kernels"] or "reference",
-            tensor_parallel_size=request.tensor_parallel,
-            pipeline_parallel_size=request.pipeline_parallel,
-            micro_batch_size=request.micro_batch,
-            checkpoint_interval=options["save_every"] or save_interval(plan.max_steps),
-        )
-    )
-    setup = found.best.setup
-    best = replace(
-        plan,
-        tensor_parallel_size=setup.tensor_parallel_size,
-        pipeline_parallel_size=setup.pipeline_parallel_size,
-        micro_batch_size=setup.micro_batch_size,
-        sequence_parallel=setup.sequence_parallel,
-        warmup_steps=warmup_for(plan.max_steps),
-    )
-    chosen: dict[str, Any] = {}
-    if setup.recompute != "none":
-        chosen["training"] = {"recompute": setup.recompute}
-    if setup.tensor_parallel_size != model.preset.tensor_parallel_size:
-        chosen["model"] = {"checkpointFormat": "distributed"}
-    notes = [f"  planner: {found.best.rate:#.3g} samples/s/GPU"]
-    if found.gain:
-        notes[0] += f", {found.gain:.2f}x the preset's"
-    return best, chosen, notes + [f"  {needs}" for needs in reasons.requirements(setup)]
 
 
 @main.command()
@@ -289,7 +189,7 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | Non
 
     Exits 1 when one of them breaks a rule.
     """
-    from neva_pretrain.verdict import Verdict, judge
+    from neva_pretrain.check.verdict import Verdict, judge
 
     documents = []
     for file in files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neva_pretrain import chartdata
+from neva_pretrain import chart
 
 GIB = 2**30
 """Bytes of one GiB."""
@@ -29,7 +29,7 @@ class Gpu:
 
 # Memory: measured at calibration (H100), or as PyTorch's out-of-memory messages print the total
 # capacity: 139.80 and 139.81 GiB (H200), 79.15 GiB and more, by driver (A100).
-_PEAK: dict[str, float] = chartdata.rules()["peakTflops"]
+_PEAK: dict[str, float] = chart.rules()["peakTflops"]
 H100 = Gpu("h100-80gb", "H100 80GB", int(79.18 * GIB), _PEAK["h100-80gb"], 3.35, 900)
 H200 = Gpu("h200-141gb", "H200 141GB", int(139.80 * GIB), _PEAK["h200-141gb"], 4.8, 900)
 A100 = Gpu("a100-80gb", "A100 80GB", int(79.15 * GIB), _PEAK["a100-80gb"], 2.039, 600)

@@ -9,9 +9,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from neva_pretrain import catalog, chartdata
-from neva_pretrain.catalog import Model
-from neva_pretrain.reading import Values, mapping, section
+from neva_pretrain import chart
+from neva_pretrain.chart.access import Values, mapping, section
+from neva_pretrain.model import catalog
+from neva_pretrain.model.catalog import Model
 
 
 def merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -25,7 +26,7 @@ def merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 def config(values: Values, model: Model) -> dict[str, Any]:
     """Return the merged config of a values file."""
-    merged = copy.deepcopy(chartdata.hydra())
+    merged = copy.deepcopy(chart.hydra())
     merge(merged, model.hydra)
     given = {key: value for key, value in section(values, "model", "architecture").items() if value is not None}
     if given.get("numExperts", model.architecture.num_experts) > 1:
@@ -43,13 +44,13 @@ def activation(values: Values) -> Any:
 
 def own_activation(model: Model) -> Any:
     """Return the activation of a model of the catalog."""
-    return mapping(model.hydra, "model").get("activation", chartdata.hydra()["model"]["activation"])
+    return mapping(model.hydra, "model").get("activation", chart.hydra()["model"]["activation"])
 
 
 def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:
     """Return what the config says under the keys of rules.yaml's ``llmConfig``: ``{key: {run, default}}``."""
     said = config(values, model)["model"]
-    facts: dict[str, dict[str, Any]] = copy.deepcopy(chartdata.rules()["llmConfig"])
+    facts: dict[str, dict[str, Any]] = copy.deepcopy(chart.rules()["llmConfig"])
     for key, fact in facts.items():
         if key in said:
             fact["run"] = said[key]

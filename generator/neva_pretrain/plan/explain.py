@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from neva_pretrain.cost import Setup, step_time
-from neva_pretrain.plan import REFERENCE_BATCH, steps_for
-from neva_pretrain.planner import TIE, Candidate, Request, change
+from neva_pretrain.plan.cost import Setup, step_time
+from neva_pretrain.plan.plan import REFERENCE_BATCH, steps_for
+from neva_pretrain.plan.search import TIE, Candidate, Request, change
 
 _COSTS = {
     "gemm": "padded or recomputed matrix products",

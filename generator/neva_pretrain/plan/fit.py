@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log2
 
-from neva_pretrain.cost import Memory, Setup, memory, step_time
 from neva_pretrain.errors import Violation
-from neva_pretrain.hardware import GIB
-from neva_pretrain.planner import (
+from neva_pretrain.model.hardware import GIB
+from neva_pretrain.plan.cost import Memory, Setup, memory, step_time
+from neva_pretrain.plan.search import (
     Candidate,
     Request,
     difference,

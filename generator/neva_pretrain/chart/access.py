@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from neva_pretrain import chartdata
+from neva_pretrain import chart
 
 Values = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def preparing(values: Values) -> bool:
 
 def rdma_resources(values: Values) -> Mapping[str, int]:
     """Return the RDMA devices that a pod asks for while RDMA is on, by resource: ``rdma``'s, else the fabric's."""
-    given, fabric = section(values, "rdma"), chartdata.fabrics()[values["fabric"]]["rdma"]
+    given, fabric = section(values, "rdma"), chart.fabrics()[values["fabric"]]["rdma"]
     named: Mapping[str, int] = section(given, "resources")
     return named or {given.get("resourceName") or fabric["resourceName"]: given.get("count") or fabric["count"]}
 
@@ -62,4 +62,4 @@ def read_only(values: Values, volume: str) -> bool:
 def rdma_enabled(values: Values) -> bool:
     """Return whether pods ask for RDMA devices: as ``rdma.enabled`` says, else as the fabric does."""
     said = section(values, "rdma").get("enabled")
-    return bool(chartdata.fabrics()[values["fabric"]]["rdma"]["enabled"] if said is None else said)
+    return bool(chart.fabrics()[values["fabric"]]["rdma"]["enabled"] if said is None else said)

@@ -16,18 +16,20 @@ from typing import Any
 
 import click
 
-from neva_pretrain import catalog, chartdata, facts, rules
+from neva_pretrain import chart, facts
+from neva_pretrain.chart.access import Values
+from neva_pretrain.chart.values import complete, merge, read
+from neva_pretrain.check import rules
+from neva_pretrain.check.verdict import accepted
 from neva_pretrain.errors import InputError
+from neva_pretrain.model import catalog
 from neva_pretrain.output import say
-from neva_pretrain.reading import Values
-from neva_pretrain.values import complete, merge, read
-from neva_pretrain.verdict import accepted
 
 
 @cache
 def script() -> ModuleType:
     """Load the chart's preflight.py; its sibling is found beside it."""
-    path = chartdata.path("preflight.py")
+    path = chart.path("preflight.py")
     spec = importlib.util.spec_from_file_location("preflight", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: cannot be loaded")
@@ -196,7 +198,7 @@ def preflight(
     checks in every pod before training, and those of the node besides.
     """
     named = {"model": {"name": model_name}} if model_name else {}
-    values = accepted(merge(read(values_file), named)) if values_file else chartdata.defaults()
+    values = accepted(merge(read(values_file), named)) if values_file else chart.defaults()
     settings = of_values(values, places) if values_file else of_model(model_name or values["model"]["name"])
     given = {
         "model.checkpointPath": llm,

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
-from neva_pretrain.hardware import GPUS, Gpu
+from neva_pretrain.model.hardware import GPUS, Gpu
 from neva_pretrain.monitor import report, settings, sources, view
 from neva_pretrain.monitor.core.judge import Judgement, Level, Limits, Status, exit_code, judge, status
 from neva_pretrain.monitor.core.parser import LogParser

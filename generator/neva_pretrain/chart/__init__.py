@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from neva_pretrain import yamlfile
+from neva_pretrain.chart import yamlfile
 
 _IN_CHART = {
     "fabrics.yaml": "files/fabrics.yaml",
@@ -31,7 +31,7 @@ def path(name: str) -> Path:
     shipped = Path(str(files("neva_pretrain"))) / "_chart" / name
     if shipped.exists():
         return shipped
-    return Path(__file__).parents[2] / "charts" / "neva-pretrain" / _IN_CHART[name]
+    return Path(__file__).parents[3] / "charts" / "neva-pretrain" / _IN_CHART[name]
 
 
 @cache

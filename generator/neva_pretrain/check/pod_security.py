@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from neva_pretrain import chartdata
-from neva_pretrain.reading import VOLUMES, Values, preparing, rdma_enabled, section, text
+from neva_pretrain import chart
+from neva_pretrain.chart.access import VOLUMES, Values, preparing, rdma_enabled, section, text
 
 CONTEXTS = ("podSecurityContext", "securityContext")
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
@@ -49,7 +49,7 @@ def pod_security_breaks(values: Values) -> Iterator[Break]:
 
 
 def _standard(name: str) -> list[str]:
-    listed: list[str] = chartdata.rules()["podSecurity"][name]
+    listed: list[str] = chart.rules()["podSecurity"][name]
     return listed
 
 

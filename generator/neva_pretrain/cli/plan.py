@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from neva_pretrain import catalog, hydra, planner, rules
-from neva_pretrain.cost import Kernels
 from neva_pretrain.errors import RefusedError
-from neva_pretrain.hardware import GPUS
+from neva_pretrain.model import catalog, hydra
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.output import say
-from neva_pretrain.plan import BatchPolicy
-from neva_pretrain.plan_view import document, text
+from neva_pretrain.plan.cost import Kernels
+from neva_pretrain.plan.plan import BatchPolicy
+from neva_pretrain.plan.search import Request, search
+from neva_pretrain.plan.split import check_activation
+from neva_pretrain.plan.table import document, text
 
 
 @click.command("plan")
@@ -104,10 +106,10 @@ def plan(
     if plot is not None and plot.suffix not in {".png", ".svg"}:
         raise click.BadParameter("must end in .png or .svg", param_hint="--plot")
     model = catalog.get(model_name)
-    if broken := list(rules.check_activation(model.architecture, hydra.own_activation(model), kernels)):
+    if broken := list(check_activation(model.architecture, hydra.own_activation(model), kernels)):
         raise RefusedError(broken)
-    result = planner.search(
-        planner.Request(
+    result = search(
+        Request(
             model=model,
             gpus=gpus,
             gpu=GPUS[gpu],
@@ -122,7 +124,7 @@ def plan(
         ).saving
     )
     if plot is not None:
-        from neva_pretrain.plan_plot import draw
+        from neva_pretrain.plan.plot import draw
 
         draw(result, plot)
         say(f"plot: {plot}", err=True)

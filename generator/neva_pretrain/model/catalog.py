@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
 
-from neva_pretrain import chartdata
+from neva_pretrain import chart
 from neva_pretrain.errors import RefusedError, Violation
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def architecture_from(values: Mapping[str, Any]) -> Architecture:
 
 @cache
 def _load() -> dict[str, Model]:
-    data = chartdata.models()
+    data = chart.models()
     towers = {n: _record(VisionEncoder, v, name=n) for n, v in data["visionEncoders"].items()}
     return {
         name: Model(

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil, log2
 
-from neva_pretrain import rules
-from neva_pretrain.catalog import Model
-from neva_pretrain.cost import Kernels, Memory, Recompute, Setup, StepTime, memory, step_time
 from neva_pretrain.errors import RefusedError, Violation
-from neva_pretrain.hardware import GIB, H100, Gpu
-from neva_pretrain.plan import (
+from neva_pretrain.model.catalog import Model
+from neva_pretrain.model.hardware import GIB, H100, Gpu
+from neva_pretrain.plan import split
+from neva_pretrain.plan.cost import Kernels, Memory, Recompute, Setup, StepTime, memory, step_time
+from neva_pretrain.plan.plan import (
     REFERENCE_BATCH,
     SAMPLES_PER_EPOCH,
     BatchPolicy,
@@ -188,7 +188,7 @@ def _check_tokens(request: Request) -> None:
 def enumerate_candidates(request: Request) -> tuple[list[Candidate], list[Refusal]]:
     """Return every candidate, and why the others are none."""
     pipeline = request.pipeline_parallel_size or request.model.preset.pipeline_parallel_size
-    tensor = rules.divisors(request.gpus_per_node, [request.gpus_per_node])
+    tensor = split.divisors(request.gpus_per_node, [request.gpus_per_node])
     if request.tensor_parallel_size is not None:
         tensor = [request.tensor_parallel_size]
     candidates: list[Candidate] = []
@@ -221,7 +221,7 @@ def _parallelism_violations(request: Request, tensor: int, pipeline: int) -> Ite
         max_steps=steps_for(request.samples, request.global_batch_size),
         warmup_steps=0,
     )
-    yield from rules.check_architecture(request.model.architecture, plan)
+    yield from split.check_architecture(request.model.architecture, plan)
     if plan.gpus % (tensor * pipeline):
         yield Violation(
             "--gpus",

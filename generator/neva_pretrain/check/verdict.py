@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neva_pretrain import advice, facts, reasons, rules, values
-from neva_pretrain.cost import Setup, step_time, useful_flops
+from neva_pretrain import facts
+from neva_pretrain.chart import values
+from neva_pretrain.chart.access import section
+from neva_pretrain.check import advice, rules, schema
 from neva_pretrain.errors import RefusedError, Violation
-from neva_pretrain.fit import check_fit
-from neva_pretrain.hardware import GPUS
-from neva_pretrain.plan import REFERENCE_BATCH, Plan
-from neva_pretrain.planner import Request, search
-from neva_pretrain.reading import section
+from neva_pretrain.model.hardware import GPUS
+from neva_pretrain.plan import explain
+from neva_pretrain.plan.cost import Setup, step_time, useful_flops
+from neva_pretrain.plan.fit import check_fit
+from neva_pretrain.plan.plan import REFERENCE_BATCH, Plan
+from neva_pretrain.plan.search import Request, search
 
 WORTH_SAYING = 1.05
 """Gain from which the planner speaks up; less is within the cost model's error."""
@@ -56,7 +59,7 @@ def judge(partial: Mapping[str, Any], gpu: str | None = None) -> Verdict:
 
 def violations(complete: Mapping[str, Any]) -> list[Violation]:
     """Return why the chart would refuse complete values: their shape, else the rules between them."""
-    return values.schema_violations(complete) or rules.violations(complete)
+    return schema.violations(complete) or rules.violations(complete)
 
 
 def accepted(partial: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +111,12 @@ def possible_gain(setup: Setup) -> list[str]:
     if gain < WORTH_SAYING:
         return []
     sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
-    needs = "".join(f"\n  {sentence}" for sentence in reasons.requirements(best.setup))
+    needs = "".join(f"\n  {sentence}" for sentence in explain.requirements(best.setup))
     return [f"--optimize: {sizes} would be {gain:.2f}x as fast, and neva-values plan says why; it needs{needs}"]
 
 
 def _warnings(plan: Plan, setup: Setup) -> list[str]:
-    said = [f"training.{key}: {sentence}" for key, sentence in reasons.changes(setup)]
+    said = [f"training.{key}: {sentence}" for key, sentence in explain.changes(setup)]
     if plan.global_batch_size != REFERENCE_BATCH:
         said.append(
             f"training.learningRate: tuned at a global batch size of {REFERENCE_BATCH}, not {plan.global_batch_size}: "

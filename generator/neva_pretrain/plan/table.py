@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-from neva_pretrain import chartdata
-from neva_pretrain.cost import Basis, start_seconds
-from neva_pretrain.hardware import GIB
-from neva_pretrain.planner import Candidate, Refusal, Result
-from neva_pretrain.reasons import notes, requirements, slowdown, what_limits, why_it_loses
+from neva_pretrain import chart
+from neva_pretrain.model.hardware import GIB
+from neva_pretrain.plan.cost import Basis, start_seconds
+from neva_pretrain.plan.explain import notes, requirements, slowdown, what_limits, why_it_loses
+from neva_pretrain.plan.search import Candidate, Refusal, Result
 
 WIDTH = 80
 FEW_WORKERS = 2
@@ -111,7 +111,7 @@ def _summary(result: Result) -> str:
 
 def _start() -> str:
     """Say what a run takes before its first step, with the chart's DataLoader workers."""
-    workers = chartdata.defaults()["data"]["workers"]
+    workers = chart.defaults()["data"]["workers"]
     return (
         f"about {duration(start_seconds(workers))} before the first step, not in TO END: each of {workers} DataLoader "
         f"workers imports NeMo; {duration(start_seconds(FEW_WORKERS))} with data.workers {FEW_WORKERS} "
@@ -209,7 +209,7 @@ def document(result: Result) -> dict[str, Any]:
         "preset": _document(result.preset, result) if result.preset else None,
         "gain": result.gain,
         "limit": what_limits(result.best),
-        "startSeconds": start_seconds(chartdata.defaults()["data"]["workers"]),
+        "startSeconds": start_seconds(chart.defaults()["data"]["workers"]),
         "requirements": list(requirements(result.best.setup)),
         "notes": list(notes(request)),
         "candidates": [_document(candidate, result) for candidate in result.candidates],

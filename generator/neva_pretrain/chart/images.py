@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from neva_pretrain import chartdata
+from neva_pretrain import chart
 
 
 def _part(name: str) -> str:
-    (pattern,) = (form["pattern"] for form in chartdata.rules()["formats"] if form["keys"] == f"image.{name}")
+    (pattern,) = (form["pattern"] for form in chart.rules()["formats"] if form["keys"] == f"image.{name}")
     return str(pattern).removeprefix("^").removesuffix("$").removesuffix("?")
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from neva_pretrain import chartdata
-from neva_pretrain.reading import text
+from neva_pretrain import chart
+from neva_pretrain.chart.access import text
 
 LEVELS = 32
 """Depth to which a tree is looked at; deeper ones are refused."""
@@ -82,14 +82,14 @@ def select(tree: Any, path: str) -> Iterator[Entry]:
 
 def is_secret_name(name: str) -> bool:
     """Return whether a name says that its value is a secret."""
-    rules = chartdata.rules()["secrets"]
+    rules = chart.rules()["secrets"]
     upper = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).upper()
     return bool(compiled(rules["names"]).search(upper) and not compiled(rules["harmlessNames"]).search(upper))
 
 
 def is_secret(name: str, value: object) -> bool:
     """Return whether a scalar is a secret, by its name or by its own look."""
-    said, rules = text(value), chartdata.rules()["secrets"]
+    said, rules = text(value), chart.rules()["secrets"]
     if isinstance(value, bool) or not said:
         return False
     named = is_secret_name(name) and not compiled(rules["harmlessValues"]).search(said)
@@ -98,7 +98,7 @@ def is_secret(name: str, value: object) -> bool:
 
 def scrubbed(sentence: str) -> str:
     """Return a sentence without what looks like a secret."""
-    look = "|".join(chartdata.rules()["secrets"]["values"])
+    look = "|".join(chart.rules()["secrets"]["values"])
     return compiled(f"(?:{look})[^ ;,]*").sub("***", sentence)
 
 

@@ -1,0 +1,1 @@
+"""From a number of GPUs to a configuration: sizes, memory, time, and which one is best."""
