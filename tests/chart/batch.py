@@ -17,7 +17,7 @@ Values = dict[str, Any]
 
 def violations(cases: Sequence[Values]) -> list[list[str]]:
     """The chart's sentences for complete values, each case on its own."""
-    return [found or [] for found in evaluate(cases, '{{ include "neva.violations" $root }}')]
+    return [found or [] for found in evaluate(cases, '{{ include "neva-pretrain.violations" $root }}')]
 
 
 def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | None = None) -> list[Any]:

@@ -332,11 +332,11 @@ def further_values() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-MADE = """{{ if include "neva.violations" $root | fromJsonArray -}}
-{{ dict "errors" (include "neva.violations" $root | fromJsonArray) | toJson }}
-{{- else -}}{{- $f := include "neva.facts" $root | fromJson -}}
-{{ dict "settings" (include "neva.settings" (list $root $f) | fromJson) "pods" (add 1 $f.workers)
-  "annotations" (include "neva.jobAnnotations" (list $root $f) | fromYaml) | toJson }}
+MADE = """{{ if include "neva-pretrain.violations" $root | fromJsonArray -}}
+{{ dict "errors" (include "neva-pretrain.violations" $root | fromJsonArray) | toJson }}
+{{- else -}}{{- $f := include "neva-pretrain.facts" $root | fromJson -}}
+{{ dict "settings" (include "neva-pretrain.settings" (list $root $f) | fromJson) "pods" (add 1 $f.workers)
+  "annotations" (include "neva-pretrain.jobAnnotations" (list $root $f) | fromYaml) | toJson }}
 {{- end }}"""
 """What a case comes to in the chart: its sentences, or facts, pods and the job's annotations."""
 
@@ -454,8 +454,8 @@ def test_every_rule_is_in_both_files() -> None:
     template = (CHART / "templates" / "_validate.tpl").read_text()
     for check in rules.CHECKS:
         words = check.__name__.removeprefix("check_").split("_")
-        assert f'define "neva.check{"".join(w.title() for w in words)}"' in template
-    assert template.count('define "neva.check') == len(rules.CHECKS)
+        assert f'define "neva-pretrain.check{"".join(w.title() for w in words)}"' in template
+    assert template.count('define "neva-pretrain.check') == len(rules.CHECKS)
 
 
 def test_defaults_obey_all_rules() -> None:

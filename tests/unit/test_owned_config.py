@@ -48,7 +48,7 @@ ARCHITECTURE = {
     "vocabSize": 99, "encoderSeqLength": 2048, "gatedMlp": False, "numExperts": 2, "expertsPerToken": 2,
     "rotaryBase": 1e6,
 }  # fmt: skip
-HYDRA = '{{ include "neva.hydra" (list $root (include "neva.uncheckedFacts" $root | fromJson)) | fromYaml | toJson }}'
+HYDRA = '{{ include "neva-pretrain.hydra" (list $root (include "neva-pretrain.uncheckedFacts" $root | fromJson)) | fromYaml | toJson }}'
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 {{/* The Hydra config of neva_pretrain.py: base, the model's own keys, what follows from the values, values.config.
 Takes (list root facts). */}}
-{{- define "neva.hydra" -}}
+{{- define "neva-pretrain.hydra" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}{{- $t := $v.training -}}{{- $a := $f.architecture -}}
 {{- $fused := eq $t.kernels "fused" -}}
@@ -51,8 +51,8 @@ Takes (list root facts). */}}
     "optim" (dict "lr" $t.learningRate "sched" (dict "warmup_steps" $t.warmupSteps "min_lr" $t.minLearningRate)))
 -}}
 {{- $config := $root.Files.Get "files/neva_pretrain.yaml" | fromYaml -}}
-{{- include "neva.merge" (list $config (deepCopy $f.hydra)) -}}
-{{- include "neva.merge" (list $config $derived) -}}
+{{- include "neva-pretrain.merge" (list $config (deepCopy $f.hydra)) -}}
+{{- include "neva-pretrain.merge" (list $config $derived) -}}
 {{- if ne $t.recompute "none" -}}
   {{- $_ := set $config.model "activations_checkpoint_granularity" $t.recompute -}}
   {{- if eq $t.recompute "full" -}}
@@ -65,16 +65,16 @@ Takes (list root facts). */}}
   {{- $_ := set $config.model "moe_router_topk" $a.expertsPerToken -}}
 {{- end -}}
 {{- with $a.rotaryBase -}}{{- $_ := set $config.model "rotary_base" . -}}{{- end -}}
-{{- include "neva.merge" (list $config (deepCopy ($v.config | default dict))) -}}
-{{- include "neva.integers" $config -}}
+{{- include "neva-pretrain.merge" (list $config (deepCopy ($v.config | default dict))) -}}
+{{- include "neva-pretrain.integers" $config -}}
 {{- toYaml $config -}}
 {{- end -}}
 
 {{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes (list root facts). */}}
-{{- define "neva.llm" -}}
+{{- define "neva-pretrain.llm" -}}
 {{- $root := index . 0 -}}
-{{- $model := (include "neva.once" (list $root "neva.hydra" .) | fromYaml).model -}}
-{{- include "neva.loadRules" $root -}}
+{{- $model := (include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | fromYaml).model -}}
+{{- include "neva-pretrain.loadRules" $root -}}
 {{- $facts := deepCopy $root.nevaRules.llmConfig -}}
 {{- range $key, $fact := $facts -}}
   {{- if hasKey $model $key -}}{{- $_ := set $fact "run" (get $model $key) -}}
@@ -85,21 +85,21 @@ Takes (list root facts). */}}
 {{- end -}}
 
 {{/* How the run's config reads samples, as JSON. Takes (list root facts). */}}
-{{- define "neva.samples" -}}
+{{- define "neva-pretrain.samples" -}}
 {{- $root := index . 0 -}}
-{{- $data := (include "neva.once" (list $root "neva.hydra" .) | fromYaml).model.data -}}
+{{- $data := (include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | fromYaml).model.data -}}
 {{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
 {{/* What preflight.py and the run record read. Takes (list root facts). */}}
-{{- define "neva.settings" -}}
+{{- define "neva-pretrain.settings" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
-{{- include "neva.loadRules" $root -}}
+{{- include "neva-pretrain.loadRules" $root -}}
 {{- $settings := dict
   "run" (dict "id" $f.runId "release" $root.Release.Name "namespace" $root.Release.Namespace)
   "chart" (dict "version" $root.Chart.Version "appVersion" $root.Chart.AppVersion)
-  "image" (include "neva.image" $root)
+  "image" (include "neva-pretrain.image" $root)
   "model" (dict
     "name" $f.modelName "modelType" $f.model.modelType "checkpointPath" $f.checkpointPath
     "checkpointFormat" $v.model.checkpointFormat "tokenizerPath" $f.tokenizerPath
@@ -107,8 +107,8 @@ Takes (list root facts). */}}
     "visionEncoderPath" $v.model.visionEncoderPath "projector" $f.model.projector
     "tokensPerSample" $f.model.tokensPerSample)
   "architecture" $f.architecture
-  "llm" (include "neva.llm" . | fromJson)
-  "samples" (include "neva.samples" . | fromJson)
+  "llm" (include "neva-pretrain.llm" . | fromJson)
+  "samples" (include "neva-pretrain.samples" . | fromJson)
   "vision" $f.vision
   "training" $v.training
   "derived" (dict
@@ -121,8 +121,8 @@ Takes (list root facts). */}}
   "hf" (dict "online" $f.hfOnline "home" $f.hfHome)
   "resume" $v.checkpoint.resume
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
-  "preflight" (include "neva.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
-  "plan" (include "neva.withoutNulls" (include "neva.monitoring" (list $root "plan") | fromJson) | fromJson)
+  "preflight" (include "neva-pretrain.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
+  "plan" (include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (list $root "plan") | fromJson) | fromJson)
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}
@@ -134,27 +134,27 @@ Takes (list root facts). */}}
   {{- $_ := set $settings "prepare" $prepare -}}
 {{- end -}}
 {{- $settings = deepCopy $settings -}}
-{{- include "neva.integers" $settings -}}
+{{- include "neva-pretrain.integers" $settings -}}
 {{- toPrettyJson $settings -}}
 {{- end -}}
 
 {{/* The job's ConfigMap. Takes (list root facts). */}}
-{{- define "neva.configMap" -}}
+{{- define "neva-pretrain.configMap" -}}
 {{- $root := index . 0 -}}
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "neva.jobName" . }}
+  name: {{ include "neva-pretrain.jobName" . }}
   namespace: {{ $root.Release.Namespace | quote }}
   labels:
-    {{- include "neva.labels" $root | nindent 4 }}
+    {{- include "neva-pretrain.labels" $root | nindent 4 }}
 immutable: true
 data:
-  {{- include "neva.once" (list $root "neva.configData" .) | nindent 2 }}
+  {{- include "neva-pretrain.once" (list $root "neva-pretrain.configData" .) | nindent 2 }}
 {{- end -}}
 
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
-{{- define "neva.configData" -}}
+{{- define "neva-pretrain.configData" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $scripts := list "preflight.py" "preflight_inputs.py" "preflight_samples.py" -}}
 {{- if eq $f.mode "prepare" -}}
@@ -162,12 +162,12 @@ data:
 {{- else -}}
   {{- $scripts = append $scripts "launch.sh" -}}
 neva_pretrain.yaml: |
-  {{- include "neva.once" (list $root "neva.hydra" .) | nindent 2 }}
+  {{- include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | nindent 2 }}
 {{ end -}}
 {{- range $scripts -}}
 {{ . }}: |
   {{- $root.Files.Get (printf "files/%s" .) | replace "\r" "" | nindent 2 }}
 {{ end -}}
 settings.json: |
-  {{- include "neva.settings" . | nindent 2 }}
+  {{- include "neva-pretrain.settings" . | nindent 2 }}
 {{- end -}}

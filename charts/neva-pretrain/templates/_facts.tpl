@@ -1,39 +1,39 @@
 {{/* A path of the values: an absolute one is itself, any other lies below its folder. Takes (list folder path). */}}
-{{- define "neva.below" -}}
+{{- define "neva-pretrain.below" -}}
 {{- if hasPrefix "/" (index . 1) }}{{ index . 1 }}{{ else }}{{ trimSuffix "/" (index . 0) }}/{{ index . 1 }}{{ end -}}
 {{- end -}}
 
 {{/*
 All that follows from the values, as JSON. generator/neva_pretrain/facts.py derives the same; a property test holds the
-two equal. "neva.facts" has checked them; only _validate.tpl reads the unchecked ones.
+two equal. "neva-pretrain.facts" has checked them; only _validate.tpl reads the unchecked ones.
 */}}
-{{- define "neva.facts" -}}
-{{- include "neva.once" (list . "neva.checkedFacts" .) -}}
+{{- define "neva-pretrain.facts" -}}
+{{- include "neva-pretrain.once" (list . "neva-pretrain.checkedFacts" .) -}}
 {{- end -}}
 
-{{- define "neva.checkedFacts" -}}
-{{- include "neva.validate" . -}}
-{{- include "neva.uncheckedFacts" . -}}
+{{- define "neva-pretrain.checkedFacts" -}}
+{{- include "neva-pretrain.validate" . -}}
+{{- include "neva-pretrain.uncheckedFacts" . -}}
 {{- end -}}
 
-{{- define "neva.uncheckedFacts" -}}
-{{- include "neva.once" (list . "neva.derivedFacts" .) -}}
+{{- define "neva-pretrain.uncheckedFacts" -}}
+{{- include "neva-pretrain.once" (list . "neva-pretrain.derivedFacts" .) -}}
 {{- end -}}
 
 {{/* What a define yields, remembered for the rest of this render: all templates of a chart share one root. For defines
 that are a function of the root alone. Takes (list root name arguments). */}}
-{{- define "neva.once" -}}
+{{- define "neva-pretrain.once" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
 {{- if not (hasKey $root $name) -}}{{- $_ := set $root $name (include $name (index . 2)) -}}{{- end -}}
 {{- get $root $name -}}
 {{- end -}}
 
 {{/* Parses files/rules.yaml, once a render, into the root's nevaRules; nobody changes it. Takes the root. */}}
-{{- define "neva.loadRules" -}}
+{{- define "neva-pretrain.loadRules" -}}
 {{- if not (hasKey . "nevaRules") -}}{{- $_ := set . "nevaRules" (.Files.Get "files/rules.yaml" | fromYaml) -}}{{- end -}}
 {{- end -}}
 
-{{- define "neva.derivedFacts" -}}
+{{- define "neva-pretrain.derivedFacts" -}}
 {{- $v := .Values -}}
 {{- $t := $v.training -}}
 {{- $catalog := .Files.Get "files/models.yaml" | fromYaml -}}
@@ -41,7 +41,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $known := not (empty $model) -}}
 {{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
 {{- $arch := deepCopy $model.architecture -}}
-{{- include "neva.merge" (list $arch (include "neva.withoutNulls" $v.model.architecture | fromJson)) -}}
+{{- include "neva-pretrain.merge" (list $arch (include "neva-pretrain.withoutNulls" $v.model.architecture | fromJson)) -}}
 {{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
 {{- $nodes := int64 $t.nodes -}}
 {{- $world := mul $nodes $t.gpusPerNode -}}
@@ -50,7 +50,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $perStep := mul $t.microBatchSize $dataParallel -}}
 {{- $checkpoint := $v.model.checkpoint | default $model.checkpoint.name -}}
 {{- $tokenizer := $v.model.tokenizer | default $model.checkpoint.tokenizer -}}
-{{- $runId := ($v.run | default dict).id | default (include "neva.fullname" .) -}}
+{{- $runId := ($v.run | default dict).id | default (include "neva-pretrain.fullname" .) -}}
 {{- $resultsPath := printf "%s/%s" $v.storage.results.mountPath $runId -}}
 {{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $v.fabric -}}
 {{- $rdma := $v.rdma | default dict -}}
@@ -61,7 +61,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $vocab := mul 128 $t.tensorParallelSize -}}
 {{- $readOnlyMounts := list -}}
 {{- range $name := list "datasets" "models" -}}
-  {{- if include "neva.readOnly" (list $ $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
+  {{- if include "neva-pretrain.readOnly" (list $ $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
 {{- end -}}
 {{- dict
   "mode" (ternary "prepare" "train" ($v.prepare.enabled | default false))
@@ -78,10 +78,10 @@ that are a function of the root alone. Takes (list root name arguments). */}}
   "accumulationSteps" (div $t.globalBatchSize $perStep)
   "samples" (mul $t.maxSteps $t.globalBatchSize)
   "workers" (sub $nodes 1)
-  "checkpointPath" (include "neva.below" (list $v.model.llmPath $checkpoint))
-  "tokenizerPath" (include "neva.below" (list $v.model.llmPath $tokenizer))
-  "annotationsPath" (include "neva.below" (list $v.data.path $v.data.annotations))
-  "imagesPath" (include "neva.below" (list $v.data.path $v.data.images))
+  "checkpointPath" (include "neva-pretrain.below" (list $v.model.llmPath $checkpoint))
+  "tokenizerPath" (include "neva-pretrain.below" (list $v.model.llmPath $tokenizer))
+  "annotationsPath" (include "neva-pretrain.below" (list $v.data.path $v.data.annotations))
+  "imagesPath" (include "neva-pretrain.below" (list $v.data.path $v.data.images))
   "runId" $runId
   "resultsPath" $resultsPath
   "logDir" (printf "%s/results" $resultsPath)
@@ -95,27 +95,27 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 
 {{/* The parts of the release that a running pod reads; their hash names the job, so that a change is a new job and
 never a silent edit of a running one. Takes (list root facts). */}}
-{{- define "neva.hash" -}}
+{{- define "neva-pretrain.hash" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $parts := list (include "neva.once" (list $root "neva.configData" .)) -}}
+{{- $parts := list (include "neva-pretrain.once" (list $root "neva-pretrain.configData" .)) -}}
 {{- if eq $f.mode "prepare" -}}
-  {{- $parts = append $parts (include "neva.preparePod" (list $root $f "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.preparePod" (list $root $f "config")) -}}
 {{- else if eq $root.Values.job.kind "TrainJob" -}}
-  {{- $parts = append $parts (include "neva.runtimeSpec" (list $root $f "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.runtimeSpec" (list $root $f "config")) -}}
 {{- else -}}
-  {{- $parts = concat $parts (list (include "neva.pod" (list $root $f "config" "Master")) $f.workers (include "neva.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
+  {{- $parts = concat $parts (list (include "neva-pretrain.pod" (list $root $f "config" "Master")) $f.workers (include "neva-pretrain.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
 {{- end -}}
 {{- $parts | toJson | sha256sum | trunc 8 -}}
 {{- end -}}
 
 {{/* Name of the job: full name, run id when it says more (or prepare), hash. Takes (list root facts). */}}
-{{- define "neva.jobName" -}}
-{{- include "neva.once" (list (index . 0) "neva.hashedName" .) -}}
+{{- define "neva-pretrain.jobName" -}}
+{{- include "neva-pretrain.once" (list (index . 0) "neva-pretrain.hashedName" .) -}}
 {{- end -}}
 
-{{- define "neva.hashedName" -}}
+{{- define "neva-pretrain.hashedName" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $full := include "neva.fullname" $root -}}
+{{- $full := include "neva-pretrain.fullname" $root -}}
 {{- $middle := ternary "prepare" $f.runId (eq $f.mode "prepare") -}}
-{{- if ne $middle $full }}{{ $full }}-{{ $middle }}{{ else }}{{ $full }}{{ end }}-{{ include "neva.hash" . -}}
+{{- if ne $middle $full }}{{ $full }}-{{ $middle }}{{ else }}{{ $full }}{{ end }}-{{ include "neva-pretrain.hash" . -}}
 {{- end -}}

@@ -1,92 +1,92 @@
 {{/* Name for app.kubernetes.io/name. */}}
-{{- define "neva.name" -}}
+{{- define "neva-pretrain.name" -}}
 {{- .Values.nameOverride | default .Chart.Name -}}
 {{- end -}}
 
 {{/* First part of all names: one release is one run, so its name is enough. */}}
-{{- define "neva.fullname" -}}
+{{- define "neva-pretrain.fullname" -}}
 {{- .Values.fullnameOverride | default .Release.Name -}}
 {{- end -}}
 
-{{- define "neva.chart" -}}
+{{- define "neva-pretrain.chart" -}}
 {{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- define "neva.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "neva.name" . | quote }}
+{{- define "neva-pretrain.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "neva-pretrain.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Labels of every pod of the release: KAI reads its queue from pods. Takes (list root more). */}}
-{{- define "neva.podLabels" -}}
+{{- define "neva-pretrain.podLabels" -}}
 {{- $root := index . 0 -}}
-{{- $labels := include "neva.selectorLabels" $root | fromYaml -}}
-{{- include "neva.merge" (list $labels ($root.Values.podLabels | default dict)) -}}
-{{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
+{{- $labels := include "neva-pretrain.selectorLabels" $root | fromYaml -}}
+{{- include "neva-pretrain.merge" (list $labels ($root.Values.podLabels | default dict)) -}}
+{{- include "neva-pretrain.merge" (list $labels (index . 1 | default dict)) -}}
 {{- with (($root.Values.scheduling | default dict).kai | default dict).queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
-{{- include "neva.stringMap" $labels -}}
+{{- include "neva-pretrain.stringMap" $labels -}}
 {{- end -}}
 
 {{/* Labels of every object that runs pods, by which queues find it: of the job, not of the pods that it makes (A13), and
 of a pod by itself. Takes the root. */}}
-{{- define "neva.workloadLabels" -}}
-{{- include "neva.labelsWith" (list . (include "neva.queueLabels" . | fromYaml)) -}}
+{{- define "neva-pretrain.workloadLabels" -}}
+{{- include "neva-pretrain.labelsWith" (list . (include "neva-pretrain.queueLabels" . | fromYaml)) -}}
 {{- end -}}
 
 {{/* Labels of an object: the chart's and more, of which the last of a name wins. Takes (list root more). */}}
-{{- define "neva.labelsWith" -}}
-{{- $labels := include "neva.labels" (index . 0) | fromYaml -}}
-{{- include "neva.merge" (list $labels (index . 1 | default dict)) -}}
-{{- include "neva.stringMap" $labels | trim -}}
+{{- define "neva-pretrain.labelsWith" -}}
+{{- $labels := include "neva-pretrain.labels" (index . 0) | fromYaml -}}
+{{- include "neva-pretrain.merge" (list $labels (index . 1 | default dict)) -}}
+{{- include "neva-pretrain.stringMap" $labels | trim -}}
 {{- end -}}
 
-{{- define "neva.labels" -}}
-helm.sh/chart: {{ include "neva.chart" . }}
-{{ include "neva.selectorLabels" . }}
+{{- define "neva-pretrain.labels" -}}
+helm.sh/chart: {{ include "neva-pretrain.chart" . }}
+{{ include "neva-pretrain.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.commonLabels }}
-{{ include "neva.stringMap" . }}
+{{ include "neva-pretrain.stringMap" . }}
 {{- end }}
 {{- end -}}
 
-{{- define "neva.serviceAccountName" -}}
+{{- define "neva-pretrain.serviceAccountName" -}}
 {{- $sa := .Values.serviceAccount | default dict -}}
-{{- if $sa.name }}{{ $sa.name }}{{ else if $sa.create }}{{ include "neva.fullname" . }}{{ else }}default{{ end -}}
+{{- if $sa.name }}{{ $sa.name }}{{ else if $sa.create }}{{ include "neva-pretrain.fullname" . }}{{ else }}default{{ end -}}
 {{- end -}}
 
-{{- define "neva.image" -}}
+{{- define "neva-pretrain.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end -}}
 {{- end -}}
 
 {{/* A scalar as text: true, 3, 0.5. Helm parses integers as floats; they stay integers whatever their size. */}}
-{{- define "neva.text" -}}
+{{- define "neva-pretrain.text" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ printf "%.0f" . }}{{- else -}}{{ toString . }}{{- end -}}
 {{- end -}}
 
 {{/* A map whose values must be strings in the API (labels, annotations): null drops the key. */}}
-{{- define "neva.stringMap" -}}
+{{- define "neva-pretrain.stringMap" -}}
 {{- range $k, $v := . }}{{ if not (kindIs "invalid" $v) }}
-{{ $k | quote }}: {{ include "neva.text" $v | quote }}
+{{ $k | quote }}: {{ include "neva-pretrain.text" $v | quote }}
 {{- end }}{{ end }}
 {{- end -}}
 
 {{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would stay
 beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */}}
-{{- define "neva.instead" -}}
-{{- include "neva.stringMap" (index . 0 | default (index . 1)) | trim | default "{}" -}}
+{{- define "neva-pretrain.instead" -}}
+{{- include "neva-pretrain.stringMap" (index . 0 | default (index . 1)) | trim | default "{}" -}}
 {{- end -}}
 
 {{/* One environment variable, delivered byte for byte: the kubelet reads $(NAME) and $$, so each $ is doubled. */}}
-{{- define "neva.env" -}}
+{{- define "neva-pretrain.env" -}}
 - name: {{ index . 0 }}
-  value: {{ include "neva.text" (index . 1) | replace "$" "$$" | toJson }}
+  value: {{ include "neva-pretrain.text" (index . 1) | replace "$" "$$" | toJson }}
 {{- end -}}
 
 {{/* One environment variable out of a Secret. Takes (list name map), the map with name and key of the Secret. */}}
-{{- define "neva.secretVariable" -}}
+{{- define "neva-pretrain.secretVariable" -}}
 {{- $secret := index . 1 -}}
 - name: {{ index . 0 }}
   valueFrom:
@@ -96,20 +96,20 @@ beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */
 {{- end -}}
 
 {{/* Bytes of a Kubernetes quantity, as a float. */}}
-{{- define "neva.bytes" -}}
+{{- define "neva-pretrain.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
 {{- $number := regexFind "^[0-9.]+" . -}}
 {{- mulf (float64 $number) (get $units (trimPrefix $number .)) -}}
 {{- end -}}
 
 {{/* Whole floats of a parsed tree become integers in place, so that toYaml writes 4294967296 and not 4.294967296e+09. */}}
-{{- define "neva.integers" -}}
+{{- define "neva-pretrain.integers" -}}
 {{- range $k, $v := . -}}
-  {{- if kindIs "map" $v -}}{{- include "neva.integers" $v -}}
+  {{- if kindIs "map" $v -}}{{- include "neva-pretrain.integers" $v -}}
   {{- else if kindIs "slice" $v -}}
     {{- $list := list -}}
     {{- range $v -}}
-      {{- if kindIs "map" . -}}{{- include "neva.integers" . -}}{{- end -}}
+      {{- if kindIs "map" . -}}{{- include "neva-pretrain.integers" . -}}{{- end -}}
       {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- $list = append $list (int64 .) -}}{{- else -}}{{- $list = append $list . -}}{{- end -}}
     {{- end -}}
     {{- $_ := set $ $k $list -}}
@@ -119,10 +119,10 @@ beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */
 {{- end -}}
 
 {{/* Merge the second map into the first, deeply, in place; unlike mergeOverwrite it lets false, 0 and null win. */}}
-{{- define "neva.merge" -}}
+{{- define "neva-pretrain.merge" -}}
 {{- $into := index . 0 -}}
 {{- range $k, $v := index . 1 -}}
-  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva.merge" (list (get $into $k) $v) -}}
+  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva-pretrain.merge" (list (get $into $k) $v) -}}
   {{- else -}}{{- $_ := set $into $k $v -}}
   {{- end -}}
 {{- end -}}
@@ -130,7 +130,7 @@ beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */
 
 {{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it. lookup is empty in
 helm template, so the output never depends on it. Takes (list root name). */}}
-{{- define "neva.refuseRunningJob" -}}
+{{- define "neva-pretrain.refuseRunningJob" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
 {{- $kinds := list (list "kubeflow.org/v1" "PyTorchJob") (list "trainer.kubeflow.org/v1alpha1" "TrainJob") (list "batch/v1" "Job") -}}
 {{- range $kind := $kinds -}}

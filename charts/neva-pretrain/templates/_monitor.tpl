@@ -1,26 +1,26 @@
 {{/* What neva-monitor must know of a job, whatever its kind. Takes (list root facts). */}}
-{{- define "neva.jobAnnotations" -}}
+{{- define "neva-pretrain.jobAnnotations" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
 neva-pretrain/model: {{ $f.modelName }}
-neva-pretrain/gpus: {{ include "neva.text" $f.worldSize | quote }}
-neva-pretrain/max-steps: {{ include "neva.text" $v.training.maxSteps | quote }}
-neva-pretrain/global-batch-size: {{ include "neva.text" $v.training.globalBatchSize | quote }}
-neva-pretrain/tokens-per-sample: {{ include "neva.text" $f.model.tokensPerSample | quote }}
+neva-pretrain/gpus: {{ include "neva-pretrain.text" $f.worldSize | quote }}
+neva-pretrain/max-steps: {{ include "neva-pretrain.text" $v.training.maxSteps | quote }}
+neva-pretrain/global-batch-size: {{ include "neva-pretrain.text" $v.training.globalBatchSize | quote }}
+neva-pretrain/tokens-per-sample: {{ include "neva-pretrain.text" $f.model.tokensPerSample | quote }}
 neva-pretrain/architecture: {{ $f.architecture | toJson | quote }}
-neva-pretrain/plan: {{ include "neva.withoutNulls" (include "neva.monitoring" (list $root "plan") | fromJson) | quote }}
+neva-pretrain/plan: {{ include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (list $root "plan") | fromJson) | quote }}
 neva-pretrain/results: {{ $f.resultsPath | toJson }}
 neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
 {{- end -}}
 
 {{/* A section of `monitoring`, as JSON; empty where it was set to null. Takes (list root name). */}}
-{{- define "neva.monitoring" -}}
+{{- define "neva-pretrain.monitoring" -}}
 {{- get ((index . 0).Values.monitoring | default dict) (index . 1) | default dict | toJson -}}
 {{- end -}}
 
 {{/* Files of the exporter: the whole package monitor. */}}
-{{- define "neva.exporterData" -}}
+{{- define "neva-pretrain.exporterData" -}}
 {{- range $path, $_ := .Files.Glob "files/monitor/*.py" }}
 {{ base $path }}: |
   {{- $.Files.Get $path | replace "\r" "" | nindent 2 }}
@@ -28,20 +28,20 @@ neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson
 {{- end -}}
 
 {{/* Its name says what is in it: the pod refers to it, so the job's hash covers the files. */}}
-{{- define "neva.exporterName" -}}
-{{- printf "%s-monitor-%s" (include "neva.fullname" .) (include "neva.exporterData" . | sha256sum | trunc 8) -}}
+{{- define "neva-pretrain.exporterName" -}}
+{{- printf "%s-monitor-%s" (include "neva-pretrain.fullname" .) (include "neva-pretrain.exporterData" . | sha256sum | trunc 8) -}}
 {{- end -}}
 
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod alive.
 There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need that
 name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes (list root facts). */}}
-{{- define "neva.exporter" -}}
+{{- define "neva-pretrain.exporter" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $v := $root.Values -}}{{- $exporter := include "neva.monitoring" (list $root "exporter") | fromJson -}}
-{{- $plan := include "neva.monitoring" (list $root "plan") | fromJson -}}
+{{- $v := $root.Values -}}{{- $exporter := include "neva-pretrain.monitoring" (list $root "exporter") | fromJson -}}
+{{- $plan := include "neva-pretrain.monitoring" (list $root "plan") | fromJson -}}
 {{- $flags := list
   (list "--log" (printf "%s/logs/node-00000.log" $f.resultsPath))
-  (list "--listen" (printf ":%s" (include "neva.text" $exporter.port)))
+  (list "--listen" (printf ":%s" (include "neva-pretrain.text" $exporter.port)))
   (list "--name" $f.runId)
   (list "--model" $f.modelName)
   (list "--max-steps" $v.training.maxSteps)
@@ -52,26 +52,26 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   (list "--checkpoint-every" (ternary $v.checkpoint.everyNSteps 0 $v.checkpoint.enabled)) -}}
 {{- with $plan.stepSeconds }}{{ $flags = append $flags (list "--planned-step-seconds" .) }}{{ end -}}
 {{- with $plan.flopsPerSample }}{{ $flags = append $flags (list "--flops-per-sample" .) }}{{ end -}}
-{{- include "neva.loadRules" $root -}}
+{{- include "neva-pretrain.loadRules" $root -}}
 {{- $peak := get $root.nevaRules.peakTflops ($v.training.gpu | default "") -}}
 {{- with $plan.peakTflops | default $peak }}{{ $flags = append $flags (list "--peak-flops" (mulf . 1e12)) }}{{ end -}}
 - name: exporter
-  image: {{ include "neva.image" $root | quote }}
+  image: {{ include "neva-pretrain.image" $root | quote }}
   imagePullPolicy: {{ $v.image.pullPolicy | default "IfNotPresent" }}
   restartPolicy: Always
   command: ["python3", "-m", "monitor.exporter"]
   args:
     {{- range $flags }}
-    - {{ printf "%s=%s" (index . 0) (include "neva.text" (index . 1)) | quote }}
+    - {{ printf "%s=%s" (index . 0) (include "neva-pretrain.text" (index . 1)) | quote }}
     {{- end }}
   env:
     - name: NVIDIA_VISIBLE_DEVICES
-      value: {{ (include "neva.noGpu" . | fromJson).NVIDIA_VISIBLE_DEVICES }}
+      value: {{ (include "neva-pretrain.noGpu" . | fromJson).NVIDIA_VISIBLE_DEVICES }}
     - name: PYTHONPATH
       value: /etc/neva
   ports:
     - name: metrics
-      containerPort: {{ include "neva.text" $exporter.port }}
+      containerPort: {{ include "neva-pretrain.text" $exporter.port }}
   livenessProbe:
     httpGet:
       path: /healthz
@@ -81,89 +81,89 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
     timeoutSeconds: 10
     failureThreshold: 10
   resources:
-    {{- include "neva.equalResources" $exporter.resources | nindent 4 }}
+    {{- include "neva-pretrain.equalResources" $exporter.resources | nindent 4 }}
   securityContext:
-    {{- include "neva.readerSecurityContext" $root | nindent 4 }}
+    {{- include "neva-pretrain.readerSecurityContext" $root | nindent 4 }}
   volumeMounts:
     - name: monitor
       mountPath: /etc/neva/monitor
       readOnly: true
-    {{- include "neva.resultsMount" $root | nindent 4 }}
+    {{- include "neva-pretrain.resultsMount" $root | nindent 4 }}
 {{- end -}}
 
-{{- define "neva.exporterVolume" -}}
+{{- define "neva-pretrain.exporterVolume" -}}
 - name: monitor
   configMap:
-    name: {{ include "neva.exporterName" . }}
+    name: {{ include "neva-pretrain.exporterName" . }}
 {{- end -}}
 
 {{/* Privileges of what only reads results: training's user, and nothing else of it. Takes the root. */}}
-{{- define "neva.readerSecurityContext" -}}
-{{- $context := include "neva.leastPrivilege" . | fromJson -}}
+{{- define "neva-pretrain.readerSecurityContext" -}}
+{{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- $_ := set $context "readOnlyRootFilesystem" true -}}
-{{- include "neva.merge" (list $context (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
-{{- include "neva.yaml" $context -}}
+{{- include "neva-pretrain.merge" (list $context (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
+{{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}
 
 {{/* The results volume where training sees it, read-only. Takes the root. */}}
-{{- define "neva.resultsMount" -}}
-{{- include "neva.storageMount" (list . "results") }}
+{{- define "neva-pretrain.resultsMount" -}}
+{{- include "neva-pretrain.storageMount" (list . "results") }}
   readOnly: true
 {{- end -}}
 
 {{/* Environment of Weights & Biases on the node of rank 0, the only one that logs. Takes the root. */}}
-{{- define "neva.wandbEnvironment" -}}
+{{- define "neva-pretrain.wandbEnvironment" -}}
 {{- $v := .Values -}}
 {{- $wandb := $v.wandb | default dict -}}
 {{- if $wandb.enabled }}
 {{- $own := printf "%s/wandb" $v.storage.scratch.mountPath -}}
 {{- range $name, $value := dict "WANDB_CACHE_DIR" $own "WANDB_CONFIG_DIR" $own "WANDB_DATA_DIR" $own "WANDB_MODE" $wandb.mode }}
-{{ include "neva.env" (list $name $value) }}
+{{ include "neva-pretrain.env" (list $name $value) }}
 {{- end }}
 {{- $secret := ($v.secrets | default dict).wandb | default dict }}
 {{- if and (eq $wandb.mode "online") $secret.name }}
-{{ include "neva.secretVariable" (list "WANDB_API_KEY" $secret) }}
+{{ include "neva-pretrain.secretVariable" (list "WANDB_API_KEY" $secret) }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* How to look at a run, for NOTES.txt. Takes (list root facts job). */}}
-{{- define "neva.monitorNotes" -}}
+{{- define "neva-pretrain.monitorNotes" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $job := index . 2 -}}
 {{- $v := $root.Values -}}{{- $ns := $root.Release.Namespace -}}
 {{- with $v.tensorboard }}{{ if .enabled }}
 
-TensorBoard, http://localhost:{{ include "neva.text" .port }} while this runs:
-  kubectl port-forward service/{{ include "neva.tensorboardName" $root }} {{ include "neva.text" .port }} -n {{ $ns }}
+TensorBoard, http://localhost:{{ include "neva-pretrain.text" .port }} while this runs:
+  kubectl port-forward service/{{ include "neva-pretrain.tensorboardName" $root }} {{ include "neva-pretrain.text" .port }} -n {{ $ns }}
 {{- end }}{{ end }}
-{{- $exporter := include "neva.monitoring" (list $root "exporter") | fromJson }}
+{{- $exporter := include "neva-pretrain.monitoring" (list $root "exporter") | fromJson }}
 {{- if $exporter.enabled }}
 
 Metrics:
-  kubectl port-forward {{ include "neva.firstPodName" (list $root $job) }} {{ include "neva.text" $exporter.port }} -n {{ $ns }} &
-  curl -s http://localhost:{{ include "neva.text" $exporter.port }}/metrics
+  kubectl port-forward {{ include "neva-pretrain.firstPodName" (list $root $job) }} {{ include "neva-pretrain.text" $exporter.port }} -n {{ $ns }} &
+  curl -s http://localhost:{{ include "neva-pretrain.text" $exporter.port }}/metrics
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
-{{- if (include "neva.monitoring" (list $root $key) | fromJson).enabled }}
+{{- if (include "neva-pretrain.monitoring" (list $root $key) | fromJson).enabled }}
 {{- if $root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
-  kubectl get {{ lower $kind }} {{ include "neva.fullname" $root }} -n {{ $ns }}
+  kubectl get {{ lower $kind }} {{ include "neva-pretrain.fullname" $root }} -n {{ $ns }}
 {{- else }}
   WARNING: no {{ $kind }} was made: the cluster has no monitoring.coreos.com/v1 (Prometheus operator).
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if (include "neva.monitoring" (list $root "dashboard") | fromJson).enabled }}
+{{- if (include "neva-pretrain.monitoring" (list $root "dashboard") | fromJson).enabled }}
 
 Grafana: dashboard "NeVa pretraining", from:
-  kubectl get configmap {{ include "neva.fullname" $root }}-dashboard -n {{ $ns }}
+  kubectl get configmap {{ include "neva-pretrain.fullname" $root }}-dashboard -n {{ $ns }}
 {{- end }}
 {{- with $v.wandb }}{{ if .enabled }}
 {{- if eq .mode "online" }}
 
 Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of the run is in the master's log:
-  kubectl logs {{ include "neva.firstPodLogs" (list $root $job) }} -n {{ $ns }} | grep wandb:
+  kubectl logs {{ include "neva-pretrain.firstPodLogs" (list $root $job) }} -n {{ $ns }} | grep wandb:
 {{- else }}
-{{- $results := include "neva.volume" (list $root "results") | fromJson }}
+{{- $results := include "neva-pretrain.volume" (list $root "results") | fromJson }}
 {{- $node := $results.gpfs.nodePath }}
 {{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath (and (not (empty $node)) (empty $results.subPath)) }}
 

@@ -1,19 +1,19 @@
 {{/* The one pod body of the job. Takes (list root facts configMapName role); role is Master, Worker or Node (a pod that
 learns its rank only when it runs). */}}
-{{- define "neva.pod" -}}
+{{- define "neva-pretrain.pod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
 {{- $v := $root.Values -}}
-{{- $body := include "neva.trainingContainer" (list $root $f $role) -}}
-{{- $exporter := and (ne $role "Worker") (include "neva.monitoring" (list $root "exporter") | fromJson).enabled -}}
-{{ include "neva.podFrame" $root }}
-{{- $init := include "neva.initContainers" (list $root $role $body) | trim -}}
+{{- $body := include "neva-pretrain.trainingContainer" (list $root $f $role) -}}
+{{- $exporter := and (ne $role "Worker") (include "neva-pretrain.monitoring" (list $root "exporter") | fromJson).enabled -}}
+{{ include "neva-pretrain.podFrame" $root }}
+{{- $init := include "neva-pretrain.initContainers" (list $root $role $body) | trim -}}
 {{- if or $init $exporter }}
 initContainers:
   {{- with $init }}
   {{- . | nindent 2 }}
   {{- end }}
   {{- if $exporter }}
-  {{- include "neva.exporter" (list $root $f) | nindent 2 }}
+  {{- include "neva-pretrain.exporter" (list $root $f) | nindent 2 }}
   {{- end }}
 {{- end }}
 containers:
@@ -27,15 +27,15 @@ containers:
         containerPort: {{ $v.rendezvous.port }}
     {{- end }}
 volumes:
-  {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- include "neva-pretrain.volumes" (list $root $configMap) | trim | nindent 2 }}
   {{- if $exporter }}
-  {{- include "neva.exporterVolume" $root | nindent 2 }}
+  {{- include "neva-pretrain.exporterVolume" $root | nindent 2 }}
   {{- end }}
 {{- end -}}
 
 {{/* What runs before training, on the same devices and mounts. The worker's wait for the master comes here, since the
 operator's own gives up after 200 s, and the master's preflight or a slow pull may take longer (A10). */}}
-{{- define "neva.initContainers" -}}
+{{- define "neva-pretrain.initContainers" -}}
 {{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
 {{- if $root.Values.preflight.enabled }}
 - name: preflight
@@ -50,9 +50,9 @@ operator's own gives up after 200 s, and the master's preflight or a slow pull m
 {{- end -}}
 
 {{/* Fields of every pod of the chart. Takes the root. */}}
-{{- define "neva.podFrame" -}}
+{{- define "neva-pretrain.podFrame" -}}
 {{- $v := .Values -}}
-serviceAccountName: {{ include "neva.serviceAccountName" . | quote }}
+serviceAccountName: {{ include "neva-pretrain.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with $v.image.pullSecrets }}
@@ -61,52 +61,52 @@ imagePullSecrets:
   - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-{{- with include "neva.withoutNulls" $v.podSecurityContext | fromJson }}
+{{- with include "neva-pretrain.withoutNulls" $v.podSecurityContext | fromJson }}
 securityContext:
-  {{- include "neva.yaml" . | nindent 2 }}
+  {{- include "neva-pretrain.yaml" . | nindent 2 }}
 {{- end }}
 {{- if $v.hostNetwork }}
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
-{{- include "neva.scheduling" . }}
+{{- include "neva-pretrain.scheduling" . }}
 {{- end -}}
 
 {{/* Container of a node's work: all its GPUs, RDMA devices and mounts. Takes (list root facts role). */}}
-{{- define "neva.trainingContainer" -}}
+{{- define "neva-pretrain.trainingContainer" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
-{{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva.text" $v.training.gpusPerNode) -}}
+{{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva-pretrain.text" $v.training.gpusPerNode) -}}
 {{- if $f.rdma.enabled -}}
-  {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name (include "neva.text" $count) }}{{ end -}}
+  {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name (include "neva-pretrain.text" $count) }}{{ end -}}
 {{- end }}
-{{ include "neva.container" (list $root $f.rdma.enabled $resources) }}
+{{ include "neva-pretrain.container" (list $root $f.rdma.enabled $resources) }}
 env:
-  {{- include "neva.environment" (list $root $f) | trim | nindent 2 }}
+  {{- include "neva-pretrain.environment" (list $root $f) | trim | nindent 2 }}
   {{- if ne (index . 2) "Worker" }}
-  {{- with include "neva.wandbEnvironment" $root | trim }}
+  {{- with include "neva-pretrain.wandbEnvironment" $root | trim }}
   {{- . | nindent 2 }}
   {{- end }}
   {{- end }}
 volumeMounts:
-  {{- include "neva.mounts" $root | trim | nindent 2 }}
+  {{- include "neva-pretrain.mounts" $root | trim | nindent 2 }}
 {{- end -}}
 
 {{/* Image, resources and privileges of a container of the NeMo image. Takes (list root rdma resources). */}}
-{{- define "neva.container" -}}
+{{- define "neva-pretrain.container" -}}
 {{- $root := index . 0 -}}{{- $rdma := index . 1 -}}{{- $resources := index . 2 -}}
-image: {{ include "neva.image" $root | quote }}
+image: {{ include "neva-pretrain.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy | default "IfNotPresent" }}
 resources:
-  {{- include "neva.equalResources" $resources | nindent 2 }}
+  {{- include "neva-pretrain.equalResources" $resources | nindent 2 }}
 securityContext:
-  {{- include "neva.securityContext" (list $root $rdma) | nindent 2 }}
+  {{- include "neva-pretrain.securityContext" (list $root $rdma) | nindent 2 }}
 {{- end -}}
 
 {{/* Requests equal limits, so that the pod stays Guaranteed. Takes a map. */}}
-{{- define "neva.equalResources" -}}
+{{- define "neva-pretrain.equalResources" -}}
 {{- $amounts := dict -}}
-{{- range $name, $amount := . -}}{{- $_ := set $amounts $name (include "neva.text" $amount) -}}{{- end -}}
+{{- range $name, $amount := . -}}{{- $_ := set $amounts $name (include "neva-pretrain.text" $amount) -}}{{- end -}}
 limits:
   {{- toYaml $amounts | nindent 2 }}
 requests:
@@ -114,7 +114,7 @@ requests:
 {{- end -}}
 
 {{/* Mounts of the training container, and of whatever must see what it sees. Takes the root. */}}
-{{- define "neva.mounts" -}}
+{{- define "neva-pretrain.mounts" -}}
 {{- $root := . -}}
 - name: config
   mountPath: /etc/neva
@@ -122,8 +122,8 @@ requests:
 - name: shm
   mountPath: /dev/shm
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{ include "neva.storageMount" (list $root $name) }}
-  {{- if include "neva.readOnly" (list $root $name) }}
+{{ include "neva-pretrain.storageMount" (list $root $name) }}
+  {{- if include "neva-pretrain.readOnly" (list $root $name) }}
   readOnly: true
   # File systems mounted below this one too, where kernel and runtime can; an API server without the field drops it.
   recursiveReadOnly: IfPossible
@@ -131,13 +131,13 @@ requests:
 {{- end }}
 {{- range $root.Values.extraVolumeMounts }}
 {{- $name := .name }}
-{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva.podVolume" (list $root $name) }}{{ end }}
-{{ list (merge (dict "name" $name) .) | include "neva.yaml" }}
+{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva-pretrain.podVolume" (list $root $name) }}{{ end }}
+{{ list (merge (dict "name" $name) .) | include "neva-pretrain.yaml" }}
 {{- end }}
 {{- end -}}
 
 {{/* Volumes of the mounts above, the user's too. Takes (list root configMapName). */}}
-{{- define "neva.volumes" -}}
+{{- define "neva-pretrain.volumes" -}}
 {{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
 - name: config
   configMap:
@@ -148,31 +148,31 @@ requests:
   emptyDir:
     medium: Memory
     {{- with $root.Values.resources.shmSize }}
-    sizeLimit: {{ include "neva.text" . | quote }}
+    sizeLimit: {{ include "neva-pretrain.text" . | quote }}
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{- if eq (include "neva.podVolume" (list $root $name)) $name }}
-{{ include "neva.storageVolume" (list $root $name) | trim }}
+{{- if eq (include "neva-pretrain.podVolume" (list $root $name)) $name }}
+{{ include "neva-pretrain.storageVolume" (list $root $name) | trim }}
 {{- end }}
 {{- end }}
 {{- with $root.Values.extraVolumes }}
-{{ include "neva.yaml" . }}
+{{ include "neva-pretrain.yaml" . }}
 {{- end }}
 {{- end -}}
 
 {{/* Free-form YAML of the user. */}}
-{{- define "neva.yaml" -}}
+{{- define "neva-pretrain.yaml" -}}
 {{- $tree := dict "x" . | deepCopy -}}
-{{- include "neva.integers" $tree -}}
+{{- include "neva-pretrain.integers" $tree -}}
 {{- toYaml $tree.x -}}
 {{- end -}}
 
 {{/* Environment: the chart's own, the fabric's, the user's; the last of a name wins. */}}
-{{- define "neva.environment" -}}
+{{- define "neva-pretrain.environment" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
-{{- $env := include "neva.ownEnvironment" (list $root $f $f.hfOnline) | fromJson -}}
-{{- include "neva.merge" (list $env (dict
+{{- $env := include "neva-pretrain.ownEnvironment" (list $root $f $f.hfOnline) | fromJson -}}
+{{- include "neva-pretrain.merge" (list $env (dict
   "NEVA_CONFIG_DIR" "/etc/neva"
   "NEVA_ENTRYPOINT" $v.image.entrypoint
   "NEVA_GPUS_PER_NODE" $v.training.gpusPerNode
@@ -182,14 +182,14 @@ requests:
   "NEVA_WAIT_SECONDS" $v.rendezvous.waitSeconds
   "NEVA_WORK_DIR" (printf "%s/work" $v.storage.scratch.mountPath)
   "NVTE_FUSED_ATTN" (ternary "1" "0" (eq $v.training.kernels "fused"))
-  "PET_RDZV_CONF" (printf "timeout=%s" (include "neva.text" $v.rendezvous.timeoutSeconds)))) -}}
+  "PET_RDZV_CONF" (printf "timeout=%s" (include "neva-pretrain.text" $v.rendezvous.timeoutSeconds)))) -}}
 {{- /* Trainer's port is always 29500. */ -}}
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
-{{- include "neva.merge" (list $env $f.fabric.env) -}}
-{{- include "neva.merge" (list $env ($v.env | default dict)) -}}
-{{- include "neva.leaveToSecrets" (list $root $env) -}}
-{{- include "neva.envList" (list $root $env $f.hfOnline) }}
-{{- include "neva.secretEnvironment" $root }}
+{{- include "neva-pretrain.merge" (list $env $f.fabric.env) -}}
+{{- include "neva-pretrain.merge" (list $env ($v.env | default dict)) -}}
+{{- include "neva-pretrain.leaveToSecrets" (list $root $env) -}}
+{{- include "neva-pretrain.envList" (list $root $env $f.hfOnline) }}
+{{- include "neva-pretrain.secretEnvironment" $root }}
 - name: NODE_NAME
   valueFrom:
     fieldRef:
@@ -202,7 +202,7 @@ requests:
 
 {{/* Who a process is and where its libraries may write, as JSON: a user that the image does not know has no name and / as
 its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writable folder. */}}
-{{- define "neva.userEnvironment" -}}
+{{- define "neva-pretrain.userEnvironment" -}}
 {{- $home := printf "%s/home" . -}}{{- $cache := printf "%s/.cache" $home -}}
 {{- dict
   "HOME" $home
@@ -220,11 +220,11 @@ its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writab
 
 {{/* Environment of every process of the NeMo image: its user, and where Hugging Face libraries and temporary files may
 write, as JSON. Takes (list root facts online). */}}
-{{- define "neva.ownEnvironment" -}}
+{{- define "neva-pretrain.ownEnvironment" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $online := index . 2 -}}
 {{- $scratch := $root.Values.storage.scratch.mountPath -}}
-{{- $env := include "neva.userEnvironment" $scratch | fromJson -}}
-{{- include "neva.merge" (list $env (dict
+{{- $env := include "neva-pretrain.userEnvironment" $scratch | fromJson -}}
+{{- include "neva-pretrain.merge" (list $env (dict
   "HF_HOME" $f.hfHome
   "TMPDIR" (printf "%s/tmp" $scratch)
   "TRANSFORMERS_OFFLINE" (ternary "0" "1" $online))) -}}
@@ -235,18 +235,18 @@ write, as JSON. Takes (list root facts online). */}}
 
 {{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is used.
 Takes (list root map online). */}}
-{{- define "neva.envList" -}}
+{{- define "neva-pretrain.envList" -}}
 {{- $root := index . 0 -}}
 {{- range $name, $value := index . 1 }}{{ if not (kindIs "invalid" $value) }}
-{{ include "neva.env" (list $name $value) }}
+{{ include "neva-pretrain.env" (list $name $value) }}
 {{- end }}{{ end }}
 {{- if index . 2 }}{{ with $root.Values.secrets.huggingface }}{{ if .name }}
-{{ include "neva.secretVariable" (list "HF_TOKEN" .) }}
+{{ include "neva-pretrain.secretVariable" (list "HF_TOKEN" .) }}
 {{- end }}{{ end }}{{ end }}
 {{- end -}}
 
 {{/* Privileges of a container that needs none, as JSON. */}}
-{{- define "neva.leastPrivilege" -}}
+{{- define "neva-pretrain.leastPrivilege" -}}
 {{- dict
   "allowPrivilegeEscalation" false
   "capabilities" (dict "drop" (list "ALL"))
@@ -255,10 +255,10 @@ Takes (list root map online). */}}
 {{- end -}}
 
 {{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes (list root rdma). */}}
-{{- define "neva.securityContext" -}}
+{{- define "neva-pretrain.securityContext" -}}
 {{- $root := index . 0 -}}
-{{- $context := include "neva.leastPrivilege" . | fromJson -}}
+{{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
-{{- include "neva.merge" (list $context (include "neva.withoutNulls" $root.Values.securityContext | fromJson)) -}}
-{{- include "neva.yaml" $context -}}
+{{- include "neva-pretrain.merge" (list $context (include "neva-pretrain.withoutNulls" $root.Values.securityContext | fromJson)) -}}
+{{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}

@@ -1,5 +1,5 @@
 {{/* Parameters of the language model, as catalog.py counts them, in billions and rounded up with 2% to spare. */}}
-{{- define "neva.billions" -}}
+{{- define "neva-pretrain.billions" -}}
 {{- $a := . -}}
 {{- $h := int64 $a.hiddenSize -}}
 {{- $kv := mul $a.numQueryGroups (div $h $a.numAttentionHeads) -}}
@@ -10,12 +10,12 @@
 {{- end -}}
 
 {{/* The NeMo image asks the container runtime for all GPUs; a pod that requested none must not see those of others. */}}
-{{- define "neva.noGpu" -}}
+{{- define "neva-pretrain.noGpu" -}}
 {"NVIDIA_VISIBLE_DEVICES": "void"}
 {{- end -}}
 
 {{/* Whether prepare downloads from the hub: a source that is no folder. Takes the root. */}}
-{{- define "neva.prepareOnline" -}}
+{{- define "neva-pretrain.prepareOnline" -}}
 {{- $p := .Values.prepare -}}
 {{- $online := and $p.vision.enabled (not (hasPrefix "/" $p.vision.source)) -}}
 {{- range $step := list "tokenizer" "llm" "dataset" -}}
@@ -25,32 +25,32 @@
 {{- end -}}
 
 {{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes (list root facts configMapName). */}}
-{{- define "neva.preparePod" -}}
+{{- define "neva-pretrain.preparePod" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
 {{- $v := $root.Values -}}{{- $p := $v.prepare -}}
-{{- $billions := include "neva.billions" $f.architecture -}}
+{{- $billions := include "neva-pretrain.billions" $f.architecture -}}
 {{- /* The converter holds the model twice in fp32 (E04); scratch holds it once. */ -}}
 {{- $memory := $p.resources.memory | default (printf "%dGi" (mul 8 $billions)) -}}
 {{- $resources := dict "cpu" $p.resources.cpu "memory" $memory -}}
-{{- if not (include "neva.storageSources" $v.storage.scratch | fromJsonArray) -}}
+{{- if not (include "neva-pretrain.storageSources" $v.storage.scratch | fromJsonArray) -}}
   {{- $_ := set $resources "ephemeral-storage" (printf "%dG" (mul 4 $billions)) -}}
 {{- end -}}
-{{- $online := include "neva.prepareOnline" $root | not | not -}}
-{{- $env := include "neva.ownEnvironment" (list $root $f $online) | fromJson -}}
-{{- include "neva.merge" (list $env (include "neva.noGpu" . | fromJson)) -}}
-{{- include "neva.merge" (list $env ($v.env | default dict)) -}}
-{{- include "neva.leaveToSecrets" (list $root $env) -}}
-{{ include "neva.podFrame" $root }}
+{{- $online := include "neva-pretrain.prepareOnline" $root | not | not -}}
+{{- $env := include "neva-pretrain.ownEnvironment" (list $root $f $online) | fromJson -}}
+{{- include "neva-pretrain.merge" (list $env (include "neva-pretrain.noGpu" . | fromJson)) -}}
+{{- include "neva-pretrain.merge" (list $env ($v.env | default dict)) -}}
+{{- include "neva-pretrain.leaveToSecrets" (list $root $env) -}}
+{{ include "neva-pretrain.podFrame" $root }}
 restartPolicy: Never
 containers:
   - name: prepare
     command: ["python3", "/etc/neva/prepare.py", "--settings", "/etc/neva/settings.json"]
-    {{- include "neva.container" (list $root false $resources) | nindent 4 }}
+    {{- include "neva-pretrain.container" (list $root false $resources) | nindent 4 }}
     env:
-      {{- include "neva.envList" (list $root $env $online) | trim | nindent 6 }}
-      {{- include "neva.secretEnvironment" $root | nindent 6 }}
+      {{- include "neva-pretrain.envList" (list $root $env $online) | trim | nindent 6 }}
+      {{- include "neva-pretrain.secretEnvironment" $root | nindent 6 }}
     volumeMounts:
-      {{- include "neva.mounts" $root | trim | nindent 6 }}
+      {{- include "neva-pretrain.mounts" $root | trim | nindent 6 }}
 volumes:
-  {{- include "neva.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- include "neva-pretrain.volumes" (list $root $configMap) | trim | nindent 2 }}
 {{- end -}}

@@ -3,19 +3,19 @@ What the values name and the chart does not make, as a JSON list of maps: what, 
 cluster's; and whether it may be looked up. A lookup that is forbidden fails the install, so only what Helm reads anyway
 is: Secrets, where it keeps its releases, and claims where the release has some of its own. Takes the root.
 */}}
-{{- define "neva.references" -}}
+{{- define "neva-pretrain.references" -}}
 {{- $v := .Values -}}{{- $s := $v.scheduling | default dict -}}{{- $queue := $s.queue | default dict -}}
-{{- $f := include "neva.facts" . | fromJson -}}
+{{- $f := include "neva-pretrain.facts" . | fromJson -}}
 {{- $secrets := $v.image.pullSecrets | default list -}}{{- $claims := list -}}{{- $others := list -}}{{- $clusters := list -}}
 {{- $wandb := $v.wandb | default dict -}}{{- $keys := $v.secrets | default dict -}}
 {{- if and (eq $f.mode "train") $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $secrets = append $secrets ($keys.wandb | default dict).name -}}{{- end -}}
-{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva.prepareOnline" .)) -}}{{- $secrets = append $secrets ($keys.huggingface | default dict).name -}}{{- end -}}
+{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva-pretrain.prepareOnline" .)) -}}{{- $secrets = append $secrets ($keys.huggingface | default dict).name -}}{{- end -}}
 {{- range $name, $secret := $keys.env -}}{{- $secrets = append $secrets ($secret | default dict).name -}}{{- end -}}
 {{- $own := false -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- $volume := include "neva.volume" (list $ $name) | fromJson -}}
+  {{- $volume := include "neva-pretrain.volume" (list $ $name) | fromJson -}}
   {{- if $volume.existingClaim -}}{{- $claims = append $claims $volume.existingClaim -}}
-  {{- else if include "neva.claimName" (list $ $name) -}}{{- $own = true -}}
+  {{- else if include "neva-pretrain.claimName" (list $ $name) -}}{{- $own = true -}}
   {{- end -}}
   {{- with $volume.storageClassName -}}{{- $clusters = append $clusters (printf "storageclass/%s" .) -}}{{- end -}}
 {{- end -}}
@@ -29,7 +29,7 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
 {{- with $queue.priorityClass -}}{{- $clusters = append $clusters (printf "workloadpriorityclasses.kueue.x-k8s.io/%s" .) -}}{{- end -}}
 {{- with $s.priorityClassName -}}{{- $clusters = append $clusters (printf "priorityclass/%s" .) -}}{{- end -}}
 {{- $made := list -}}
-{{- range $name, $one := include "neva.oneVolume" . | fromJson -}}{{- $made = append $made (printf "%s-%s" (include "neva.fullname" $) $name) -}}{{- end -}}
+{{- range $name, $one := include "neva-pretrain.oneVolume" . | fromJson -}}{{- $made = append $made (printf "%s-%s" (include "neva-pretrain.fullname" $) $name) -}}{{- end -}}
 {{- $found := list -}}
 {{- range $secrets | compact | uniq -}}{{- $found = append $found (dict "kind" "Secret" "name" . "what" (printf "secret/%s" .) "lookup" true) -}}{{- end -}}
 {{- range $claims | compact | uniq -}}
@@ -41,9 +41,9 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
 {{- end -}}
 
 {{/* What must be there for the pods to start, and what is not, for NOTES.txt. Takes the root. */}}
-{{- define "neva.referenceNotes" -}}
+{{- define "neva-pretrain.referenceNotes" -}}
 {{- $here := list -}}{{- $clusters := list -}}{{- $missing := list -}}
-{{- range include "neva.references" . | fromJsonArray -}}
+{{- range include "neva-pretrain.references" . | fromJsonArray -}}
   {{- if .cluster -}}{{- $clusters = append $clusters .what -}}{{- else -}}{{- $here = append $here .what -}}{{- end -}}
   {{- if .lookup -}}
     {{- if not (lookup "v1" .kind $.Release.Namespace .name) -}}{{- $missing = append $missing .what -}}{{- end -}}

@@ -1,9 +1,9 @@
 {{/* Node choice. Takes the root. */}}
-{{- define "neva.scheduling" -}}
+{{- define "neva-pretrain.scheduling" -}}
 {{- $s := .Values.scheduling | default dict -}}
 {{- with $s.nodeSelector }}
 nodeSelector:
-  {{- include "neva.stringMap" . | trim | nindent 2 }}
+  {{- include "neva-pretrain.stringMap" . | trim | nindent 2 }}
 {{- end }}
 {{- $expressions := list -}}
 {{- with $s.gpuType }}{{ if .values }}{{ $expressions = append $expressions (dict "key" .key "operator" "In" "values" .values) }}{{ end }}{{ end -}}
@@ -25,13 +25,13 @@ affinity:
 {{- end }}
 {{- with $s.tolerations }}
 tolerations:
-  {{- include "neva.yaml" . | nindent 2 }}
+  {{- include "neva-pretrain.yaml" . | nindent 2 }}
 {{- end }}
 {{- with $s.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  {{- $constraint := dict "labelSelector" (dict "matchLabels" (include "neva.selectorLabels" $ | fromYaml)) | merge (deepCopy .) }}
-  - {{- include "neva.yaml" $constraint | nindent 4 }}
+  {{- $constraint := dict "labelSelector" (dict "matchLabels" (include "neva-pretrain.selectorLabels" $ | fromYaml)) | merge (deepCopy .) }}
+  - {{- include "neva-pretrain.yaml" $constraint | nindent 4 }}
   {{- end }}
 {{- end }}
 {{- with $s.priorityClassName }}
@@ -43,7 +43,7 @@ schedulerName: {{ . | quote }}
 {{- end -}}
 
 {{/* Labels of the job, by which queues find it; an empty queue leaves no label (A13). Takes the root. */}}
-{{- define "neva.queueLabels" -}}
+{{- define "neva-pretrain.queueLabels" -}}
 {{- $s := .Values.scheduling | default dict -}}
 {{- with ($s.queue | default dict).name }}
 kueue.x-k8s.io/queue-name: {{ . | quote }}
@@ -58,7 +58,7 @@ kai.scheduler/queue: {{ . | quote }}
 
 {{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name wins.
 Master and workers are two pod sets to Kueue: their group lies in one domain. Takes (list root facts). */}}
-{{- define "neva.podAnnotations" -}}
+{{- define "neva-pretrain.podAnnotations" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $annotations := deepCopy $f.fabric.annotations -}}
 {{- with ($root.Values.rdma | default dict).networks -}}
@@ -73,6 +73,6 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
   {{- end -}}
 {{- end -}}
 {{- if $topology.unconstrained -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}{{- end -}}
-{{- include "neva.merge" (list $annotations ($root.Values.podAnnotations | default dict)) -}}
-{{- include "neva.stringMap" $annotations -}}
+{{- include "neva-pretrain.merge" (list $annotations ($root.Values.podAnnotations | default dict)) -}}
+{{- include "neva-pretrain.stringMap" $annotations -}}
 {{- end -}}

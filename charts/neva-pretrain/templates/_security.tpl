@@ -1,10 +1,10 @@
 {{/* What of the values breaks a level of the Pod Security Standard, as a JSON list; its pods are all of the release. The
 twin of rules.pod_security_breaks; tests hold both against the API server's admission. Takes the root. */}}
-{{- define "neva.podSecurityBreaks" -}}
+{{- define "neva-pretrain.podSecurityBreaks" -}}
 {{- $v := .Values -}}{{- $breaks := list -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $standard := .nevaRules.podSecurity -}}
-{{- $facts := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $facts := include "neva-pretrain.uncheckedFacts" . | fromJson -}}
 {{- $trains := eq $facts.mode "train" -}}
 {{- if $v.hostNetwork -}}
   {{- $breaks = append $breaks (dict "level" "baseline" "key" "hostNetwork" "got" "true" "rule" "be false" "fix" "use false") -}}
@@ -25,13 +25,13 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
   {{- end -}}
 {{- end -}}
 {{- range $name, $value := $v.podAnnotations -}}
-  {{- $profile := include "neva.text" $value -}}
+  {{- $profile := include "neva-pretrain.text" $value -}}
   {{- if and (not (kindIs "invalid" $value)) (hasPrefix "container.apparmor.security.beta.kubernetes.io/" $name) $profile (ne $profile "runtime/default") (not (hasPrefix "localhost/" $profile)) -}}
     {{- $breaks = append $breaks (dict "level" "baseline" "key" (printf "podAnnotations.%s" $name) "got" $profile "rule" "be runtime/default or localhost/..." "fix" "use runtime/default") -}}
   {{- end -}}
 {{- end -}}
 {{- range $where := list "podSecurityContext" "securityContext" -}}
-  {{- $context := include "neva.withoutNulls" (get $v $where) | fromJson -}}
+  {{- $context := include "neva-pretrain.withoutNulls" (get $v $where) | fromJson -}}
   {{- range $profile := list "appArmorProfile" "seccompProfile" -}}
     {{- $type := (get $context $profile | default dict).type -}}
     {{- if and $type (not (has $type (list "RuntimeDefault" "Localhost"))) -}}
@@ -57,8 +57,8 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
     {{- $breaks = append $breaks (dict "level" "restricted" "key" (printf "%s.runAsUser" $where) "got" "0" "rule" "not be root" "fix" "use a user of the image other than 0") -}}
   {{- end -}}
 {{- end -}}
-{{- $pod := include "neva.withoutNulls" $v.podSecurityContext | fromJson -}}
-{{- $context := include "neva.withoutNulls" $v.securityContext | fromJson -}}
+{{- $pod := include "neva-pretrain.withoutNulls" $v.podSecurityContext | fromJson -}}
+{{- $context := include "neva-pretrain.withoutNulls" $v.securityContext | fromJson -}}
 {{- if $context.privileged -}}
   {{- $breaks = append $breaks (dict "level" "baseline" "key" "securityContext.privileged" "got" "true" "rule" "be false" "fix" "use false") -}}
 {{- end -}}
@@ -97,9 +97,9 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
 {{- end -}}
 
 {{/* The level that all pods of the release meet, and what breaks the others, as a line. Takes the root. */}}
-{{- define "neva.podSecurityNote" -}}
+{{- define "neva-pretrain.podSecurityNote" -}}
 {{- $broken := dict "baseline" list "restricted" list -}}
-{{- range include "neva.podSecurityBreaks" . | fromJsonArray -}}
+{{- range include "neva-pretrain.podSecurityBreaks" . | fromJsonArray -}}
   {{- $_ := set $broken .level (append (get $broken .level) .key | uniq) -}}
 {{- end -}}
 {{- $baseline := join ", " $broken.baseline -}}{{- $restricted := join ", " $broken.restricted -}}
@@ -113,10 +113,10 @@ meets restricted
 {{- end -}}
 
 {{/* A map without its null values at any depth, as JSON: Helm drops only those that have a default. */}}
-{{- define "neva.withoutNulls" -}}
+{{- define "neva-pretrain.withoutNulls" -}}
 {{- $kept := dict -}}
 {{- range $k, $v := . | default dict -}}
-  {{- if kindIs "map" $v -}}{{- $_ := set $kept $k (include "neva.withoutNulls" $v | fromJson) -}}
+  {{- if kindIs "map" $v -}}{{- $_ := set $kept $k (include "neva-pretrain.withoutNulls" $v | fromJson) -}}
   {{- else if not (kindIs "invalid" $v) -}}{{- $_ := set $kept $k $v -}}
   {{- end -}}
 {{- end -}}
@@ -124,14 +124,14 @@ meets restricted
 {{- end -}}
 
 {{/* Take the names of secrets.env out of a map of environment, in place: a name may stand once. Takes (list root map). */}}
-{{- define "neva.leaveToSecrets" -}}
+{{- define "neva-pretrain.leaveToSecrets" -}}
 {{- $env := index . 1 -}}
 {{- range $name, $secret := ((index . 0).Values.secrets | default dict).env }}{{ if $secret }}{{ $_ := unset $env $name }}{{ end }}{{ end -}}
 {{- end -}}
 
 {{/* Environment from Secrets. Takes the root. */}}
-{{- define "neva.secretEnvironment" -}}
+{{- define "neva-pretrain.secretEnvironment" -}}
 {{- range $name, $secret := ($.Values.secrets | default dict).env }}{{ if $secret }}
-{{ include "neva.secretVariable" (list $name $secret) }}
+{{ include "neva-pretrain.secretVariable" (list $name $secret) }}
 {{- end }}{{ end }}
 {{- end -}}

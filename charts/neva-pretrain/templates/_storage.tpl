@@ -1,9 +1,9 @@
 {{/* Sources that a volume of storage names, as a JSON list; null, "" and {} name none. */}}
-{{- define "neva.storageSources" -}}
+{{- define "neva-pretrain.storageSources" -}}
 {{- $sources := list -}}
 {{- if .existingClaim }}{{ $sources = append $sources "existingClaim" }}{{ end -}}
 {{- if (.gpfs | default dict).nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
-{{- if include "neva.withoutNulls" (.gpfs | default dict).csi | fromJson }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
+{{- if include "neva-pretrain.withoutNulls" (.gpfs | default dict).csi | fromJson }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
 {{- if .storageClassName }}{{ $sources = append $sources "storageClassName" }}{{ end -}}
 {{- if .hostPath }}{{ $sources = append $sources "hostPath" }}{{ end -}}
 {{- $sources | toJson -}}
@@ -11,40 +11,40 @@
 
 {{/* A volume of storage as JSON: its mount, and no other source than the one that is named; where none is, the source
 document's folder. Nothing has to be taken away first. Takes (list root volume). */}}
-{{- define "neva.volume" -}}
+{{- define "neva-pretrain.volume" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
 {{- $volume := deepCopy (get $root.Values.storage $name) -}}
-{{- if not (include "neva.storageSources" $volume | fromJsonArray) -}}
-  {{- include "neva.loadRules" $root -}}
+{{- if not (include "neva-pretrain.storageSources" $volume | fromJsonArray) -}}
+  {{- include "neva-pretrain.loadRules" $root -}}
   {{- with get $root.nevaRules.defaultNodePaths $name -}}
     {{- $gpfs := $volume.gpfs | default dict -}}
     {{- $_ := set $gpfs "nodePath" . -}}{{- $_ := set $volume "gpfs" $gpfs -}}
   {{- end -}}
 {{- end -}}
 {{- $gpfs := $volume.gpfs | default dict -}}
-{{- if not (include "neva.withoutNulls" $gpfs.csi | fromJson) -}}{{- $gpfs = omit $gpfs "csi" -}}{{- end -}}
+{{- if not (include "neva-pretrain.withoutNulls" $gpfs.csi | fromJson) -}}{{- $gpfs = omit $gpfs "csi" -}}{{- end -}}
 {{- set $volume "gpfs" $gpfs | toJson -}}
 {{- end -}}
 
 {{/* Which volumes of storage are one, as JSON by name: `claim` is the pods' claim, empty where there is none; `owner` the
 volume that the claim and its PersistentVolume are made for; `pod` the volume of the pods that is mounted. The kubelet
 mounts a CSI handle and a claim once in a pod, and waits for a second volume of either for ever (N04). Takes the root. */}}
-{{- define "neva.oneVolume" -}}
-{{- include "neva.once" (list . "neva.sharedVolumes" .) -}}
+{{- define "neva-pretrain.oneVolume" -}}
+{{- include "neva-pretrain.once" (list . "neva-pretrain.sharedVolumes" .) -}}
 {{- end -}}
 
-{{- define "neva.sharedVolumes" -}}
+{{- define "neva-pretrain.sharedVolumes" -}}
 {{- $shared := dict -}}{{- $handles := dict -}}{{- $claims := dict -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- $volume := include "neva.volume" (list $ $name) | fromJson -}}
+  {{- $volume := include "neva-pretrain.volume" (list $ $name) | fromJson -}}
   {{- $owner := $name -}}{{- $claim := "" -}}
   {{- $csi := $volume.gpfs.csi | default dict -}}
   {{- with $csi.volumeHandle -}}
     {{- $handle := printf "%s %s" ($csi.driver | default "spectrumscale.csi.ibm.com") . -}}
     {{- $owner = get $handles $handle | default $name -}}{{- $_ := set $handles $handle $owner -}}
   {{- end -}}
-  {{- if and (include "neva.storageSources" $volume | fromJsonArray) (not $volume.hostPath) -}}
-    {{- $claim = $volume.existingClaim | default (printf "%s-%s" (include "neva.fullname" $) $owner) -}}
+  {{- if and (include "neva-pretrain.storageSources" $volume | fromJsonArray) (not $volume.hostPath) -}}
+    {{- $claim = $volume.existingClaim | default (printf "%s-%s" (include "neva-pretrain.fullname" $) $owner) -}}
   {{- end -}}
   {{- $pod := get $claims ($claim | default $name) | default $name -}}{{- $_ := set $claims ($claim | default $name) $pod -}}
   {{- $_ := set $shared $name (dict "claim" $claim "owner" $owner "pod" $pod) -}}
@@ -53,48 +53,48 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
 {{- end -}}
 
 {{/* What a static CSI volume is beside its handle, as JSON. Takes a volume. */}}
-{{- define "neva.staticVolume" -}}
+{{- define "neva-pretrain.staticVolume" -}}
 {{- dict
   "fsType" (.gpfs.csi.fsType | default "gpfs")
   "nodeLabel" (.gpfs.nodeLabel | default "")
-  "size" (.size | default "1Ti" | include "neva.text")
-  "volumeAttributes" (include "neva.stringMap" .gpfs.csi.volumeAttributes)
+  "size" (.size | default "1Ti" | include "neva-pretrain.text")
+  "volumeAttributes" (include "neva-pretrain.stringMap" .gpfs.csi.volumeAttributes)
 | toJson -}}
 {{- end -}}
 
 {{/* Name of a volume's claim. Takes (list root volume). */}}
-{{- define "neva.claimName" -}}
-{{- (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).claim -}}
+{{- define "neva-pretrain.claimName" -}}
+{{- (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).claim -}}
 {{- end -}}
 
 {{/* Name of the pods' volume that a volume of storage is mounted from. Takes (list root volume). */}}
-{{- define "neva.podVolume" -}}
-{{- (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).pod -}}
+{{- define "neva-pretrain.podVolume" -}}
+{{- (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).pod -}}
 {{- end -}}
 
 {{/* Whether a volume is made for the claim of another one. Takes (list root volume). */}}
-{{- define "neva.borrowed" -}}
-{{- if ne (get (include "neva.oneVolume" (index . 0) | fromJson) (index . 1)).owner (index . 1) }}true{{ end -}}
+{{- define "neva-pretrain.borrowed" -}}
+{{- if ne (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).owner (index . 1) }}true{{ end -}}
 {{- end -}}
 
 {{/* Name of a static PersistentVolume. Volumes are the cluster's: between dots, which no namespace and no full name has,
 two releases never mean the same one. */}}
 
-{{- define "neva.persistentVolumeName" -}}
+{{- define "neva-pretrain.persistentVolumeName" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
-{{- printf "%s.%s.%s" $root.Release.Namespace (include "neva.fullname" $root) $volume -}}
+{{- printf "%s.%s.%s" $root.Release.Namespace (include "neva-pretrain.fullname" $root) $volume -}}
 {{- end -}}
 
 {{/* Whether a volume is only read: datasets and models, unless readOnly is false or they are being prepared. */}}
-{{- define "neva.readOnly" -}}
+{{- define "neva-pretrain.readOnly" -}}
 {{- $root := index . 0 -}}{{- $volume := index . 1 -}}
 {{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
 {{- end -}}
 
 {{/* Where a container sees a volume. Takes (list root volume). */}}
-{{- define "neva.storageMount" -}}
+{{- define "neva-pretrain.storageMount" -}}
 {{- $volume := get (index . 0).Values.storage (index . 1) -}}
-- name: {{ include "neva.podVolume" . }}
+- name: {{ include "neva-pretrain.podVolume" . }}
   mountPath: {{ $volume.mountPath | quote }}
   {{- with $volume.subPath }}
   subPath: {{ . | toJson }}
@@ -102,10 +102,10 @@ two releases never mean the same one. */}}
 {{- end -}}
 
 {{/* A pod's volume. Takes (list root volume). */}}
-{{- define "neva.storageVolume" -}}
-{{- $volume := include "neva.volume" . | fromJson -}}
-{{- $claim := include "neva.claimName" . -}}
-- name: {{ include "neva.podVolume" . }}
+{{- define "neva-pretrain.storageVolume" -}}
+{{- $volume := include "neva-pretrain.volume" . | fromJson -}}
+{{- $claim := include "neva-pretrain.claimName" . -}}
+- name: {{ include "neva-pretrain.podVolume" . }}
   {{- if $volume.hostPath }}
   hostPath:
     path: {{ $volume.hostPath | toJson }}
@@ -114,7 +114,7 @@ two releases never mean the same one. */}}
   {{- else if $claim }}
   persistentVolumeClaim:
     claimName: {{ $claim | quote }}
-    {{- if include "neva.readOnlyClaim" . }}
+    {{- if include "neva-pretrain.readOnlyClaim" . }}
     readOnly: true
     {{- end }}
   {{- else }}
@@ -123,20 +123,20 @@ two releases never mean the same one. */}}
 {{- end -}}
 
 {{/* Whether all that is mounted from a pod's volume is only read. Takes (list root volume). */}}
-{{- define "neva.readOnlyClaim" -}}
-{{- $root := index . 0 -}}{{- $pod := include "neva.podVolume" . -}}{{- $read := "true" -}}
+{{- define "neva-pretrain.readOnlyClaim" -}}
+{{- $root := index . 0 -}}{{- $pod := include "neva-pretrain.podVolume" . -}}{{- $read := "true" -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- if and (eq (include "neva.podVolume" (list $root $name)) $pod) (not (include "neva.readOnly" (list $root $name))) -}}{{- $read = "" -}}{{- end -}}
+  {{- if and (eq (include "neva-pretrain.podVolume" (list $root $name)) $pod) (not (include "neva-pretrain.readOnly" (list $root $name))) -}}{{- $read = "" -}}{{- end -}}
 {{- end -}}
 {{- $read -}}
 {{- end -}}
 
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
-one. Both would leave the job's pods Pending. Like "neva.refuseRunningJob" it only refuses. Takes (list root volume). */}}
-{{- define "neva.refuseOtherVolume" -}}
+one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes (list root volume). */}}
+{{- define "neva-pretrain.refuseOtherVolume" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
-{{- $volume := include "neva.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
-{{- $claim := include "neva.claimName" . -}}{{- $static := include "neva.persistentVolumeName" . -}}
+{{- $volume := include "neva-pretrain.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
+{{- $claim := include "neva-pretrain.claimName" . -}}{{- $static := include "neva-pretrain.persistentVolumeName" . -}}
 {{- $wanted := $gpfs.nodePath | default ($gpfs.csi | default dict).volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
 {{- $kept := lookup "v1" "PersistentVolumeClaim" $root.Release.Namespace $claim -}}
 {{- $fix := printf "use kubectl delete pvc %s -n %s and kubectl delete pv %s first (the data stays), or another release name" $claim $root.Release.Namespace $static -}}

@@ -1,13 +1,13 @@
-{{- define "neva.tensorboardName" -}}
-{{- include "neva.fullname" . }}-tensorboard
+{{- define "neva-pretrain.tensorboardName" -}}
+{{- include "neva-pretrain.fullname" . }}-tensorboard
 {{- end -}}
 
-{{- define "neva.tensorboardSelector" -}}
-{{ include "neva.selectorLabels" . }}
+{{- define "neva-pretrain.tensorboardSelector" -}}
+{{ include "neva-pretrain.selectorLabels" . }}
 app.kubernetes.io/component: tensorboard
 {{- end -}}
 
 {{/* Where the results volume is, so training's nodes; without what is only for a job of GPUs. Takes the root. */}}
-{{- define "neva.tensorboardFrame" -}}
-{{- omit (include "neva.podFrame" . | fromYaml) "hostNetwork" "dnsPolicy" "priorityClassName" "schedulerName" "topologySpreadConstraints" | include "neva.yaml" -}}
+{{- define "neva-pretrain.tensorboardFrame" -}}
+{{- omit (include "neva-pretrain.podFrame" . | fromYaml) "hostNetwork" "dnsPolicy" "priorityClassName" "schedulerName" "topologySpreadConstraints" | include "neva-pretrain.yaml" -}}
 {{- end -}}

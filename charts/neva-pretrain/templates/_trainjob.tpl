@@ -1,15 +1,15 @@
 {{/* What a TrainJob runs: one template for all nodes. Takes (list root facts configMapName). */}}
-{{- define "neva.runtimeSpec" -}}
+{{- define "neva-pretrain.runtimeSpec" -}}
 {{- $root := index . 0 -}}{{- $facts := index . 1 -}}{{- $configMap := index . 2 -}}
 {{- $v := $root.Values -}}
 mlPolicy:
-  numNodes: {{ include "neva.text" $v.training.nodes }}
+  numNodes: {{ include "neva-pretrain.text" $v.training.nodes }}
   torch:
-    numProcPerNode: {{ include "neva.text" $v.training.gpusPerNode }}
+    numProcPerNode: {{ include "neva-pretrain.text" $v.training.gpusPerNode }}
 {{- with ($v.scheduling | default dict).schedulingPolicy }}
 podGroupPolicy:
   coscheduling:
-    scheduleTimeoutSeconds: {{ include "neva.text" (.scheduleTimeoutSeconds | default 60) }}
+    scheduleTimeoutSeconds: {{ include "neva-pretrain.text" (.scheduleTimeoutSeconds | default 60) }}
 {{- end }}
 template:
   spec:
@@ -21,15 +21,15 @@ template:
               trainer.kubeflow.org/trainjob-ancestor-step: trainer
           spec:
             # 0: a Job by itself would start a failed pod six times anew, each time without its peers.
-            backoffLimit: {{ if eq $v.restartPolicy "OnFailure" }}{{ include "neva.backoffLimit" $root }}{{ else }}0{{ end }}
+            backoffLimit: {{ if eq $v.restartPolicy "OnFailure" }}{{ include "neva-pretrain.backoffLimit" $root }}{{ else }}0{{ end }}
             {{- $deadline := $v.runPolicy.activeDeadlineSeconds }}
             {{- if not (kindIs "invalid" $deadline) }}
-            activeDeadlineSeconds: {{ include "neva.text" $deadline }}
+            activeDeadlineSeconds: {{ include "neva-pretrain.text" $deadline }}
             {{- end }}
             template:
               metadata:
-                {{- include "neva.podMetadata" (list $root $facts "Node") | nindent 16 }}
+                {{- include "neva-pretrain.podMetadata" (list $root $facts "Node") | nindent 16 }}
               spec:
                 restartPolicy: {{ $v.restartPolicy }}
-                {{- include "neva.pod" (list $root $facts $configMap "Node") | nindent 16 }}
+                {{- include "neva-pretrain.pod" (list $root $facts $configMap "Node") | nindent 16 }}
 {{- end -}}

@@ -3,8 +3,8 @@ All rules between values, in the order and the words of generator/neva_pretrain/
 equal. Every broken rule is collected, and helm fails once. What one value alone can tell is in values.schema.json.
 A sentence is: key, value, rule, fix.
 */}}
-{{- define "neva.validate" -}}
-{{- $errors := include "neva.violations" . | fromJsonArray -}}
+{{- define "neva-pretrain.validate" -}}
+{{- $errors := include "neva-pretrain.violations" . | fromJsonArray -}}
 {{- if $errors -}}
   {{- $lines := list -}}
   {{- range $errors -}}{{- $lines = append $lines (printf "ERROR: %s" .) -}}{{- end -}}
@@ -12,36 +12,36 @@ A sentence is: key, value, rule, fix.
 {{- end -}}
 {{- end -}}
 
-{{- define "neva.violations" -}}
-{{- $errors := include "neva.checkFormats" . | fromJsonArray -}}
+{{- define "neva-pretrain.violations" -}}
+{{- $errors := include "neva-pretrain.checkFormats" . | fromJsonArray -}}
 {{- if $errors -}}
-  {{- $errors = concat $errors (include "neva.checkSecrets" . | fromJsonArray) -}}
+  {{- $errors = concat $errors (include "neva-pretrain.checkSecrets" . | fromJsonArray) -}}
 {{- else -}}
 {{- $errors = concat
-  (include "neva.checkNames" . | fromJsonArray)
-  (include "neva.checkTraining" . | fromJsonArray)
-  (include "neva.checkCheckpoint" . | fromJsonArray)
-  (include "neva.checkStorage" . | fromJsonArray)
-  (include "neva.checkPaths" . | fromJsonArray)
-  (include "neva.checkPrepare" . | fromJsonArray)
-  (include "neva.checkPods" . | fromJsonArray)
-  (include "neva.checkPlacement" . | fromJsonArray)
-  (include "neva.checkQueues" . | fromJsonArray)
-  (include "neva.checkKind" . | fromJsonArray)
-  (include "neva.checkMonitoring" . | fromJsonArray)
-  (include "neva.checkEnvironment" . | fromJsonArray)
-  (include "neva.checkSecrets" . | fromJsonArray)
-  (include "neva.checkSecurity" . | fromJsonArray)
-  (include "neva.checkNetwork" . | fromJsonArray)
-  (include "neva.checkConfig" . | fromJsonArray) -}}
-{{- $errors = include "neva.withoutFollowers" (list . $errors) | fromJsonArray -}}
+  (include "neva-pretrain.checkNames" . | fromJsonArray)
+  (include "neva-pretrain.checkTraining" . | fromJsonArray)
+  (include "neva-pretrain.checkCheckpoint" . | fromJsonArray)
+  (include "neva-pretrain.checkStorage" . | fromJsonArray)
+  (include "neva-pretrain.checkPaths" . | fromJsonArray)
+  (include "neva-pretrain.checkPrepare" . | fromJsonArray)
+  (include "neva-pretrain.checkPods" . | fromJsonArray)
+  (include "neva-pretrain.checkPlacement" . | fromJsonArray)
+  (include "neva-pretrain.checkQueues" . | fromJsonArray)
+  (include "neva-pretrain.checkKind" . | fromJsonArray)
+  (include "neva-pretrain.checkMonitoring" . | fromJsonArray)
+  (include "neva-pretrain.checkEnvironment" . | fromJsonArray)
+  (include "neva-pretrain.checkSecrets" . | fromJsonArray)
+  (include "neva-pretrain.checkSecurity" . | fromJsonArray)
+  (include "neva-pretrain.checkNetwork" . | fromJsonArray)
+  (include "neva-pretrain.checkConfig" . | fromJsonArray) -}}
+{{- $errors = include "neva-pretrain.withoutFollowers" (list . $errors) | fromJsonArray -}}
 {{- end -}}
-{{- include "neva.scrubbed" (list . $errors) -}}
+{{- include "neva-pretrain.scrubbed" (list . $errors) -}}
 {{- end -}}
 
 {{/* Sentences of rules, without those whose advice follows from another broken value. Takes (list root sentences). */}}
-{{- define "neva.withoutFollowers" -}}
-{{- include "neva.loadRules" (index . 0) -}}
+{{- define "neva-pretrain.withoutFollowers" -}}
+{{- include "neva-pretrain.loadRules" (index . 0) -}}
 {{- $follows := (index . 0).nevaRules.follows -}}
 {{- $broken := list -}}{{- $kept := list -}}
 {{- range index . 1 -}}{{- $broken = append $broken (splitList ": got " . | first) -}}{{- end -}}
@@ -55,8 +55,8 @@ A sentence is: key, value, rule, fix.
 {{- end -}}
 
 {{/* Sentences without secrets. Takes (list root sentences). */}}
-{{- define "neva.scrubbed" -}}
-{{- include "neva.loadRules" (index . 0) -}}
+{{- define "neva-pretrain.scrubbed" -}}
+{{- include "neva-pretrain.loadRules" (index . 0) -}}
 {{- $secrets := (index . 0).nevaRules.secrets.values -}}
 {{- $look := printf "(?:%s)[^ ;,]*" (join "|" $secrets) -}}
 {{- $said := list -}}
@@ -65,24 +65,24 @@ A sentence is: key, value, rule, fix.
 {{- end -}}
 
 {{/* "256 or 512": the values nearest to n for which a rule holds, from a list in ascending order. */}}
-{{- define "neva.nearest" -}}
+{{- define "neva-pretrain.nearest" -}}
 {{- $n := int64 (index . 0) -}}{{- $below := "" -}}{{- $above := "" -}}
 {{- range index . 1 -}}
-  {{- if lt (int64 .) $n -}}{{- $below = include "neva.text" . -}}{{- end -}}
-  {{- if and (gt (int64 .) $n) (not $above) -}}{{- $above = include "neva.text" . -}}{{- end -}}
+  {{- if lt (int64 .) $n -}}{{- $below = include "neva-pretrain.text" . -}}{{- end -}}
+  {{- if and (gt (int64 .) $n) (not $above) -}}{{- $above = include "neva-pretrain.text" . -}}{{- end -}}
 {{- end -}}
 use {{ compact (list $below $above) | join " or " }}
 {{- end -}}
 
 {{/* The multiples of m on both sides of n. */}}
-{{- define "neva.nearestMultiple" -}}
+{{- define "neva-pretrain.nearestMultiple" -}}
 {{- $n := int64 (index . 0) -}}{{- $m := int64 (index . 1) -}}
 {{- $below := mul (div $n $m) $m -}}
-{{- include "neva.nearest" (list $n (without (list $below (add $below $m)) (int64 0))) -}}
+{{- include "neva-pretrain.nearest" (list $n (without (list $below (add $below $m)) (int64 0))) -}}
 {{- end -}}
 
 {{/* Greatest common divisor of a list of positive numbers below 2^31; Euclid needs 44 steps for two of them. */}}
-{{- define "neva.gcd" -}}
+{{- define "neva-pretrain.gcd" -}}
 {{- $a := int64 (first .) -}}
 {{- range rest . -}}
   {{- $b := int64 . -}}
@@ -93,9 +93,9 @@ use {{ compact (list $below $above) | join " or " }}
 
 {{/* "use 4 or 8": the numbers nearest to n, up to a limit, that divide all of a list. They come in pairs around the square
 root, which is at most 1024: the schema admits no number above 2^20 here. Takes (list n limit numbers). */}}
-{{- define "neva.nearestDivisors" -}}
+{{- define "neva-pretrain.nearestDivisors" -}}
 {{- $n := int64 (index . 0) -}}{{- $limit := int64 (index . 1) -}}
-{{- $common := int64 (include "neva.gcd" (index . 2)) -}}
+{{- $common := int64 (include "neva-pretrain.gcd" (index . 2)) -}}
 {{- $below := 0 -}}{{- $above := 0 -}}
 {{- range $d := untilStep 1 1025 1 -}}
   {{- if gt (mul $d $d) $common -}}{{- break -}}{{- end -}}
@@ -106,15 +106,15 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- include "neva.nearest" (list $n (without (list $below $above) 0)) -}}
+{{- include "neva-pretrain.nearest" (list $n (without (list $below $above) 0)) -}}
 {{- end -}}
 
 {{/* What must be there, and what a text must look like: on the others the rest could not be judged. */}}
-{{- define "neva.checkFormats" -}}
+{{- define "neva-pretrain.checkFormats" -}}
 {{- $errors := list -}}{{- $values := .Values -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules -}}
-{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.once" (list . "neva-pretrain.entries" .) | fromJsonArray | compact -}}
 {{- $at := dict -}}
 {{- range $entries -}}{{- $_ := set $at .path . -}}{{- end -}}
 {{- $missing := dict -}}
@@ -122,7 +122,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- range splitList " " $keys -}}
     {{- $path := ternary . (print $section "." .) (empty $section) -}}
     {{- $places := list (get $at $path) -}}
-    {{- if not (hasKey $at $path) -}}{{- $places = include "neva.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
+    {{- if not (hasKey $at $path) -}}{{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
     {{- range $places -}}
       {{- if and (eq .kind "invalid") (not (has .path $rules.mayBeNull)) -}}{{- $_ := set $missing .path true -}}{{- end -}}
     {{- end -}}
@@ -136,13 +136,13 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- range $format := $rules.formats -}}
   {{- range $path := splitList " " $format.keys -}}
     {{- $places := list (get $at $path) -}}
-    {{- if not (hasKey $at $path) -}}{{- $places = include "neva.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
+    {{- if not (hasKey $at $path) -}}{{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}{{- end -}}
     {{- range $places -}}
       {{- if not (has .kind (list "invalid" "map" "slice")) -}}
         {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
         {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
         {{- if not $right -}}
-          {{- $errors = append $errors (printf "%s: got %s; %s; %s" (include "neva.show" .path) (include "neva.show" .text | default "nothing") $format.rule $format.fix) -}}
+          {{- $errors = append $errors (printf "%s: got %s; %s; %s" (include "neva-pretrain.show" .path) (include "neva-pretrain.show" .text | default "nothing") $format.rule $format.fix) -}}
         {{- end -}}
       {{- end -}}
     {{- end -}}
@@ -153,18 +153,18 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- if regexMatch $rules.unprintable (join "" $texts) -}}
   {{- range $entries -}}
     {{- if regexMatch $rules.unprintable (print .name .text) -}}
-      {{- $errors = append $errors (printf "%s: got %s; must be printable characters, in keys too; remove the others" (include "neva.show" .path) (include "neva.show" .text | default "a key")) -}}
+      {{- $errors = append $errors (printf "%s: got %s; must be printable characters, in keys too; remove the others" (include "neva-pretrain.show" .path) (include "neva-pretrain.show" .text | default "a key")) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkNames" -}}
+{{- define "neva-pretrain.checkNames" -}}
 {{- $errors := list -}}
-{{- $full := include "neva.fullname" . -}}
+{{- $full := include "neva-pretrain.fullname" . -}}
 {{- $id := (.Values.run | default dict).id | default "" -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $limit := int (get .nevaRules.maxNameLength .Values.job.kind) -}}
 {{- $label := "^[a-z]([-a-z0-9]*[a-z0-9])?$" -}}
 {{- if not (regexMatch $label $full) -}}
@@ -182,9 +182,9 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 
 {{/* NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp. Takes (list root facts). */}}
-{{- define "neva.activationErrors" -}}
+{{- define "neva-pretrain.activationErrors" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- include "neva.loadRules" $root -}}
+{{- include "neva-pretrain.loadRules" $root -}}
 {{- $known := $root.nevaRules.activations -}}
 {{- $activation := ($root.Files.Get "files/neva_pretrain.yaml" | fromYaml).model.activation -}}
 {{- range list $f.hydra $root.Values.config -}}
@@ -196,17 +196,17 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- if has $activation (get $known (ternary "plain" "gated" $gated)) -}}
   {{- $errors = append $errors (printf "model.architecture.gatedMlp: got %v; must be %v with the activation %s of the config; use %v, or set config.model.activation to one of %s" $gated (not $gated) $activation (not $gated) (join ", " $right)) -}}
 {{- else if not (has $activation $right) -}}
-  {{- $errors = append $errors (printf "config.model.activation: got %s; must be an activation that NeMo knows; use one of %s" (include "neva.show" $activation) (join ", " $right)) -}}
+  {{- $errors = append $errors (printf "config.model.activation: got %s; must be an activation that NeMo knows; use one of %s" (include "neva-pretrain.show" $activation) (join ", " $right)) -}}
 {{- else if and (eq $root.Values.training.kernels "fused") (not (has $activation $known.fused)) -}}
   {{- $errors = append $errors (printf "training.kernels: got fused; must be reference with the activation %s, which Megatron Core does not fuse; use reference" $activation) -}}
 {{- end -}}
 {{- toJson $errors -}}
 {{- end -}}
 
-{{- define "neva.checkTraining" -}}
+{{- define "neva-pretrain.checkTraining" -}}
 {{- $errors := list -}}
 {{- $t := .Values.training -}}
-{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $f := include "neva-pretrain.uncheckedFacts" . | fromJson -}}
 {{- $a := $f.architecture -}}
 {{- $tp := int64 $t.tensorParallelSize -}}{{- $pp := int64 $t.pipelineParallelSize -}}
 {{- $perNode := int64 $t.gpusPerNode -}}{{- $nodes := int64 $t.nodes -}}
@@ -220,10 +220,10 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- else -}}
   {{- $heads := int64 $a.numAttentionHeads -}}
   {{- if mod (int64 $a.hiddenSize) $heads -}}
-    {{- $errors = append $errors (printf "model.architecture.numAttentionHeads: got %d; must divide hiddenSize (%d); %s" $heads (int64 $a.hiddenSize) (include "neva.nearestDivisors" (list $heads $a.hiddenSize (list $a.hiddenSize)))) -}}
+    {{- $errors = append $errors (printf "model.architecture.numAttentionHeads: got %d; must divide hiddenSize (%d); %s" $heads (int64 $a.hiddenSize) (include "neva-pretrain.nearestDivisors" (list $heads $a.hiddenSize (list $a.hiddenSize)))) -}}
   {{- end -}}
   {{- if mod $heads (int64 $a.numQueryGroups) -}}
-    {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva.nearestDivisors" (list $a.numQueryGroups $heads (list $heads)))) -}}
+    {{- $errors = append $errors (printf "model.architecture.numQueryGroups: got %d; must divide numAttentionHeads (%d); %s" (int64 $a.numQueryGroups) $heads (include "neva-pretrain.nearestDivisors" (list $a.numQueryGroups $heads (list $heads)))) -}}
   {{- end -}}
   {{- $parts := list (list "training.gpusPerNode" $perNode) (list "attention heads" $a.numAttentionHeads) (list "query groups" $a.numQueryGroups) (list "ffn hidden size" $a.ffnHiddenSize) -}}
   {{- $sizes := list -}}
@@ -232,23 +232,23 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- if mod (int64 (index . 1)) $tp -}}{{- $broken = append $broken (printf "%s (%d)" (index . 0) (int64 (index . 1))) -}}{{- end -}}
   {{- end -}}
   {{- if $broken -}}
-    {{- $errors = append $errors (printf "training.tensorParallelSize: got %d; must divide %s; %s" $tp (join ", " $broken) (include "neva.nearestDivisors" (list $tp $perNode $sizes))) -}}
+    {{- $errors = append $errors (printf "training.tensorParallelSize: got %d; must divide %s; %s" $tp (join ", " $broken) (include "neva-pretrain.nearestDivisors" (list $tp $perNode $sizes))) -}}
   {{- end -}}
   {{- if mod (int64 $a.numLayers) $pp -}}
-    {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva.nearestDivisors" (list $pp $a.numLayers (list $a.numLayers)))) -}}
+    {{- $errors = append $errors (printf "training.pipelineParallelSize: got %d; must divide the layers (%d); %s" $pp (int64 $a.numLayers) (include "neva-pretrain.nearestDivisors" (list $pp $a.numLayers (list $a.numLayers)))) -}}
   {{- end -}}
-  {{- $errors = concat $errors (include "neva.activationErrors" (list . $f) | fromJsonArray) -}}
+  {{- $errors = concat $errors (include "neva-pretrain.activationErrors" (list . $f) | fromJsonArray) -}}
 {{- end -}}
 {{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
 {{- /* Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes. */ -}}
 {{- if and $broken (le $tp $perNode) -}}
 {{- else if mod $world $parallel -}}
-  {{- $step := div $parallel (int64 (include "neva.gcd" (list $parallel $perNode))) -}}
-  {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (ternary (include "neva.nearestMultiple" (list $nodes $step)) "use another tensorParallelSize first" (empty $broken))) -}}
+  {{- $step := div $parallel (int64 (include "neva-pretrain.gcd" (list $parallel $perNode))) -}}
+  {{- $errors = append $errors (printf "training.nodes: got %d (%d GPUs); must make nodes x gpusPerNode a multiple of tensor x pipeline parallel size (%d x %d = %d); %s" $nodes $world $tp $pp $parallel (ternary (include "neva-pretrain.nearestMultiple" (list $nodes $step)) "use another tensorParallelSize first" (empty $broken))) -}}
 {{- else -}}
   {{- $dp := div $world $parallel -}}{{- $multiple := mul $t.microBatchSize $dp -}}
   {{- if mod (int64 $t.globalBatchSize) $multiple -}}
-    {{- $errors = append $errors (printf "training.globalBatchSize: got %d; must be a multiple of microBatchSize x data parallel size (%d x %d = %d); %s" (int64 $t.globalBatchSize) (int64 $t.microBatchSize) $dp $multiple (include "neva.nearestMultiple" (list $t.globalBatchSize $multiple))) -}}
+    {{- $errors = append $errors (printf "training.globalBatchSize: got %d; must be a multiple of microBatchSize x data parallel size (%d x %d = %d); %s" (int64 $t.globalBatchSize) (int64 $t.microBatchSize) $dp $multiple (include "neva-pretrain.nearestMultiple" (list $t.globalBatchSize $multiple))) -}}
   {{- end -}}
 {{- end -}}
 {{- if and $t.sequenceParallel (eq $tp 1) -}}
@@ -258,7 +258,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- $errors = append $errors (printf "training.warmupSteps: got %d; must be less than maxSteps (%d); use %d or fewer" (int64 $t.warmupSteps) (int64 $t.maxSteps) (sub (int64 $t.maxSteps) 1)) -}}
 {{- end -}}
 {{- if gt (float64 $t.minLearningRate) (float64 $t.learningRate) -}}
-  {{- $errors = append $errors (printf "training.minLearningRate: got %s; must be at most learningRate (%s); use %s" (include "neva.text" $t.minLearningRate) (include "neva.text" $t.learningRate) (include "neva.text" $t.learningRate)) -}}
+  {{- $errors = append $errors (printf "training.minLearningRate: got %s; must be at most learningRate (%s); use %s" (include "neva-pretrain.text" $t.minLearningRate) (include "neva-pretrain.text" $t.learningRate) (include "neva-pretrain.text" $t.learningRate)) -}}
 {{- end -}}
 {{- if and (gt $nodes 1) (eq .Values.fabric "none") -}}
   {{- $errors = append $errors (printf "fabric: got none; must name the network of %d nodes; use ib, roce, efa or tcp" $nodes) -}}
@@ -266,10 +266,10 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkCheckpoint" -}}
+{{- define "neva-pretrain.checkCheckpoint" -}}
 {{- $errors := list -}}
 {{- $t := .Values.training -}}{{- $c := .Values.checkpoint -}}
-{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $f := include "neva-pretrain.uncheckedFacts" . | fromJson -}}
 {{- if and $c.enabled (gt (int64 $c.everyNSteps) (int64 $t.maxSteps)) -}}
   {{- $errors = append $errors (printf "checkpoint.everyNSteps: got %d; must be at most training.maxSteps (%d), or nothing would be saved before the end; use %d or fewer" (int64 $c.everyNSteps) (int64 $t.maxSteps) (int64 $t.maxSteps)) -}}
 {{- end -}}
@@ -280,16 +280,16 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkStorage" -}}
+{{- define "neva-pretrain.checkStorage" -}}
 {{- $errors := list -}}
 {{- $seen := dict -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- $volume := get $.Values.storage $name -}}
-  {{- $sources := include "neva.storageSources" $volume | fromJsonArray -}}
+  {{- $sources := include "neva-pretrain.storageSources" $volume | fromJsonArray -}}
   {{- if gt (len $sources) 1 -}}
     {{- $errors = append $errors (printf "storage.%s: got %s; must have exactly one source; remove the others" $name (join " and " $sources)) -}}
   {{- end -}}
-  {{- $csi := include "neva.withoutNulls" ($volume.gpfs | default dict).csi | fromJson -}}
+  {{- $csi := include "neva-pretrain.withoutNulls" ($volume.gpfs | default dict).csi | fromJson -}}
   {{- if and $csi (not (hasKey $csi "volumeHandle")) -}}
     {{- $errors = append $errors (printf "storage.%s.gpfs.csi.volumeHandle: got nothing; must be set beside the rest of gpfs.csi; use a handle as in docs/storage.md" $name) -}}
   {{- end -}}
@@ -301,13 +301,13 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- end -}}
   {{- $_ := set $seen $path $name -}}
 {{- end -}}
-{{- $shared := include "neva.oneVolume" . | fromJson -}}
+{{- $shared := include "neva-pretrain.oneVolume" . | fromJson -}}
 {{- range $name, $one := $shared -}}
   {{- if ne $one.owner $name -}}
     {{- $said := list -}}
     {{- range list $one.owner $name -}}
-      {{- $volume := include "neva.volume" (list $ .) | fromJson -}}
-      {{- $said = append $said (include "neva.staticVolume" $volume) -}}
+      {{- $volume := include "neva-pretrain.volume" (list $ .) | fromJson -}}
+      {{- $said = append $said (include "neva-pretrain.staticVolume" $volume) -}}
     {{- end -}}
     {{- if ne (first $said) (last $said) -}}
       {{- $errors = append $errors (printf "storage.%s: got the volumeHandle of storage.%s, and another fsType, volumeAttributes, nodeLabel or size; must be alike, since a CSI volume is mounted once in a pod; use the same, and tell the volumes apart by subPath" $name $one.owner) -}}
@@ -344,26 +344,26 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 
 {{/* Whether a path of the values may lie elsewhere than below its folder. */}}
-{{- define "neva.leaves" -}}
+{{- define "neva-pretrain.leaves" -}}
 {{- if or (hasPrefix "/" .) (has ".." (splitList "/" .)) }}true{{ end -}}
 {{- end -}}
 
 {{/* Paths that the training process reads must lie on something that is mounted. */}}
-{{- define "neva.checkPaths" -}}
+{{- define "neva-pretrain.checkPaths" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
-{{- $f := include "neva.uncheckedFacts" . | fromJson -}}
+{{- $f := include "neva-pretrain.uncheckedFacts" . | fromJson -}}
 {{- $mounts := list -}}{{- $readOnly := list -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- $path := (get $v.storage $name).mountPath -}}
   {{- $mounts = append $mounts $path -}}
-  {{- if include "neva.readOnly" (list $ $name) -}}{{- $readOnly = append $readOnly $path -}}{{- end -}}
+  {{- if include "neva-pretrain.readOnly" (list $ $name) -}}{{- $readOnly = append $readOnly $path -}}{{- end -}}
 {{- end -}}
 {{- range $v.extraVolumeMounts -}}{{- $mounts = append $mounts .mountPath -}}{{- end -}}
 {{- $paths := list (list "model.llmPath" $v.model.llmPath $v.model.llmPath) -}}
 {{- range $key, $path := dict "checkpoint" $f.checkpointPath "tokenizer" $f.tokenizerPath -}}
   {{- $given := get $v.model $key | default "" -}}
-  {{- if include "neva.leaves" $given -}}
+  {{- if include "neva-pretrain.leaves" $given -}}
     {{- $paths = append $paths (list (printf "model.%s" $key) $given $path) -}}
   {{- end -}}
 {{- end -}}
@@ -375,7 +375,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $paths = append $paths (list "data.path" $v.data.path $v.data.path) -}}
 {{- range $key, $path := dict "annotations" $f.annotationsPath "images" $f.imagesPath -}}
   {{- $given := get $v.data $key -}}
-  {{- if include "neva.leaves" $given -}}
+  {{- if include "neva-pretrain.leaves" $given -}}
     {{- $paths = append $paths (list (printf "data.%s" $key) $given $path) -}}
   {{- end -}}
 {{- end -}}
@@ -401,7 +401,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkPrepare" -}}
+{{- define "neva-pretrain.checkPrepare" -}}
 {{- $errors := list -}}
 {{- $p := .Values.prepare -}}
 {{- if $p.enabled -}}
@@ -415,12 +415,12 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkPods" -}}
+{{- define "neva-pretrain.checkPods" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
-{{- $rdma := (include "neva.uncheckedFacts" . | fromJson).rdma -}}
+{{- $rdma := (include "neva-pretrain.uncheckedFacts" . | fromJson).rdma -}}
 {{- $given := $v.rdma | default dict -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- if regexMatch .nevaRules.fractionalGpu $v.resources.gpuResourceName -}}
   {{- $errors = append $errors (printf "resources.gpuResourceName: got %s; must be whole GPUs, since each training process needs one of its own and all its peers; use nvidia.com/gpu" $v.resources.gpuResourceName) -}}
 {{- end -}}
@@ -438,16 +438,16 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 {{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
   {{- range $name, $value := get $v $key | default dict -}}
-    {{- $owner := include "neva.reserved" (list $ $name "reservedLabels" "reservedLabelPrefixes") -}}
+    {{- $owner := include "neva-pretrain.reserved" (list $ $name "reservedLabels" "reservedLabelPrefixes") -}}
     {{- if and $owner (not (kindIs "invalid" $value)) -}}
-      {{- $errors = append $errors (printf "%s.%s: got %s; must not be set here; %s" $key $name (include "neva.text" $value) $owner) -}}
+      {{- $errors = append $errors (printf "%s.%s: got %s; must not be set here; %s" $key $name (include "neva-pretrain.text" $value) $owner) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- $nodes := int64 $v.training.nodes -}}
 {{- with $v.resources.shmSize -}}
-  {{- $shm := include "neva.text" . -}}{{- $memory := include "neva.text" $v.resources.memory -}}
-  {{- if gt (float64 (include "neva.bytes" $shm)) (float64 (include "neva.bytes" $memory)) -}}
+  {{- $shm := include "neva-pretrain.text" . -}}{{- $memory := include "neva-pretrain.text" $v.resources.memory -}}
+  {{- if gt (float64 (include "neva-pretrain.bytes" $shm)) (float64 (include "neva-pretrain.bytes" $memory)) -}}
     {{- $errors = append $errors (printf "resources.shmSize: got %s; must be at most resources.memory (%s), which it counts against; use less" $shm $memory) -}}
   {{- end -}}
 {{- end -}}
@@ -457,7 +457,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- $errors = append $errors (printf "runPolicy.backoffLimit: got %d; must not be set when restartPolicy is Never, since the operator only counts restarts of containers; use restartPolicy OnFailure" (int64 $backoff)) -}}
   {{- end -}}
 {{- end -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $nccl := int64 .nevaRules.ncclTimeoutSeconds -}}
 {{- if and (eq $v.restartPolicy "OnFailure") (gt $nodes 1) (lt (int64 $v.rendezvous.timeoutSeconds) $nccl) -}}
   {{- $errors = append $errors (printf "rendezvous.timeoutSeconds: got %d; must be at least %d with restartPolicy OnFailure, since nodes that lost a peer only come back when NCCL times out; use %d" (int64 $v.rendezvous.timeoutSeconds) $nccl $nccl) -}}
@@ -478,7 +478,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 
 {{/* What the API would refuse of the pods once the job is made. */}}
-{{- define "neva.checkPlacement" -}}
+{{- define "neva-pretrain.checkPlacement" -}}
 {{- $errors := list -}}
 {{- $s := .Values.scheduling | default dict -}}
 {{- range $index, $taint := $s.tolerations -}}
@@ -490,7 +490,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
     {{- $errors = append $errors (printf "%s.key: got nothing; must be set with operator Equal; use a taint's key, or operator Exists" $key) -}}
   {{- end -}}
   {{- if and (hasKey $taint "tolerationSeconds") (ne ($taint.effect | default "") "NoExecute") -}}
-    {{- $errors = append $errors (printf "%s.tolerationSeconds: got %s; must come with effect NoExecute, which alone evicts; use NoExecute, or remove it" $key (include "neva.text" $taint.tolerationSeconds)) -}}
+    {{- $errors = append $errors (printf "%s.tolerationSeconds: got %s; must come with effect NoExecute, which alone evicts; use NoExecute, or remove it" $key (include "neva-pretrain.text" $taint.tolerationSeconds)) -}}
   {{- end -}}
 {{- end -}}
 {{- range $index, $expression := $s.nodeExpressions -}}
@@ -513,7 +513,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- range $index, $spread := $s.topologySpreadConstraints -}}
   {{- $key := printf "scheduling.topologySpreadConstraints[%d]" $index -}}
   {{- if and (hasKey $spread "minDomains") (ne $spread.whenUnsatisfiable "DoNotSchedule") -}}
-    {{- $errors = append $errors (printf "%s.minDomains: got %s; must come with whenUnsatisfiable DoNotSchedule; remove it" $key (include "neva.text" $spread.minDomains)) -}}
+    {{- $errors = append $errors (printf "%s.minDomains: got %s; must come with whenUnsatisfiable DoNotSchedule; remove it" $key (include "neva-pretrain.text" $spread.minDomains)) -}}
   {{- end -}}
   {{- $pair := printf "%s %s" $spread.topologyKey $spread.whenUnsatisfiable -}}
   {{- if hasKey $seen $pair -}}
@@ -524,7 +524,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkQueues" -}}
+{{- define "neva-pretrain.checkQueues" -}}
 {{- $errors := list -}}
 {{- $s := .Values.scheduling | default dict -}}
 {{- $q := $s.queue | default dict -}}
@@ -552,13 +552,13 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 {{- $suspend := .Values.runPolicy.suspend -}}
 {{- if and $q.name (not (kindIs "invalid" $suspend)) -}}
-  {{- $errors = append $errors (printf "runPolicy.suspend: got %s; must not be set with scheduling.queue.name, since Kueue suspends and resumes the job; leave it unset" (include "neva.text" $suspend)) -}}
+  {{- $errors = append $errors (printf "runPolicy.suspend: got %s; must not be set with scheduling.queue.name, since Kueue suspends and resumes the job; leave it unset" (include "neva-pretrain.text" $suspend)) -}}
 {{- end -}}
 {{- $errors | toJson -}}
 {{- end -}}
 
 {{/* What a TrainJob has no counterpart for. */}}
-{{- define "neva.checkKind" -}}
+{{- define "neva-pretrain.checkKind" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
 {{- if eq $v.job.kind "TrainJob" -}}
@@ -568,7 +568,7 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- end -}}
   {{- $ttl := $v.runPolicy.ttlSecondsAfterFinished -}}
   {{- if not (kindIs "invalid" $ttl) -}}
-    {{- $errors = append $errors (printf "runPolicy.ttlSecondsAfterFinished: got %s; must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again; leave it out" (include "neva.text" $ttl)) -}}
+    {{- $errors = append $errors (printf "runPolicy.ttlSecondsAfterFinished: got %s; must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again; leave it out" (include "neva-pretrain.text" $ttl)) -}}
   {{- end -}}
   {{- range $key := list "queue" "priorityClass" -}}
     {{- if get $policy $key -}}
@@ -583,10 +583,10 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 
 {{/* What watches the run finds something to watch, and takes nothing from it. */}}
-{{- define "neva.checkMonitoring" -}}
+{{- define "neva-pretrain.checkMonitoring" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
-{{- $exporter := include "neva.monitoring" (list . "exporter") | fromJson -}}
+{{- $exporter := include "neva-pretrain.monitoring" (list . "exporter") | fromJson -}}
 {{- if $exporter.enabled -}}
   {{- $port := int64 $exporter.port -}}
   {{- if eq $port (int64 $v.rendezvous.port) -}}
@@ -594,13 +594,13 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
   {{- else if and $v.hostNetwork (eq $port 9400) -}}
     {{- $errors = append $errors "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a node share its ports; use another port below 32768" -}}
   {{- end -}}
-{{- else if (include "neva.monitoring" (list . "podMonitor") | fromJson).enabled -}}
+{{- else if (include "neva-pretrain.monitoring" (list . "podMonitor") | fromJson).enabled -}}
   {{- $errors = append $errors "monitoring.podMonitor.enabled: got true; must be false without monitoring.exporter.enabled, since there is nothing to scrape; set monitoring.exporter.enabled" -}}
 {{- end -}}
 {{- $manager := ($v.config | default dict).exp_manager -}}
 {{- if and ($v.tensorboard | default dict).enabled (kindIs "map" $manager) -}}
   {{- if and (hasKey $manager "create_tensorboard_logger") (not $manager.create_tensorboard_logger) -}}
-    {{- $errors = append $errors (printf "config.exp_manager.create_tensorboard_logger: got %s; must be true with tensorboard.enabled, or there is nothing to show; remove it" (include "neva.text" $manager.create_tensorboard_logger)) -}}
+    {{- $errors = append $errors (printf "config.exp_manager.create_tensorboard_logger: got %s; must be true with tensorboard.enabled, or there is nothing to show; remove it" (include "neva-pretrain.text" $manager.create_tensorboard_logger)) -}}
   {{- end -}}
 {{- end -}}
 {{- $name := regexReplaceAll "(:[^:/@]*)?(@.*)?$" (($v.tensorboard | default dict).image | default "") "" -}}
@@ -615,30 +615,30 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 {{- end -}}
 
 {{/* Who sets a name, or what to say in its place; empty where it is free. Takes (list root name names prefixes). */}}
-{{- define "neva.reserved" -}}
+{{- define "neva-pretrain.reserved" -}}
 {{- $name := index . 1 -}}
-{{- include "neva.loadRules" (index . 0) -}}
+{{- include "neva-pretrain.loadRules" (index . 0) -}}
 {{- $rules := (index . 0).nevaRules -}}
 {{- $owner := get (get $rules (index . 2)) $name -}}
 {{- range $prefix, $reason := get $rules (index . 3) -}}{{- if hasPrefix $prefix $name -}}{{- $owner = $reason -}}{{- end -}}{{- end -}}
 {{- $owner -}}
 {{- end -}}
 
-{{- define "neva.checkEnvironment" -}}
+{{- define "neva-pretrain.checkEnvironment" -}}
 {{- $errors := list -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $secrets := .nevaRules.secrets -}}
 {{- range $name, $value := .Values.env -}}
-  {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- $owner := include "neva-pretrain.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $shown := ternary "a value" (include "neva.show" $value) (not (empty (include "neva.secretName" (list $secrets $name)))) -}}
+    {{- $shown := ternary "a value" (include "neva-pretrain.show" $value) (not (empty (include "neva-pretrain.secretName" (list $secrets $name)))) -}}
     {{- $errors = append $errors (printf "env.%s: got %s; must not be set here; %s" $name $shown $owner) -}}
   {{- else if kindIs "bool" $value -}}
     {{- $errors = append $errors (printf "env.%s: got %t; must be text or a number, since YAML reads words such as on, off, yes and no as booleans; quote what is meant, such as \"%t\"" $name $value $value) -}}
   {{- end -}}
 {{- end -}}
 {{- range $name, $secret := (.Values.secrets | default dict).env -}}
-  {{- $owner := include "neva.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
+  {{- $owner := include "neva-pretrain.reserved" (list $ $name "reservedEnv" "reservedEnvPrefixes") -}}
   {{- if and $secret (hasKey ($.Values.env | default dict) $name) -}}{{- $owner = printf "remove it here or in env" -}}{{- end -}}
   {{- if and $secret $owner -}}
     {{- $errors = append $errors (printf "secrets.env.%s: got %s; must not be set here; %s" $name $secret.name $owner) -}}
@@ -649,12 +649,12 @@ root, which is at most 1024: the schema admits no number above 2^20 here. Takes 
 
 {{/* Secrets come by reference: everyone who reads the job, the release or the file would see them. `global` is other
 charts' too. */}}
-{{- define "neva.checkSecrets" -}}
+{{- define "neva-pretrain.checkSecrets" -}}
 {{- $errors := list -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules.secrets -}}
 {{- $secrets := join "|" $rules.values -}}
-{{- $entries := include "neva.once" (list . "neva.entries" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.once" (list . "neva-pretrain.entries" .) | fromJsonArray | compact -}}
 {{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
 {{- $texts := list -}}{{- $names := list -}}
 {{- range $entries -}}
@@ -668,9 +668,9 @@ charts' too. */}}
   {{- else if and .text (ne .kind "bool") -}}
     {{- $secret := and $looks (regexMatch $secrets .text) -}}
     {{- if and $named (not $secret) -}}
-      {{- $secret = and (include "neva.secretName" (list $rules .name)) (not (regexMatch $rules.harmlessValues .text)) -}}
+      {{- $secret = and (include "neva-pretrain.secretName" (list $rules .name)) (not (regexMatch $rules.harmlessValues .text)) -}}
     {{- end -}}
-    {{- $reserved := and $secret (hasPrefix "env." .path) (include "neva.reserved" (list $ .name "reservedEnv" "reservedEnvPrefixes")) -}}
+    {{- $reserved := and $secret (hasPrefix "env." .path) (include "neva-pretrain.reserved" (list $ .name "reservedEnv" "reservedEnvPrefixes")) -}}
     {{- if and $secret (not $reserved) -}}
       {{- $fix := "use an existing Secret, by secrets.env" -}}
       {{- if hasPrefix "env." .path -}}{{- $fix = printf "use secrets.env.%s with name and key of a Secret" .name -}}{{- end -}}
@@ -682,11 +682,11 @@ charts' too. */}}
 {{- end -}}
 
 {{/* What the namespace would reject once the job is made, and the pods never come. */}}
-{{- define "neva.checkSecurity" -}}
+{{- define "neva-pretrain.checkSecurity" -}}
 {{- $errors := list -}}
 {{- $enforced := (.Values.podSecurity | default dict).enforce -}}
 {{- if $enforced -}}
-  {{- range include "neva.podSecurityBreaks" . | fromJsonArray -}}
+  {{- range include "neva-pretrain.podSecurityBreaks" . | fromJsonArray -}}
     {{- if or (eq $enforced "restricted") (eq .level "baseline") -}}
       {{- $errors = append $errors (printf "%s: got %s; must %s where podSecurity.enforce is %s; %s" .key .got .rule $enforced .fix) -}}
     {{- end -}}
@@ -695,7 +695,7 @@ charts' too. */}}
 {{- $errors | toJson -}}
 {{- end -}}
 
-{{- define "neva.checkNetwork" -}}
+{{- define "neva-pretrain.checkNetwork" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}{{- $policy := $v.networkPolicy | default dict -}}
 {{- if $policy.enabled -}}
@@ -704,16 +704,16 @@ charts' too. */}}
   {{- end -}}
   {{- $why := list -}}
   {{- if $v.prepare.enabled -}}
-    {{- if include "neva.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
+    {{- if include "neva-pretrain.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
   {{- else -}}
     {{- if ($v.hf | default dict).online -}}{{- $why = append $why "hf.online is true" -}}{{- end -}}
     {{- $wandb := get $v "wandb" | default dict -}}
     {{- if and $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $why = append $why "wandb.mode is online" -}}{{- end -}}
   {{- end -}}
-  {{- if and $why (not (include "neva.withoutNulls" $policy.egress | fromJson)) -}}
+  {{- if and $why (not (include "neva-pretrain.withoutNulls" $policy.egress | fromJson)) -}}
     {{- $errors = append $errors (printf "networkPolicy.egress: got nothing; must admit hosts of the internet, since %s; use a rule such as internet: {ports: [{port: 443}]}" (join " and " $why)) -}}
   {{- end -}}
-  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva.withoutNulls" $policy.ingress | fromJson)) -}}
+  {{- if and (not $v.prepare.enabled) ((get $v "monitoring" | default dict).podMonitor | default dict).enabled (not (include "neva-pretrain.withoutNulls" $policy.ingress | fromJson)) -}}
     {{- $errors = append $errors "networkPolicy.ingress: got nothing; must admit Prometheus, since monitoring.podMonitor.enabled is true; use a rule such as prometheus: {from: [{namespaceSelector: {}}]}" -}}
   {{- end -}}
 {{- end -}}
@@ -721,15 +721,15 @@ charts' too. */}}
 {{- end -}}
 
 {{/* values.config may say anything that no value says, in the config's own keys. */}}
-{{- define "neva.checkConfig" -}}
+{{- define "neva-pretrain.checkConfig" -}}
 {{- $errors := list -}}
 {{- $config := .Values.config | default dict -}}
-{{- range include "neva.walk" (list $config "config") | fromJsonArray | compact -}}
+{{- range include "neva-pretrain.walk" (list $config "config") | fromJsonArray | compact -}}
   {{- if and (regexMatch "^[+~]|[.]" .name) (hasSuffix (print "." .name) .path) -}}
     {{- $errors = append $errors (printf "%s: got the key %s; must have plain keys, since only a command line reads dots, + and ~; use nested maps" (trimSuffix (print "." .name) .path) .name) -}}
   {{- end -}}
 {{- end -}}
-{{- include "neva.loadRules" . -}}
+{{- include "neva-pretrain.loadRules" . -}}
 {{- $owned := .nevaRules.ownedConfig -}}
 {{- $sections := dict -}}
 {{- range $path, $_ := $owned -}}
@@ -745,7 +745,7 @@ charts' too. */}}
     {{- if hasKey $node (last $keys) -}}
       {{- $value := get $node (last $keys) -}}
       {{- if not (kindIs "map" $value) -}}
-        {{- $errors = append $errors (printf "config.%s: got %s; must be a map, or it would replace the whole section; name its keys" $path (include "neva.show" $value)) -}}
+        {{- $errors = append $errors (printf "config.%s: got %s; must be a map, or it would replace the whole section; name its keys" $path (include "neva-pretrain.show" $value)) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -759,7 +759,7 @@ charts' too. */}}
     {{- end -}}
   {{- end -}}
   {{- if $set -}}
-    {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva.show" $node) $owner) -}}
+    {{- $errors = append $errors (printf "config.%s: got %s; must not be set here, since a value owns it; use %s" $path (include "neva-pretrain.show" $node) $owner) -}}
   {{- end -}}
 {{- end -}}
 {{- $manager := ternary $config.exp_manager dict (kindIs "map" $config.exp_manager) -}}

@@ -1,6 +1,6 @@
 {{/* All that lies in a tree, level by level, as a JSON list: path, name (an item of a list has the list's), kind and, of a
 scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes (list tree path). */}}
-{{- define "neva.walk" -}}
+{{- define "neva-pretrain.walk" -}}
 {{- $level := list (dict "path" (index . 1) "name" "" "node" (index . 0)) -}}
 [{{- range $depth := until 33 -}}
   {{- if not $level -}}{{- break -}}{{- end -}}
@@ -17,7 +17,7 @@ scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes
         {{- $next = append $next (dict "path" $path "name" $name "node" $node) -}}
         {{- dict "path" $path "name" $name "kind" $kind "text" "" | toJson -}},
       {{- else -}}
-        {{- dict "path" $path "name" $name "kind" $kind "text" (ternary "" (include "neva.text" $node) (eq $kind "invalid")) | toJson -}},
+        {{- dict "path" $path "name" $name "kind" $kind "text" (ternary "" (include "neva-pretrain.text" $node) (eq $kind "invalid")) | toJson -}},
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -27,31 +27,31 @@ null]
 {{- end -}}
 
 {{/* The walk of all values but global, which is other charts' too. Takes the root. */}}
-{{- define "neva.entries" -}}
-{{- include "neva.walk" (list (omit .Values "global") "") -}}
+{{- define "neva-pretrain.entries" -}}
+{{- include "neva-pretrain.walk" (list (omit .Values "global") "") -}}
 {{- end -}}
 
 {{/* Whether a name says that its value is a secret. Takes (list rules name), the rules being `secrets` of files/rules.yaml. */}}
-{{- define "neva.secretName" -}}
+{{- define "neva-pretrain.secretName" -}}
 {{- $rules := index . 0 -}}
 {{- $name := regexReplaceAll "([a-z0-9])([A-Z])" (index . 1) "${1}_${2}" | upper -}}
 {{- if and (regexMatch $rules.names $name) (not (regexMatch $rules.harmlessNames $name)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* A value in a sentence: on one line, and not too long. */}}
-{{- define "neva.show" -}}
+{{- define "neva-pretrain.show" -}}
 {{- if kindIs "map" . -}}{{- ternary "a map" "{}" (not (empty .)) -}}
 {{- else if kindIs "slice" . -}}{{- ternary "a list" "[]" (not (empty .)) -}}
 {{- else if kindIs "invalid" . -}}null
 {{- else -}}
 {{- $hidden := `[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}\x{fffe}\x{ffff}]` -}}
-{{- regexReplaceAll $hidden (include "neva.text" .) "?" | regexFind "^.{0,80}" -}}
+{{- regexReplaceAll $hidden (include "neva-pretrain.text" .) "?" | regexFind "^.{0,80}" -}}
 {{- end -}}
 {{- end -}}
 
 {{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each key of
 a map. A section that is missing is itself the place, of kind invalid. Takes (list tree path). */}}
-{{- define "neva.select" -}}
+{{- define "neva-pretrain.select" -}}
 {{- $keys := splitList "." (index . 1) -}}{{- $end := sub (len $keys) 1 | int -}}
 {{- $level := list (dict "path" "" "node" (index . 0)) -}}
 [{{- range $at, $key := $keys -}}
@@ -85,7 +85,7 @@ a map. A section that is missing is itself the place, of kind invalid. Takes (li
 {{- end -}}
 {{- range $level -}}
   {{- $kind := kindOf .node -}}
-  {{- $text := ternary "" (include "neva.text" .node) (has $kind (list "invalid" "map" "slice")) -}}
+  {{- $text := ternary "" (include "neva-pretrain.text" .node) (has $kind (list "invalid" "map" "slice")) -}}
   {{- dict "path" .path "kind" $kind "text" $text | toJson -}},
 {{- end -}}
 null]

@@ -1,11 +1,11 @@
 {{/*
 What is allowed and likely a mistake, as a JSON list of sentences for the notes, in the order and words of
-generator/neva_pretrain/advice.py; a property test holds the two equal. Takes the root.
+generator/neva_pretrain/check/advice.py; a property test holds the two equal. Takes the root.
 */}}
-{{- define "neva.warnings" -}}
+{{- define "neva-pretrain.warnings" -}}
 {{- $said := list -}}
 {{- $v := .Values -}}
-{{- $f := include "neva.facts" . | fromJson -}}
+{{- $f := include "neva-pretrain.facts" . | fromJson -}}
 {{- $rdma := $v.rdma | default dict -}}
 {{- if and (eq $f.mode "train") $f.rdma.enabled (gt (int64 $v.training.nodes) 1) -}}
   {{- $attached := or $rdma.networks (get ($v.podAnnotations | default dict) "k8s.v1.cni.cncf.io/networks") -}}
@@ -13,7 +13,7 @@ generator/neva_pretrain/advice.py; a property test holds the two equal. Takes th
     {{- $said = append $said "rdma.networks: none with fabric roce; RoCE v2 goes by IP, and a pod without the rails' interfaces fails at its first connection: name their networks (Multus), or use hostNetwork" -}}
   {{- end -}}
   {{- if and (eq $v.fabric "efa") (not $rdma.count) (not $rdma.resources) -}}
-    {{- $said = append $said (printf "rdma.count: %s, which a p5.48xlarge has; pods that ask for more than their nodes have stay Pending: set it for other instances" (include "neva.text" (first (values $f.rdma.resources)))) -}}
+    {{- $said = append $said (printf "rdma.count: %s, which a p5.48xlarge has; pods that ask for more than their nodes have stay Pending: set it for other instances" (include "neva-pretrain.text" (first (values $f.rdma.resources)))) -}}
   {{- end -}}
 {{- end -}}
 {{- $said | toJson -}}

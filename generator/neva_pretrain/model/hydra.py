@@ -1,6 +1,6 @@
 """What the run's Hydra config says that no value names: the chart's base, the model's keys, ``config``.
 
-The same merge as ``neva.hydra`` in ``templates/_config.tpl``, without the keys that follow from the values.
+The same merge as ``neva-pretrain.hydra`` in ``templates/_config.tpl``, without the keys that follow from the values.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:
 
 
 def samples(values: Values, model: Model) -> dict[str, Any]:
-    """Return how the config reads samples, as ``neva.samples`` in the chart."""
+    """Return how the config reads samples, as ``neva-pretrain.samples`` in the chart."""
     data = config(values, model)["model"]["data"]
     return {
         "template": data["conv_template"],

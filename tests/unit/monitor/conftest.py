@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neva_pretrain.monitor import cli
+from neva_pretrain.cli import monitor as cli
 
 ROOT = Path(__file__).parents[3]
 Invoke = Callable[..., tuple[int, str, str]]

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from neva_pretrain import facts
 from neva_pretrain.chart.values import complete
+from neva_pretrain.cli import monitor as cli
 from neva_pretrain.model.hardware import GPUS, H100
-from neva_pretrain.monitor import cli, report, settings, view
+from neva_pretrain.monitor import report, settings, view
 from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
 from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
