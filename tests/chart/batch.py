@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -38,7 +39,7 @@ def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | 
         )
         (chart / "values.yaml").write_text("{}")
         file = Path(folder) / "values.json"
-        file.write_text(json.dumps({"cases": cases}))
+        file.write_text(written({"cases": cases}), encoding="utf-8")
         command = [helm.tool("helm"), "template", "neva", str(chart), "-f", str(file)]
         done = subprocess.run(
             [*command, "--kube-version", helm.KUBERNETES], capture_output=True, text=True, check=False
@@ -47,3 +48,9 @@ def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | 
         lines = [line.removeprefix("- ") for line in done.stdout.splitlines() if line.startswith("- ")]
         assert len(lines) == len(cases), done.stdout
         return [json.loads(line) for line in lines]
+
+
+def written(made: Values) -> str:
+    """The text of a values file, quoted; what YAML would fold or refuse as it stands is escaped."""
+    text = json.dumps(made, ensure_ascii=False)
+    return re.sub("[\x7f-\xa0\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match[0]):04x}", text)

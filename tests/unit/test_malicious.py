@@ -25,7 +25,8 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.chart.secrecy import compiled
 from neva_pretrain.check import rules, schema
-from tests.chart import helm
+from neva_pretrain.errors import Violation
+from tests.chart import batch, helm
 from tests.unit.test_launch import World
 from tests.waiting import PATIENCE
 
@@ -456,15 +457,12 @@ class Outcome:
     arrived: set[int]
 
 
-def written(made: Values) -> str:
-    """The text of a values file, quoted; what YAML would fold or refuse as it stands is escaped."""
-    text = json.dumps(made, ensure_ascii=False)
-    return re.sub("[\x7f-\xa0\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
 def deliver(one: Case) -> Outcome:
     """Render a case and its harmless twin, and compare."""
-    hostile, theirs = parsed(helm.render(written(one.values()), *OPERATOR)), harmless(written(one.harmless()))
+    hostile, theirs = (
+        parsed(helm.render(batch.written(one.values()), *OPERATOR)),
+        harmless(batch.written(one.harmless())),
+    )
     # Only what stands after the place's own beginning: a label's key and value go to two places.
     texts = {t.removeprefix(PLACES[i].before): f"q{i}q{HARMLESS}" for i, t in one.set_at.items()}
     ordered = dict(sorted(texts.items(), key=lambda pair: -len(pair[0])))
@@ -482,9 +480,9 @@ def harmless(text: str) -> Any:
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    """Every text in two scenes, every scene with many texts."""
-    pairs = [(SCENES[(i + more) % len(SCENES)], text) for i, text in enumerate(HOSTILE) for more in (0, 2)]
-    cases = [case(scene, text) for scene, text in pairs]
+    """Every text in a scene, and in every scene a plain one, which most places take."""
+    turns = [*enumerate(HOSTILE), *((i, "plain") for i in range(len(SCENES)))]
+    cases = [case(SCENES[i % len(SCENES)], text) for i, text in turns]
     with ThreadPoolExecutor(max_workers=3) as pool:
         return list(pool.map(deliver, cases))
 
@@ -516,36 +514,50 @@ def test_every_place_that_takes_a_text_shows_it_somewhere(outcomes: list[Outcome
     assert taken - arrived <= NOWHERE
 
 
-def test_what_is_refused_is_said_by_both_at_its_key() -> None:
-    """Every place that refuses a text, all at once: by the schema first, then by formats; both name each of them."""
+def with_texts(texts: list[tuple[Place, str]]) -> Values:
+    """Values of a scene with all these texts at once."""
+    made = SCENES[0].base()
+    for place, text in texts:
+        with_text(made, place, text)
+    return made
+
+
+def readable(violations: list[Violation]) -> bool:
+    """Whether sentences stay on their line, and short."""
+    return all(str(violation).isprintable() and len(str(violation)) < 600 for violation in violations)
+
+
+@pytest.mark.parametrize("text", HOSTILE[::2], ids=range(0, len(HOSTILE), 2))
+def test_what_the_schema_refuses_is_said_by_both_at_its_key(text: str) -> None:
+    """Every place whose schema refuses a text, all at once."""
+    tagged_at = [(p, tagged(i, p, text)) for i, p in enumerate(PLACES) if SCENES[0].has(p)]
+    refused = [(place, full) for place, full in tagged_at if not valid(place.schema, full)]
+    made = with_texts(refused)
+    said = helm.template(batch.written(made)).stderr
+    assert "executing" not in said, said
+    ours = schema.violations(values.complete(made))
+    flat = ["/" + re.sub(r"[\[\]'.]+", "/", violation.key).strip("/") for violation in ours]
+    for place, _ in refused:
+        parts = [str(p) for p in ("qf" if p == FREE else p for p in place.path)]
+        pointer = "/" + "/".join(p.replace("~", "~0").replace("/", "~1") for p in parts)
+        assert re.search(rf"at '{re.escape(pointer)}[/']", said), (text[:40], pointer)
+        assert pointer.replace("~1", "/") in flat, (text[:40], pointer)
+    assert readable(ours)
+
+
+def test_what_a_format_refuses_is_said_by_both_at_its_key() -> None:
+    """Every place that the schema leaves open and a format refuses, all at once, for every text."""
+    refusals = []
     for text in HOSTILE:
-        mine = [(p, tagged(i, p, text)) for i, p in enumerate(PLACES) if SCENES[0].has(p)]
-        by_schema = [(place, full) for place, full in mine if not valid(place.schema, full)]
-        by_format = [(place, full) for place, full in mine if valid(place.schema, full) and not place.takes(full)]
-        for refused in (by_schema, by_format):
-            if not refused:
-                continue
-            made = Scene("one", 0).base()
-            for place, full in refused:
-                with_text(made, place, full)
-            said = helm.template(written(made)).stderr
-            assert "executing" not in said, said
-            ours = schema.violations(values.complete(made))
-            if refused is by_format:
-                lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-                assert lines == [str(violation) for violation in ours]
-                for place, _ in refused:
-                    assert any(f"q{PLACES.index(place)}q" in line for line in lines), (text[:40], place)
-            else:
-                for place, _ in refused:
-                    parts = [str(p) for p in ("qf" if p == FREE else p for p in place.path)]
-                    pointer = "/" + "/".join(p.replace("~", "~0").replace("/", "~1") for p in parts)
-                    assert re.search(rf"at '{re.escape(pointer)}[/']", said), (text[:40], pointer)
-                    flat = ["/" + re.sub(r"[\[\]'.]+", "/", violation.key).strip("/") for violation in ours]
-                    assert pointer.replace("~1", "/") in flat, (text[:40], pointer)
-            for violation in ours:
-                assert str(violation).isprintable(), violation
-                assert len(str(violation)) < 600
+        taken = [(i, tagged(i, p, text)) for i, p in enumerate(PLACES) if SCENES[0].has(p)]
+        refusals.append([(i, t) for i, t in taken if valid(PLACES[i].schema, t) and not PLACES[i].takes(t)])
+    made = [values.complete(with_texts([(PLACES[i], full) for i, full in refused])) for refused in refusals]
+    for refused, one, lines in zip(refusals, made, batch.violations(made), strict=True):
+        ours = schema.violations(one)
+        assert lines == [str(violation) for violation in ours]
+        for index, full in refused:
+            assert any(f"q{index}q" in line for line in lines), (full[:40], PLACES[index])
+        assert readable(ours)
 
 
 def run_places(text: str) -> Case:
@@ -557,7 +569,7 @@ def run_places(text: str) -> Case:
 def test_no_shell_ever_runs_a_text(text: str, tmp_path: Path) -> None:
     """The rendered launch.sh, environment and settings between stand-ins: torchrun gets the text, nothing else acts."""
     one = run_places(text)
-    manifests = helm.render(written(one.values()))
+    manifests = helm.render(batch.written(one.values()))
     world = World(tmp_path)
     for name, content in helm.config_data(manifests).items():
         (world.config / name).write_text(content)
@@ -593,7 +605,7 @@ def test_no_script_ever_runs_a_text(script: str, tmp_path: Path) -> None:
     for number, text in enumerate(HOSTILE):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (config,) = configs(helm.render(written(case(scene, text).values())))
+        (config,) = configs(helm.render(batch.written(case(scene, text).values())))
         for name, content in config["data"].items():
             (folder / name).write_text(content)
         command = [sys.executable, script, "--settings", "settings.json"]

@@ -48,7 +48,8 @@ ARCHITECTURE = {
     "vocabSize": 99, "encoderSeqLength": 2048, "gatedMlp": False, "numExperts": 2, "expertsPerToken": 2,
     "rotaryBase": 1e6,
 }  # fmt: skip
-HYDRA = '{{ include "neva-pretrain.hydra" (list $root (include "neva-pretrain.uncheckedFacts" $root | fromJson)) | fromYaml | toJson }}'
+FACTS = '(include "neva-pretrain.uncheckedFacts" $root | fromJson)'
+HYDRA = f'{{{{ include "neva-pretrain.hydra" (list $root {FACTS}) | fromYaml | toJson }}}}'
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
