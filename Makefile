@@ -30,6 +30,7 @@ lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict, chart READM
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --package neva_pod
 	$(BIN)/shellcheck $(CHART)/files/*.sh
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)

@@ -13,8 +13,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from time import process_time
 
-from neva_pretrain.monitor.core.parser import LogParser
-from neva_pretrain.monitor.core.run import Run
+from neva_pod.monitor.parser import LogParser
+from neva_pod.monitor.run import Run
 
 CHUNK = 1 << 20
 

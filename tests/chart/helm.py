@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,36 @@ def config_data(manifests: list[Manifest]) -> dict[str, str]:
     name = job(manifests)["metadata"]["name"]
     (found,) = [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == name]
     return dict(found["data"])
+
+
+def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
+    """Whatever has the spec of a pod, wherever it lies: with its metadata."""
+
+    def walk(node: Any) -> Iterator[Manifest]:
+        if isinstance(node, dict):
+            if isinstance(node.get("spec"), dict) and isinstance(node["spec"].get("containers"), list):
+                yield node
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    return list(walk(manifests))
+
+
+def mount(pod: Manifest, manifests: list[Manifest], volume: str, folder: Path) -> None:
+    """Write a ConfigMap's files into a folder as the kubelet does: links to a dated folder that has the files."""
+    (source,) = [v["configMap"] for v in pod["volumes"] if v["name"] == volume]
+    (config,) = [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == source["name"]]
+    dated = folder / "..2026_01_01"
+    for item in source["items"]:
+        path = dated / item["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(config["data"][item["key"]], encoding="utf-8")
+    (folder / "..data").symlink_to(dated.name)
+    for path in dated.iterdir():
+        (folder / path.name).symlink_to(Path("..data") / path.name)
 
 
 def raw_env(manifests: list[Manifest], role: str = "Master") -> dict[str, str]:

@@ -35,11 +35,10 @@ Dumper.add_representer(
 def golden(values: dict[str, Any] | None) -> str:
     """The manifests, sorted, as YAML; a file that is delivered as it is stands there by its name."""
     manifests = sorted(helm.render(values), key=lambda manifest: (manifest["kind"], manifest["metadata"]["name"]))
+    files = [path for path in (helm.CHART / "files").rglob("*.*") if path.suffix in (".py", ".sh", ".yaml")]
+    delivered = {file.read_text("utf-8").strip(): f"({file.relative_to(helm.CHART)})" for file in files}
     for manifest in helm.of_kind(manifests, "ConfigMap"):
-        for name, text in manifest["data"].items():
-            file = helm.CHART / "files" / name
-            if file.exists() and file.read_text(encoding="utf-8").strip() == text.strip():
-                manifest["data"][name] = f"(files/{name})"
+        manifest["data"] = {name: delivered.get(text.strip(), text) for name, text in manifest["data"].items()}
     return "---\n".join(yaml.dump(manifest, Dumper=Dumper, sort_keys=True, width=120) for manifest in manifests)
 
 

@@ -13,15 +13,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from neva_pod.monitor import exporter as exporter_module
 from neva_pretrain.cli.main import main
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings
-from neva_pretrain.monitor.core import exporter as exporter_module
 from tests.chart import helm
-from tests.chart.test_notes import chart, notes
+from tests.chart.test_notes import folder as folder  # the fixture
+from tests.chart.test_notes import notes
 from tests.chart.test_schema import assert_valid
-
-__all__ = ["chart"]  # a fixture
 
 CRDS = ("--api-versions", "monitoring.coreos.com/v1")
 NODES: dict[str, Any] = {"training": {"nodes": 4, "globalBatchSize": 1024}}
@@ -197,7 +196,7 @@ def test_the_exporter_knows_the_run() -> None:
     """The rendered flags, read by the exporter itself."""
     values = {**ALL, "run": {"id": "first"}, "checkpoint": {"everyNSteps": 100}}
     sidecar = inits(helm.render(values))["exporter"]
-    assert sidecar["command"] == ["python3", "-m", "monitor.exporter"]
+    assert sidecar["command"] == ["python3", "-m", "neva_pod.monitor.exporter"]
     read = vars(exporter_module._arguments().parse_args(sidecar["args"]))
     assert read == {
         "log": Path("/results/first/logs/node-00000.log"),
@@ -231,7 +230,7 @@ def test_the_log_is_the_one_that_the_launch_script_writes() -> None:
 
 
 def test_the_exporters_files_are_all_there() -> None:
-    """A package monitor below PYTHONPATH, in a ConfigMap of its own that cannot change."""
+    """The package in the working directory, from a ConfigMap of its own that cannot change."""
     manifests = helm.render(EXPORTER)
     sidecar = inits(manifests)["exporter"]
     (volume,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == "monitor"]
@@ -239,18 +238,19 @@ def test_the_exporters_files_are_all_there() -> None:
         m for m in helm.of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == volume["configMap"]["name"]
     ]
     assert config["immutable"] is True
-    folder = helm.CHART / "files" / "monitor"
-    assert config["data"] == {file.name: file.read_text() for file in folder.glob("*.py")}
+    package = helm.CHART / "files" / "neva_pod"
+    files = [package / "__init__.py", *(package / "monitor").glob("*.py")]
+    items = {item["path"]: config["data"][item["key"]] for item in volume["configMap"]["items"]}
+    assert items == {str(file.relative_to(package.parent)): file.read_text() for file in files}
     (mount,) = [m for m in sidecar["volumeMounts"] if m["name"] == "monitor"]
-    assert Path(mount["mountPath"]).name == "monitor"
-    assert {"name": "PYTHONPATH", "value": str(Path(mount["mountPath"]).parent)} in sidecar["env"]
+    assert mount["mountPath"] == sidecar["workingDir"] == "/etc/neva"
 
 
 def test_a11_another_exporter_is_another_job(tmp_path: Path) -> None:
     """Its files, flags and resources are part of the pod, so of the job's hash; the running job is never edited."""
     copy = tmp_path / "neva-pretrain"
     shutil.copytree(helm.CHART, copy)
-    parser = copy / "files" / "monitor" / "parser.py"
+    parser = copy / "files" / "neva_pod" / "monitor" / "parser.py"
     parser.write_text(parser.read_text() + "# changed\n")
     on = name_of(EXPORTER)
     changed = str(helm.job(helm.render(EXPORTER, chart=copy))["metadata"]["name"])
@@ -495,8 +495,8 @@ def test_other_settings_of_wandb_stay_free() -> None:
 # NOTES.txt
 
 
-def test_notes_give_the_commands_of_what_is_on(chart: Path) -> None:
-    text = notes(chart, ALL)
+def test_notes_give_the_commands_of_what_is_on(folder: Path) -> None:
+    text = notes(folder, ALL)
     name = helm.job(helm.render(ALL))["metadata"]["name"]
     for command in (
         "neva-monitor neva -n default",
@@ -509,10 +509,10 @@ def test_notes_give_the_commands_of_what_is_on(chart: Path) -> None:
         assert f"  {command}\n" in text
     assert "WARNING: no PodMonitor was made" in text
     assert "WARNING: no PrometheusRule was made" in text
-    assert not re.search("tensorboard|wandb|curl|PodMonitor|Grafana", notes(chart), re.I)
+    assert not re.search("tensorboard|wandb|curl|PodMonitor|Grafana", notes(folder), re.I)
 
 
-def test_notes_of_wandb_offline_name_the_folder_that_there_is(chart: Path) -> None:
-    assert "  wandb sync /data/scitix/results/neva/wandb/offline-run-*\n" in notes(chart, OFFLINE)
+def test_notes_of_wandb_offline_name_the_folder_that_there_is(folder: Path) -> None:
+    assert "  wandb sync /data/scitix/results/neva/wandb/offline-run-*\n" in notes(folder, OFFLINE)
     claim = {"storage": {"results": {"existingClaim": "c"}}}
-    assert "  wandb sync /results/neva/wandb/offline-run-*\n" in notes(chart, {**OFFLINE, **claim})
+    assert "  wandb sync /results/neva/wandb/offline-run-*\n" in notes(folder, {**OFFLINE, **claim})

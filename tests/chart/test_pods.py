@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +27,11 @@ RELEASES: dict[str, dict[str, Any]] = {
 WORKLOADS = {"PyTorchJob", "TrainJob", "Job", "Deployment", "Pod"}
 
 
-def templates(manifests: list[helm.Manifest]) -> list[helm.Manifest]:
-    """Whatever has the spec of a pod, wherever it lies: with its metadata."""
-
-    def walk(node: Any) -> Iterator[helm.Manifest]:
-        if isinstance(node, dict):
-            if isinstance(node.get("spec"), dict) and isinstance(node["spec"].get("containers"), list):
-                yield node
-            for value in node.values():
-                yield from walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                yield from walk(value)
-
-    return list(walk(manifests))
-
-
 @pytest.mark.parametrize("name", RELEASES)
 def test_n07_every_pod_has_podlabels_and_kais_queue(name: str) -> None:
     """A policy that demands labels, and KAI, look at pods."""
     values = {**RELEASES[name], "podLabels": {"cost-center": "ml", "n": 1}, "scheduling": {"kai": {"queue": "team-a"}}}
-    found = templates(helm.render(values))
+    found = helm.pod_templates(helm.render(values))
     assert len(found) == {"PyTorchJob": 4, "TrainJob": 3, "prepare": 3}[name]
     for pod in found:
         labels = pod["metadata"]["labels"]
@@ -63,7 +47,7 @@ def test_n07_a13_kueues_queue_is_on_what_makes_pods_and_not_on_pods_that_are_mad
     for manifest in manifests:
         ours = {k: v for k, v in manifest["metadata"].get("labels", {}).items() if k.startswith("kueue.x-k8s.io/")}
         assert ours == (queue if manifest["kind"] in WORKLOADS else {})
-    for pod in templates([m["spec"] for m in manifests if "spec" in m]):
+    for pod in helm.pod_templates([m["spec"] for m in manifests if "spec" in m]):
         assert not [key for key in pod["metadata"]["labels"] if key.startswith("kueue")]
 
 
@@ -96,7 +80,7 @@ for folder in [pathlib.Path.home(), *(pathlib.Path(os.environ[name]) for name in
 @pytest.mark.parametrize("name", RELEASES)
 def test_n06_every_python_of_the_image_knows_its_user_and_where_to_write(name: str) -> None:
     """All containers but the exporter, whose standard library writes nothing: its file system is read-only."""
-    for pod in templates(helm.render({**RELEASES[name], "storage": {"scratch": {"mountPath": "/nvme"}}})):
+    for pod in helm.pod_templates(helm.render({**RELEASES[name], "storage": {"scratch": {"mountPath": "/nvme"}}})):
         for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
             if container["name"] == "exporter":
                 continue
@@ -124,3 +108,46 @@ def test_n06_a_user_without_a_passwd_entry_has_a_name_and_a_home() -> None:
 @pytest.mark.parametrize("name", ["HOME", "USER", "TRITON_CACHE_DIR"])
 def test_n06_the_users_own_home_wins(name: str) -> None:
     assert helm.env(helm.render({"env": {name: "/elsewhere"}}))[name] == "/elsewhere"
+
+
+# The code
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_code_of_a_pod_starts_from_what_is_mounted(name: str, tmp_path: Path) -> None:
+    """Every Python module that a container names, from its own working directory and with nothing else of ours."""
+    manifests = helm.render(RELEASES[name])
+    modules = []
+    for spec in [pod["spec"] for pod in helm.pod_templates(manifests)]:
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            if "workingDir" not in container:
+                continue
+            python, option, module = container["command"][:3]
+            assert (python, option) == ("python3", "-m")
+            (volume,) = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == container["workingDir"]]
+            folder = tmp_path / str(len(modules))
+            helm.mount(spec, manifests, volume, folder)
+            command = [sys.executable, "-S", "-m", module, "--help"]
+            done = subprocess.run(command, cwd=folder, env={}, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr
+            modules.append(module.removeprefix("neva_pod."))
+    second = {"PyTorchJob": {"monitor.exporter"}, "TrainJob": set(), "prepare": {"prepare"}}
+    assert set(modules) == {"preflight", *second[name]}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_every_file_of_a_configmap_is_mounted_and_there_is_room_for_more(name: str) -> None:
+    """A key that no item names is not in the pod, an item without its key keeps the pod from starting; 1 MiB is all."""
+    manifests = helm.render(RELEASES[name])
+    for config in helm.of_kind(manifests, "ConfigMap"):
+        volumes = [
+            volume["configMap"]
+            for pod in helm.pod_templates(manifests)
+            for volume in pod["spec"]["volumes"]
+            if volume.get("configMap", {}).get("name") == config["metadata"]["name"]
+        ]
+        assert volumes
+        for volume in volumes:
+            assert {item["key"] for item in volume["items"]} == set(config["data"])
+            assert len({item["path"] for item in volume["items"]}) == len(config["data"])
+        assert len(json.dumps(config).encode()) < 900 * 2**10

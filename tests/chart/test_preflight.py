@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain.cli import preflight as cli
+from neva_pod.preflight import CHECKS
 from neva_pretrain.model import catalog, hydra
 from tests.chart import helm
 
@@ -35,10 +35,9 @@ def settings(manifests: list[helm.Manifest]) -> Any:
 
 def test_every_pod_checks_before_it_trains_and_the_master_checks_all() -> None:
     manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}})
-    command = ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level"]
+    command = ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level"]
     assert init(manifests, "Master")["preflight"]["command"] == [*command, "full"]
     assert init(manifests, "Worker")["preflight"]["command"] == [*command, "quick"]
-    assert {"preflight.py", "preflight_inputs.py", "settings.json"} < set(helm.config_data(manifests))
 
 
 @pytest.mark.parametrize("name", ["preflight", "wait-for-master"])
@@ -84,11 +83,10 @@ def test_preflight_runs_on_the_rendered_settings(model: str, tmp_path: Path) -> 
             "config": config,
             "model": {"name": model, "architecture": {"rotaryBase": 5e4, "expertsPerToken": 1}},
         }
-    data = helm.config_data(helm.render(values))
-    assert json.loads(data["settings.json"])["llm"] == hydra.llm(values, catalog.get(model))
-    for name, text in data.items():
-        (tmp_path / name).write_text(text)
-    command = [sys.executable, "preflight.py", "--settings", "settings.json", "--output", "json"]
+    manifests = helm.render(values)
+    assert settings(manifests)["llm"] == hydra.llm(values, catalog.get(model))
+    helm.mount(helm.pod(manifests), manifests, "config", tmp_path)
+    command = [sys.executable, "-m", "neva_pod.preflight", "--settings", "settings.json", "--output", "json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     checks = json.loads(done.stdout)["checks"]
@@ -134,7 +132,7 @@ def test_an_unknown_check_is_refused() -> None:
 def test_the_schema_names_the_checks_that_there_are() -> None:
     schema = json.loads((helm.CHART / "values.schema.json").read_text())
     names = schema["properties"]["preflight"]["properties"]["skip"]["items"]["enum"]
-    assert names == sorted(cli.script().CHECKS)
+    assert names == sorted(CHECKS)
 
 
 def test_helm_test_checks_the_mounts_of_training_without_a_gpu() -> None:
@@ -173,15 +171,13 @@ def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
     job = helm.one(manifests, "Job")
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    assert container["command"] == ["python3", "/etc/neva/prepare.py", "--settings", "/etc/neva/settings.json"]
+    assert container["command"] == ["python3", "-m", "neva_pod.prepare", "--settings", "settings.json"]
     assert not any(m.get("readOnly") for m in container["volumeMounts"] if m["name"] != "config")
     assert not any("gpu" in name or "rdma" in name for name in container["resources"]["limits"])
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     (config,) = helm.of_kind(manifests, "ConfigMap")
     assert spec["volumes"][0]["configMap"]["name"] == config["metadata"]["name"] == job["metadata"]["name"]
-    assert {"prepare.py", "preflight.py", "preflight_inputs.py", "preflight_samples.py", "settings.json"} == set(
-        config["data"]
-    )
+    assert not {"launch.sh", "neva_pretrain.yaml"} & set(config["data"])
 
 
 def test_prepare_and_training_use_the_same_claims_paths_and_volumes() -> None:

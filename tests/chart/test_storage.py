@@ -11,7 +11,7 @@ import pytest
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
 from tests.chart import helm
-from tests.chart.test_pods import RELEASES, templates
+from tests.chart.test_pods import RELEASES
 
 HANDLES = [
     "0;0;7118073361626808055;0A0B0C0D:5D36FE8D;;;/gpfs/fs1/a dir",
@@ -229,7 +229,7 @@ def test_u11_the_site_says_the_default_folders_in_full() -> None:
 
 def everywhere(manifests: list[helm.Manifest]) -> list[helm.Manifest]:
     """The spec of every pod, each once by its name."""
-    return [template["spec"] for template in templates(manifests)]
+    return [template["spec"] for template in helm.pod_templates(manifests)]
 
 
 def assert_mounted_once(manifests: list[helm.Manifest]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from neva_pretrain.monitor.core import exporter as exporter_module
+from neva_pod.monitor import exporter as exporter_module
 from tests.chart import helm
-from tests.chart.test_notes import chart, notes  # noqa: F401 (chart is a fixture)
+from tests.chart.test_notes import folder as folder  # the fixture
+from tests.chart.test_notes import notes
 from tests.waiting import PATIENCE
 
 TRAINJOB: dict[str, Any] = {"job": {"kind": "TrainJob"}, "training": {"nodes": 4, "globalBatchSize": 1024}}
@@ -57,11 +58,11 @@ def test_weights_and_biases_is_on_every_node_that_may_be_the_first() -> None:
     assert {"WANDB_API_KEY", "WANDB_MODE"} <= set(names)
 
 
-def test_notes_find_the_pod_whose_name_ends_in_random_letters(chart: Path) -> None:  # noqa: F811 (the fixture)
+def test_notes_find_the_pod_whose_name_ends_in_random_letters(folder: Path) -> None:
     values = {**TRAINJOB, **EXPORTER, "wandb": {"enabled": True, "mode": "online"}, "secrets": {"wandb": {"name": "w"}}}
     name = helm.job(helm.render(values))["metadata"]["name"]
     label = f"-l jobset.sigs.k8s.io/jobset-name={name},batch.kubernetes.io/job-completion-index=0"
-    text = notes(chart, values)
+    text = notes(folder, values)
     assert f"kubectl port-forward $(kubectl get pod -o name -n default {label}) 9400 -n default &" in text
     assert f"kubectl logs {label} -c node --tail=-1 -n default | grep wandb:" in text
     assert "-master-0" not in text

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain.monitor.core.judge import judge
+from neva_pod.monitor.judge import judge
 from tests.unit.monitor.nemo_logs import padded, run_of, steps
 
 pytestmark = pytest.mark.e2e

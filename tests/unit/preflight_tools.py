@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import sys
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -15,14 +14,11 @@ import sentencepiece
 import yaml
 from PIL import Image
 
+from neva_pod import inputs, preflight
 from neva_pretrain.model import catalog, hydra
 
 FILES = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files"
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
-sys.path.insert(0, str(FILES))
-
-import preflight  # noqa: E402 (the scripts lie in the chart)
-import preflight_inputs as inputs  # noqa: E402
 
 ARCHITECTURE = {
     "numLayers": 2,

@@ -598,17 +598,17 @@ def settings(manifests: list[helm.Manifest]) -> Any:
     return json.loads(found["data"]["settings.json"])
 
 
-@pytest.mark.parametrize("script", ["preflight.py", "prepare.py"])
+@pytest.mark.parametrize("script", ["preflight", "prepare"])
 def test_no_script_ever_runs_a_text(script: str, tmp_path: Path) -> None:
     """Preflight and prepare on the rendered settings: they name what is missing, and that is all."""
-    scene = SCENES[3] if script == "prepare.py" else SCENES[0]
+    scene = SCENES[3] if script == "prepare" else SCENES[0]
     for number, text in enumerate(HOSTILE):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (config,) = configs(helm.render(batch.written(case(scene, text).values())))
-        for name, content in config["data"].items():
-            (folder / name).write_text(content)
-        command = [sys.executable, script, "--settings", "settings.json"]
+        manifests = helm.render(batch.written(case(scene, text).values()))
+        (pod, *_) = [p["spec"] for p in helm.pod_templates(manifests) if p["spec"]["volumes"][0]["name"] == "config"]
+        helm.mount(pod, manifests, "config", folder)
+        command = [sys.executable, "-m", f"neva_pod.{script}", "--settings", "settings.json"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr, (text[:40], done.stderr)

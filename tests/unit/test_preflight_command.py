@@ -34,11 +34,11 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def script(
     tmp: Path, settings: dict[str, Any] | str, *arguments: str, python: str = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run preflight.py on a settings file, in its folder."""
+    """Run preflight on a settings file, in its folder."""
     file = tmp / "settings.json"
     file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    command = [python, str(FILES / "preflight.py"), "--settings", str(file), *arguments]
-    env = {**os.environ, **environment}
+    command = [python, "-m", "neva_pod.preflight", "--settings", str(file), *arguments]
+    env = {**os.environ, "PYTHONPATH": str(FILES), **environment}
     return subprocess.run(command, cwd=tmp, env=env, capture_output=True, text=True, check=False)
 
 
@@ -132,7 +132,7 @@ def test_k06_a_signal_ends_it_at_once(tmp_path: Path, settings: dict[str, Any], 
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     inside = subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0
-    command = [sys.executable, str(FILES / "preflight.py"), "--settings", "settings.json", "--only", "gpus"]
+    command = [sys.executable, "-m", "neva_pod.preflight", "--settings", "settings.json", "--only", "gpus"]
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     process = subprocess.Popen(
         [*(unshare if inside else []), *command],
@@ -240,7 +240,7 @@ def test_on_a_terminal(tmp_path: Path, settings: dict[str, Any]) -> None:
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(settings))
     main, side = pty.openpty()
-    command = [sys.executable, str(FILES / "preflight.py"), "--settings", str(file)]
+    command = [sys.executable, "-m", "neva_pod.preflight", "--settings", str(file)]
     with subprocess.Popen(command, stdout=side, stderr=side, close_fds=True) as child:
         os.close(side)
         output = b""
@@ -272,7 +272,7 @@ def test_docs_list_every_check() -> None:
 
 def test_list_prints_the_registry() -> None:
     done = subprocess.run(
-        [sys.executable, str(FILES / "preflight.py"), "--list"],
+        [sys.executable, "-m", "neva_pod.preflight", "--list"],
         capture_output=True,
         text=True,
         check=True,

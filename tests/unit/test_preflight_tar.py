@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neva_pod import prepare
 from tests.unit.preflight_tools import inputs, legacy, write_tar
-
-import prepare  # isort: skip (in the chart, whose folder preflight_tools puts on the path)
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(
     lambda n: n.strip(".") and len(n.encode()) <= 255

@@ -26,10 +26,10 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from neva_pod import prepare
 from tests.unit.preflight_tools import (
     ARCHITECTURE,
     DATA,
-    FILES,
     VISION,
     extended,
     image_bytes,
@@ -45,8 +45,6 @@ from tests.unit.preflight_tools import (
     zarr,
 )
 from tests.waiting import ended, until
-
-import prepare  # isort: skip (its folder is on the path by now)
 
 Settings = dict[str, Any]
 
@@ -189,7 +187,7 @@ def run(settings: Settings, capsys: pytest.CaptureFixture[str], *only: str) -> t
 def command(tmp: Path, settings: Settings, *arguments: str) -> list[str]:
     file = tmp / "settings.json"
     file.write_text(json.dumps(settings))
-    return [sys.executable, str(FILES / "prepare.py"), "--settings", str(file), *arguments]
+    return [sys.executable, "-m", "neva_pod.prepare", "--settings", str(file), *arguments]
 
 
 def test_all_steps_then_nothing_to_do(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -964,13 +962,13 @@ class TestHub:
         """Long downloads say how far they are."""
         hub.pause = 0.5
         script = (
-            f"import sys; sys.path.insert(0, {str(FILES)!r}); import prepare; new = prepare.Progress.__init__\n"
+            "import sys; from neva_pod import prepare; new = prepare.Progress.__init__\n"
             "def soon(self): new(self); self._pause = self._next = 0\n"
             "prepare.Progress.__init__ = soon; sys.exit(prepare.main(sys.argv[1:]))"
         )
         hub.repositories["openai/clip"]["pytorch_model.bin"] = bytes(100_000)
         line = command(tmp_path, settings, "--only", "vision")
-        done = subprocess.run([sys.executable, "-c", script, *line[2:]], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", script, *line[3:]], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "prepare: vision: pytorch_model.bin: MiB: 0 of 0" in done.stderr
         assert "prepare: vision: copy: MiB: " in done.stderr

@@ -55,5 +55,5 @@ def test_the_wheel_has_the_chart_s_files_once(installed: Path) -> None:
     chart = ROOT / "charts" / "neva-pretrain"
     for name in ("values.yaml", "values.schema.json"):
         assert (installed / "neva_pretrain" / "_chart" / name).read_bytes() == (chart / name).read_bytes()
-    for file in (chart / "files" / "monitor").glob("*.py"):
-        assert (installed / "neva_pretrain" / "monitor" / "core" / file.name).read_bytes() == file.read_bytes()
+    for file in (chart / "files" / "neva_pod").rglob("*.py"):
+        assert (installed / file.relative_to(chart / "files")).read_bytes() == file.read_bytes()

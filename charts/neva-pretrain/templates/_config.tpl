@@ -91,7 +91,7 @@ Takes (list root facts). */}}
 {{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
-{{/* What preflight.py and the run record read. Takes (list root facts). */}}
+{{/* What preflight, prepare and the run record read. Takes (list root facts). */}}
 {{- define "neva-pretrain.settings" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
 {{- $v := $root.Values -}}
@@ -156,18 +156,66 @@ data:
 {{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
 {{- define "neva-pretrain.configData" -}}
 {{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $scripts := list "preflight.py" "preflight_inputs.py" "preflight_samples.py" -}}
-{{- if eq $f.mode "prepare" -}}
-  {{- $scripts = append $scripts "prepare.py" -}}
-{{- else -}}
-  {{- $scripts = append $scripts "launch.sh" -}}
+{{- if ne $f.mode "prepare" -}}
 neva_pretrain.yaml: |
   {{- include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | nindent 2 }}
 {{ end -}}
-{{- range $scripts -}}
-{{ . }}: |
-  {{- $root.Files.Get (printf "files/%s" .) | replace "\r" "" | nindent 2 }}
-{{ end -}}
 settings.json: |
   {{- include "neva-pretrain.settings" . | nindent 2 }}
+{{ include "neva-pretrain.filesData" (list $root (include "neva-pretrain.jobFiles" $root | fromJson)) }}
+{{- end -}}
+
+{{/* Volume of the job's ConfigMap. Takes (list root configMapName). */}}
+{{- define "neva-pretrain.configVolume" -}}
+{{- $root := index . 0 -}}
+- name: config
+  configMap:
+    name: {{ index . 1 }}
+    defaultMode: 0555
+    items:
+      {{- range ternary (list "settings.json") (list "neva_pretrain.yaml" "settings.json") $root.Values.prepare.enabled }}
+      - key: {{ . }}
+        path: {{ . }}
+      {{- end }}
+      {{- include "neva-pretrain.filesItems" (include "neva-pretrain.jobFiles" $root | fromJson) | trim | nindent 6 }}
+{{- end -}}
+
+{{/* Files that the mode of the release runs, as neva-pretrain.podFiles has them. Takes the root. */}}
+{{- define "neva-pretrain.jobFiles" -}}
+{{- $names := list "__init__" "inputs" "preflight" "samples" -}}
+{{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
+{{- $files := include "neva-pretrain.podFiles" (list . $names) | fromJson -}}
+{{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}
+{{- toJson $files -}}
+{{- end -}}
+
+{{/* Modules and packages of neva_pod, the Python package that pods run, as JSON: {key: file of the chart}. A key of a
+ConfigMap has no "/"; the volume's items give the paths back. Takes (list root names). */}}
+{{- define "neva-pretrain.podFiles" -}}
+{{- $root := index . 0 -}}{{- $files := dict -}}
+{{- range $name := index . 1 -}}
+  {{- range $pattern := list "%s.py" "%s/**.py" -}}
+    {{- range $path, $_ := $root.Files.Glob (printf $pattern $name | printf "files/neva_pod/%s") -}}
+      {{- $_ := set $files (trimPrefix "files/" $path | replace "/" ".") $path -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $files -}}
+{{- end -}}
+
+{{/* Files of the chart as data of a ConfigMap. Takes (list root {key: file}). */}}
+{{- define "neva-pretrain.filesData" -}}
+{{- $root := index . 0 -}}
+{{- range $key, $path := index . 1 }}
+{{ $key }}: |
+  {{- $root.Files.Get $path | replace "\r" "" | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The same as items of its volume. Takes {key: file}. */}}
+{{- define "neva-pretrain.filesItems" -}}
+{{- range $key, $path := . }}
+- key: {{ $key }}
+  path: {{ trimPrefix "files/" $path }}
+{{- end }}
 {{- end -}}

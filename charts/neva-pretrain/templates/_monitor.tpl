@@ -19,12 +19,13 @@ neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson
 {{- get ((index . 0).Values.monitoring | default dict) (index . 1) | default dict | toJson -}}
 {{- end -}}
 
-{{/* Files of the exporter: the whole package monitor. */}}
+{{/* Files of the exporter, as neva-pretrain.podFiles has them. */}}
+{{- define "neva-pretrain.exporterFiles" -}}
+{{- include "neva-pretrain.podFiles" (list . (list "__init__" "monitor")) -}}
+{{- end -}}
+
 {{- define "neva-pretrain.exporterData" -}}
-{{- range $path, $_ := .Files.Glob "files/monitor/*.py" }}
-{{ base $path }}: |
-  {{- $.Files.Get $path | replace "\r" "" | nindent 2 }}
-{{- end }}
+{{- include "neva-pretrain.filesData" (list . (include "neva-pretrain.exporterFiles" . | fromJson)) -}}
 {{- end -}}
 
 {{/* Its name says what is in it: the pod refers to it, so the job's hash covers the files. */}}
@@ -59,7 +60,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   image: {{ include "neva-pretrain.image" $root | quote }}
   imagePullPolicy: {{ $v.image.pullPolicy | default "IfNotPresent" }}
   restartPolicy: Always
-  command: ["python3", "-m", "monitor.exporter"]
+  command: ["python3", "-m", "neva_pod.monitor.exporter"]
+  workingDir: /etc/neva
   args:
     {{- range $flags }}
     - {{ printf "%s=%s" (index . 0) (include "neva-pretrain.text" (index . 1)) | quote }}
@@ -67,8 +69,6 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   env:
     - name: NVIDIA_VISIBLE_DEVICES
       value: {{ (include "neva-pretrain.noGpu" . | fromJson).NVIDIA_VISIBLE_DEVICES }}
-    - name: PYTHONPATH
-      value: /etc/neva
   ports:
     - name: metrics
       containerPort: {{ include "neva-pretrain.text" $exporter.port }}
@@ -86,7 +86,7 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
     {{- include "neva-pretrain.readerSecurityContext" $root | nindent 4 }}
   volumeMounts:
     - name: monitor
-      mountPath: /etc/neva/monitor
+      mountPath: /etc/neva
       readOnly: true
     {{- include "neva-pretrain.resultsMount" $root | nindent 4 }}
 {{- end -}}
@@ -95,6 +95,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 - name: monitor
   configMap:
     name: {{ include "neva-pretrain.exporterName" . }}
+    items:
+      {{- include "neva-pretrain.filesItems" (include "neva-pretrain.exporterFiles" . | fromJson) | trim | nindent 6 }}
 {{- end -}}
 
 {{/* Privileges of what only reads results: training's user, and nothing else of it. Takes the root. */}}

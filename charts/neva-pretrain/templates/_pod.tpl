@@ -39,7 +39,8 @@ operator's own gives up after 200 s, and the master's preflight or a slow pull m
 {{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
 {{- if $root.Values.preflight.enabled }}
 - name: preflight
-  command: ["python3", "/etc/neva/preflight.py", "--settings", "/etc/neva/settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
+  command: ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
+  workingDir: /etc/neva
   {{- $body | trim | nindent 2 }}
 {{- end }}
 {{- if eq $role "Worker" }}
@@ -139,10 +140,7 @@ requests:
 {{/* Volumes of the mounts above, the user's too. Takes (list root configMapName). */}}
 {{- define "neva-pretrain.volumes" -}}
 {{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
-- name: config
-  configMap:
-    name: {{ $configMap }}
-    defaultMode: 0555
+{{ include "neva-pretrain.configVolume" (list $root $configMap) }}
 # NCCL and the DataLoader need more than the container runtime's 64 MiB (C01).
 - name: shm
   emptyDir:

@@ -44,7 +44,8 @@
 restartPolicy: Never
 containers:
   - name: prepare
-    command: ["python3", "/etc/neva/prepare.py", "--settings", "/etc/neva/settings.json"]
+    command: ["python3", "-m", "neva_pod.prepare", "--settings", "settings.json"]
+    workingDir: /etc/neva
     {{- include "neva-pretrain.container" (list $root false $resources) | nindent 4 }}
     env:
       {{- include "neva-pretrain.envList" (list $root $env $online) | trim | nindent 6 }}

@@ -1,4 +1,4 @@
-"""Files that the chart owns and this package ships: the catalog, facts of the rules, values, schema and preflight.
+"""Files that the chart owns and this package ships: the catalog, facts of the rules, values and schema.
 
 An installed wheel has them in ``neva_pretrain/_chart``; an editable checkout reads the chart itself.
 """
@@ -18,9 +18,6 @@ _IN_CHART = {
     "rules.yaml": "files/rules.yaml",
     "models.yaml": "files/models.yaml",
     "neva_pretrain.yaml": "files/neva_pretrain.yaml",
-    "preflight.py": "files/preflight.py",
-    "preflight_inputs.py": "files/preflight_inputs.py",
-    "preflight_samples.py": "files/preflight_samples.py",
     "values.yaml": "values.yaml",
     "values.schema.json": "values.schema.json",
 }

@@ -16,13 +16,13 @@ import click
 from rich.console import Console
 from rich.live import Live
 
+from neva_pod.monitor.judge import Judgement, Level, Limits, Status, exit_code, judge, status
+from neva_pod.monitor.parser import LogParser
+from neva_pod.monitor.run import Run, Settings
 from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS, Gpu
 from neva_pretrain.monitor import report, settings, sources, view
-from neva_pretrain.monitor.core.judge import Judgement, Level, Limits, Status, exit_code, judge, status
-from neva_pretrain.monitor.core.parser import LogParser
-from neva_pretrain.monitor.core.run import Run, Settings
 from neva_pretrain.monitor.decode import is_compressed
 from neva_pretrain.monitor.kubectl import Kubectl
 from neva_pretrain.monitor.pods import NOT_STARTED

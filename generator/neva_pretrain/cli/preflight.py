@@ -1,46 +1,26 @@
 """``neva-values preflight``: the chart's checks of data and models, on local paths.
 
-The checks are those of the chart's ``preflight.py``, loaded from the file itself. Those of a pod's
-node and mounts are left out: they say nothing on another machine.
+The checks are those that pods run. Those of a pod's node and mounts are left out: they say nothing on another
+machine.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 
+from neva_pod.inputs import Settings, Status, UsageError
+from neva_pod.preflight import NODE, Level, Run, as_json, as_text, run_check, select
 from neva_pretrain import chart, facts
 from neva_pretrain.chart.access import Values
 from neva_pretrain.chart.values import complete, merge, read
 from neva_pretrain.check import rules
 from neva_pretrain.check.verdict import accepted
-from neva_pretrain.errors import InputError
 from neva_pretrain.model import catalog
 from neva_pretrain.output import say
-
-
-@cache
-def script() -> ModuleType:
-    """Load the chart's preflight.py; its sibling is found beside it."""
-    path = chart.path("preflight.py")
-    spec = importlib.util.spec_from_file_location("preflight", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["preflight"] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 def local(path: str, places: Mapping[str, str]) -> str:
@@ -224,12 +204,11 @@ def preflight(
 
 def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
-    chart = script()
-    run = chart.Run(chart.Settings(settings))
+    run = Run(Settings(settings))
     try:
-        checks = chart.select(chart.Level.FULL, only, [*skip, *sorted(chart.NODE)])
-        found = [chart.run_check(c, run) for c in checks]
-    except chart.UsageError as error:
+        checks = select(Level.FULL, only, [*skip, *sorted(NODE)])
+        found = [run_check(c, run) for c in checks]
+    except UsageError as error:
         raise click.UsageError(str(error)) from None
-    say(chart.as_json(chart.Level.FULL, found) if output == "json" else chart.as_text(found))
-    context.exit(1 if any(r.status is chart.Status.FAILED for r in found) else 0)
+    say(as_json(Level.FULL, found) if output == "json" else as_text(found))
+    context.exit(1 if any(r.status is Status.FAILED for r in found) else 0)

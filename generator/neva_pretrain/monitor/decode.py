@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
+from neva_pod.monitor.tail import CHUNK
 from neva_pretrain.errors import InputError
-from neva_pretrain.monitor.core.tail import CHUNK
 
 HEAD = 512
 """Bytes by which a log is known."""

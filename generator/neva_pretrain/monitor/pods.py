@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from neva_pretrain.monitor.core.judge import Judgement, Level
+from neva_pod.monitor.judge import Judgement, Level
 from neva_pretrain.monitor.kubectl import (
     ClusterError,
     Job,

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from neva_pod.monitor.judge import Judgement, Status, exit_code
+from neva_pod.monitor.run import Point, Run
 from neva_pretrain.errors import NevaError
-from neva_pretrain.monitor.core.judge import Judgement, Status, exit_code
-from neva_pretrain.monitor.core.run import Point, Run
 from neva_pretrain.monitor.text import UNKNOWN, duration, number, percent
 from neva_pretrain.output import printable, write
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neva_pod.monitor.run import Settings
 from neva_pretrain import facts
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import Values, mapping
@@ -20,7 +21,6 @@ from neva_pretrain.check import schema
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import Gpu
-from neva_pretrain.monitor.core.run import Settings
 from neva_pretrain.plan.cost import step_time, useful_flops
 
 ANNOTATION = "neva-pretrain/"

@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from neva_pod.monitor.judge import Judgement
+from neva_pod.monitor.tail import CHUNK, Tail, newest_log
 from neva_pretrain.errors import InputError
-from neva_pretrain.monitor.core.judge import Judgement
-from neva_pretrain.monitor.core.tail import CHUNK, Tail, newest_log
 from neva_pretrain.monitor.decode import Decoder, is_compressed
 from neva_pretrain.monitor.kubectl import ClusterError, ForbiddenError, Kubectl, trouble
 from neva_pretrain.monitor.pods import Look, unreadable

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from neva_pretrain.monitor.core.judge import Judgement, Level, Status
-from neva_pretrain.monitor.core.run import Run, Speed
+from neva_pod.monitor.judge import Judgement, Level, Status
+from neva_pod.monitor.run import Run, Speed
 from neva_pretrain.monitor.text import UNKNOWN, braille, duration, number, percent
 from neva_pretrain.output import printable
 

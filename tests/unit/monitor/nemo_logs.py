@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from neva_pretrain.monitor.core.parser import Event, LogParser, Step
-from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pod.monitor.parser import Event, LogParser, Step
+from neva_pod.monitor.run import Run, Settings
 
 SAMPLES = {
     # 1.x launcher (NeMo-Framework-Launcher#55): no train_step_timing, hours past 24

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from neva_pod.monitor.judge import CODES, Level, judge, status
+from neva_pod.monitor.run import Point, Settings
 from neva_pretrain import facts
 from neva_pretrain.chart.values import complete
 from neva_pretrain.cli import monitor as cli
 from neva_pretrain.model.hardware import GPUS, H100
 from neva_pretrain.monitor import report, settings, view
-from neva_pretrain.monitor.core.judge import CODES, Level, judge, status
-from neva_pretrain.monitor.core.run import Point, Settings
 from neva_pretrain.monitor.text import braille, duration, number
 from neva_pretrain.output import printable
 from tests.unit.monitor.conftest import Invoke
@@ -451,7 +451,7 @@ def test_documentation_has_every_code_option_and_metric() -> None:
         for option in getattr(parameter, "opts", []):
             if option.startswith("--"):
                 assert option in text
-    from neva_pretrain.monitor.core.exporter import metrics
+    from neva_pod.monitor.exporter import metrics
 
     run = run_of(bar(1) + bar(2), 0.0)
     run.settings = Settings(

@@ -26,16 +26,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from neva_pretrain.monitor.core.exporter import Exporter, address, metrics
-from neva_pretrain.monitor.core.judge import CODES
-from neva_pretrain.monitor.core.run import Run, Settings
-from neva_pretrain.monitor.core.tail import Tail
+from neva_pod.monitor.exporter import Exporter, address, metrics
+from neva_pod.monitor.judge import CODES
+from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.tail import Tail
 from tests.unit.monitor.nemo_logs import bar, parse, run_of
 from tests.waiting import PATIENCE, ended, until
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "neva-pretrain" / "files"
-CORE = FILES / "monitor"
+POD = FILES / "neva_pod"
 SETTINGS = Settings(
     name='a "quoted" \\ name',
     model="llama2_7b_chat",
@@ -157,18 +157,18 @@ def test_scrape_follows_the_log(exporter: Exporter, tmp_path: Path) -> None:
 def as_config_map(target: Path) -> None:
     """Lay the files out as a mounted ConfigMap does: links to a dated folder."""
     dated = target / "..2026_01_01"
-    dated.mkdir(parents=True)
+    (dated / "neva_pod").mkdir(parents=True)
+    shutil.copy(POD / "__init__.py", dated / "neva_pod")
+    shutil.copytree(POD / "monitor", dated / "neva_pod" / "monitor")
     (target / "..data").symlink_to(dated.name)
-    for file in CORE.glob("*.py"):
-        shutil.copy(file, dated / file.name)
-        (target / file.name).symlink_to(Path("..data") / file.name)
+    (target / "neva_pod").symlink_to("..data/neva_pod")
 
 
 def test_runs_as_the_chart_ships_it(tmp_path: Path) -> None:
     """From a ConfigMap, with nothing but the standard library; SIGTERM ends it with 0."""
-    as_config_map(tmp_path / "neva" / "monitor")
+    as_config_map(tmp_path / "neva")
     (tmp_path / "train.log").write_text(bar(4) + bar(5))
-    command = [sys.executable, "-S", "-m", "monitor.exporter", "--log", str(tmp_path / "train.log")]
+    command = [sys.executable, "-S", "-m", "neva_pod.monitor.exporter", "--log", str(tmp_path / "train.log")]
     process = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", "--max-steps", "2170", "--gpus", "8"],
         env={"PYTHONPATH": str(tmp_path / "neva"), "PATH": os.environ["PATH"]},
@@ -186,7 +186,7 @@ def test_runs_as_the_chart_ships_it(tmp_path: Path) -> None:
 def start(where: Path, log: Path, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
     """Start the exporter as the pod does."""
     return subprocess.Popen(
-        [sys.executable, "-S", "-m", "monitor.exporter", "--log", str(log), "--listen", listen],
+        [sys.executable, "-S", "-m", "neva_pod.monitor.exporter", "--log", str(log), "--listen", listen],
         env={"PYTHONPATH": str(where), "PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -197,7 +197,7 @@ def start(where: Path, log: Path, listen: str = "127.0.0.1:0") -> subprocess.Pop
 @pytest.mark.parametrize("age", [3600, 0])
 def test_what_ended_the_last_pod_is_no_alarm_in_this_one(tmp_path: Path, age: int) -> None:
     """A resumed run appends to its log; only what was written since the pod began is judged."""
-    as_config_map(tmp_path / "neva" / "monitor")
+    as_config_map(tmp_path / "neva")
     log = tmp_path / "train.log"
     log.write_text(bar(4) + "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n")
     if age:
@@ -213,7 +213,7 @@ def test_what_ended_the_last_pod_is_no_alarm_in_this_one(tmp_path: Path, age: in
 
 def test_a_port_in_use_is_waited_for(tmp_path: Path) -> None:
     """A sidecar that ends would make the master's pod unready, and workers could not find it."""
-    as_config_map(tmp_path / "neva" / "monitor")
+    as_config_map(tmp_path / "neva")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start(tmp_path / "neva", tmp_path / "none.log", f"127.0.0.1:{port}")
@@ -284,7 +284,7 @@ def test_k15_reading_goes_on_where_it_failed(tmp_path: Path) -> None:
 
 def test_k16_many_that_connect_and_do_not_ask(tmp_path: Path) -> None:
     """K16: 800 half-open connections cost no threads and keep no scrape waiting; who leaves early is no news."""
-    as_config_map(tmp_path / "neva" / "monitor")
+    as_config_map(tmp_path / "neva")
     log = tmp_path / "train.log"
     log.write_text(bar(4) + bar(5))
     with ended(start(tmp_path / "neva", log)) as process, ExitStack() as stack:
@@ -358,25 +358,19 @@ def test_all_addresses_are_those_of_both_ip_versions() -> None:
         thread.join(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("file", sorted(CORE.glob("*.py")), ids=lambda f: f.name)
+@pytest.mark.parametrize("file", sorted(POD.rglob("*.py")), ids=lambda f: str(f.relative_to(POD)))
 def test_standard_library_of_python_3_10(file: Path) -> None:
-    """The image's Python is 3.10 and has nothing of ours: syntax and imports."""
+    """The image's Python is 3.10 and has nothing of ours: syntax and imports. PyYAML and Pillow are used if there."""
+    theirs = set() if file.parent.name == "monitor" else {"yaml", "PIL"}
     tree = ast.parse(file.read_text("utf-8"), feature_version=(3, 10))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            assert {a.name for a in node.names} <= sys.stdlib_module_names
+            assert {a.name for a in node.names} <= sys.stdlib_module_names | theirs
             assert "tomllib" not in {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             assert node.module
-            assert node.module.split(".")[0] in sys.stdlib_module_names
+            assert node.module.split(".")[0] in sys.stdlib_module_names | theirs | {"neva_pod"}
             assert not {"StrEnum", "Self", "UTC", "assert_never"} & {a.name for a in node.names}
-
-
-def test_the_package_has_no_copy() -> None:
-    """The package's core is the chart's folder; tests/unit/test_wheel.py looks into the wheel."""
-    link = ROOT / "generator" / "neva_pretrain" / "monitor" / "core"
-    assert link.is_symlink()
-    assert link.resolve() == CORE
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain.monitor.core.exporter import metrics
-from neva_pretrain.monitor.core.judge import judge
-from neva_pretrain.monitor.core.parser import LogParser, Step
-from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pod.monitor.exporter import metrics
+from neva_pod.monitor.judge import judge
+from neva_pod.monitor.parser import LogParser, Step
+from neva_pod.monitor.run import Run, Settings
 from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, ranks
 
 LOGGED = re.compile(rb"global_step(?:=|: )([\d.e+]+)(?=[,\]]| \|)")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from neva_pretrain.monitor.core.judge import (
+from neva_pod.monitor.judge import (
     CODES,
     Judgement,
     Level,
@@ -16,7 +16,7 @@ from neva_pretrain.monitor.core.judge import (
     judge,
     status,
 )
-from neva_pretrain.monitor.core.run import Run, Settings
+from neva_pod.monitor.run import Run, Settings
 from tests.unit.monitor.nemo_logs import HYDRA, REGISTERED, SAMPLES, TORCHRUN, bar, clock, parse, ranks, run_of
 
 TRAINING = "".join(bar(n) for n in range(60))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain.monitor.core.parser import (
+from neva_pod.monitor.parser import (
     MAX_EVIDENCE,
     MAX_LINE,
     MAX_RECORD,

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neva_pod.monitor.judge import Level, Status, exit_code
+from neva_pod.monitor.run import Run
 from neva_pretrain.model.hardware import H100
 from neva_pretrain.monitor import report, view
 from neva_pretrain.monitor import settings as of_run
-from neva_pretrain.monitor.core.judge import Level, Status, exit_code
-from neva_pretrain.monitor.core.run import Run
 from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
 from neva_pretrain.monitor.pods import CODES, Look
 from neva_pretrain.monitor.sources import JobLog

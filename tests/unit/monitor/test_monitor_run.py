@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neva_pretrain.monitor.core.run import LAG, RECENT_STEPS, Point, Run, Series, Settings
+from neva_pod.monitor.run import LAG, RECENT_STEPS, Point, Run, Series, Settings
 from tests.unit.monitor.nemo_logs import (
     HYDRA,
     REGISTERED,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neva_pod.monitor.tail import Tail, newest_log
 from neva_pretrain.monitor import sources
-from neva_pretrain.monitor.core.tail import Tail, newest_log
 from neva_pretrain.monitor.sources import Chunk, ClusterError, JobLog, Kubectl, Stamped
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import bar

@@ -1,6 +1,6 @@
 """Serves the state of a run to Prometheus, from the log that the training writes beside it.
 
-Run as ``python3 -m monitor.exporter --log /results/run-1/logs/node-00000.log --listen :9400 --max-steps 2170
+Run as ``python3 -m neva_pod.monitor.exporter --log /results/run-1/logs/node-00000.log --listen :9400 --max-steps 2170
 ...`` with this directory's parent on PYTHONPATH. Text format 0.0.4:
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -17,11 +17,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .endpoint import Endpoint
-from .judge import CODES, DEFAULT_LIMITS, Limits, judge
-from .parser import LogParser
-from .run import Run, Settings
-from .tail import Tail
+from neva_pod.monitor.endpoint import Endpoint
+from neva_pod.monitor.judge import CODES, DEFAULT_LIMITS, Limits, judge
+from neva_pod.monitor.parser import LogParser
+from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.tail import Tail
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -243,7 +243,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _pod_start() -> float:
     """Return when the ConfigMap that this file is from was mounted, 0 where it is from elsewhere."""
-    link = Path(__file__).parent / "..data"
+    link = Path(__file__).parents[2] / "..data"
     return link.lstat().st_mtime if link.is_symlink() else 0.0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple
 
-from .parser import HEADER, HYDRA, WRAPPER, Event, Kind, Notice, Step
+from neva_pod.monitor.parser import HEADER, HYDRA, WRAPPER, Event, Kind, Notice, Step
 
 LAG = 10
 """Steps that shown metrics may be behind the bar (NeMo's log_every_n_steps, rarely above 10)."""

@@ -1,13 +1,12 @@
-#!/usr/bin/env python3
 """Proves, before a GPU is used, that the inputs and the node of a NeVa pretraining run are right.
 
 Reads ``settings.json`` (the chart renders it) and runs every check of its registry; one that fails
 never hides another. Python 3.10 and its standard library; PyYAML and Pillow of the NeMo image are
 used where they are there.
 
-    preflight.py --settings F --level quick   # every pod: seconds, node and access
-    preflight.py --settings F --level full    # master: also the content of all inputs
-    preflight.py --settings F --level auto    # pod of an indexed Job: full in the one of index 0, quick in the others
+    python3 -m neva_pod.preflight --settings F --level quick   # every pod: seconds, node and access
+    python3 -m neva_pod.preflight --settings F --level full    # master: also the content of all inputs
+    python3 -m neva_pod.preflight --settings F --level auto    # pod of an indexed Job: full in that of index 0
 
 Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings, 143 (130) told to stop. Letters with
 numbers in comments (D11) are the failures, seen at other users, that a line is there for.
@@ -39,7 +38,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from preflight_inputs import (
+from neva_pod.inputs import (
     CONFIG,
     LLAMA_3_TOKENS,
     SHOWN,
@@ -76,7 +75,7 @@ from preflight_inputs import (
     weight_shapes,
     writable,
 )
-from preflight_samples import TEMPLATES, Rules, images_of, look_at
+from neva_pod.samples import TEMPLATES, Rules, images_of, look_at
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -1655,7 +1654,7 @@ def _names(text: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="preflight.py", description="Checks a NeVa run before a GPU is used.")
+    made = argparse.ArgumentParser(prog="neva_pod.preflight", description="Checks a NeVa run before a GPU is used.")
     made.add_argument("--settings", help="settings.json as the chart renders it")
     made.add_argument(
         "--level",

@@ -1,7 +1,6 @@
 """Reads what a NeVa run is given: settings, tar files, NeMo checkpoints, tokenizers; never weights.
 
-Shared by preflight.py and prepare.py, which lie beside it. Python 3.10 and its standard library;
-PyYAML where it is. Letters with numbers in comments (E02) are the failures, seen at other users,
+Letters with numbers in comments (E02) are the failures, seen at other users,
 that a line is there for.
 """
 
@@ -757,7 +756,7 @@ def _config(store: Store) -> Mapping[str, Any] | None:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                node = self.anchors.get(self.peek_event().anchor)
+                node = self.anchors.get(self.peek_event().anchor)  # type: ignore[no-untyped-call]
                 if not isinstance(node, yaml.ScalarNode):
                     raise ValueError("a tree is repeated by an alias")
             return super().compose_node(parent, index)
@@ -824,6 +823,7 @@ def unpickle(data: bytes) -> Any:
             target.extend(items)
 
     try:
+        argument: Any
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name in ("PROTO", "FRAME"):
@@ -846,9 +846,9 @@ def unpickle(data: bytes) -> Any:
                 items = since_mark()
                 stack.append(tuple(items) if name == "TUPLE" else items)
             elif name == "DICT":
-                pairs, made = since_mark(), {}
-                store(made, pairs)
-                stack.append(made)
+                items = since_mark()
+                stack.append({})
+                store(stack[-1], items)
             elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
                 count = int(name[-1])
                 stack[-count:] = [tuple(stack[-count:])]

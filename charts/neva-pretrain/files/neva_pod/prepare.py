@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes what a NeVa pretraining run is given: tokenizer, vision encoder, language model, dataset.
 
 Reads ``settings.json`` (the chart renders it): where a run looks for its inputs, and under
@@ -6,7 +5,7 @@ Reads ``settings.json`` (the chart renders it): where a run looks for its inputs
 whole, takes up what a killed run left, and does nothing where the final name is there and right.
 A step that fails never hides what the others have to say.
 
-    prepare.py --settings /etc/neva/settings.json [--only tokenizer,vision,llm,dataset]
+    python3 -m neva_pod.prepare --settings /etc/neva/settings.json [--only tokenizer,vision,llm,dataset]
 
 A source is an absolute path, or an id of the Hugging Face hub (HF_ENDPOINT, HF_TOKEN and HF_HOME as
 its client reads them). Exit codes: 0 all is there, 1 a step failed, 2 wrong usage or settings.
@@ -41,8 +40,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from preflight import as_nemo, layout_problems, llm_problems, missing_images, sample_findings, vision_problems
-from preflight_inputs import (
+from neva_pod.inputs import (
     CONFIG,
     USER_DEFINED,
     Checkpoint,
@@ -69,7 +67,8 @@ from preflight_inputs import (
     show,
     some,
 )
-from preflight_samples import images_of
+from neva_pod.preflight import as_nemo, layout_problems, llm_problems, missing_images, sample_findings, vision_problems
+from neva_pod.samples import images_of
 
 CHUNK = 2**20
 """Bytes that are read and written at once."""
@@ -1340,7 +1339,7 @@ def perform(settings: Settings, name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    made = argparse.ArgumentParser(prog="prepare.py", description=(__doc__ or "").split("\n")[0])
+    made = argparse.ArgumentParser(prog="neva_pod.prepare", description=(__doc__ or "").split("\n")[0])
     made.add_argument("--settings", required=True, help="settings.json as the chart renders it")
     made.add_argument("--only", default="", metavar="A,B", help=f"of {', '.join(STEPS)}")
     options = made.parse_args(arguments)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from .parser import HEADER, Kind
-from .run import Incident, Run
+from neva_pod.monitor.parser import HEADER, Kind
+from neva_pod.monitor.run import Incident, Run
 
 
 class Level(Enum):
