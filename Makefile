@@ -23,10 +23,11 @@ install: $(VENV)/.installed  ## Install the package and its development tools in
 tools: install  ## Build helm, kubeconform and helm-docs, once
 	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
 
-docs: tools  ## Make the chart's README from values.yaml
+docs: tools  ## Make what is made from other files: the chart's README and values.schema.json
+	@$(BIN)/python -m tests.tools.schema
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
-lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict, chart README up to date
+lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict; README and schema up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,6 +35,7 @@ lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict, chart READM
 	$(BIN)/shellcheck $(CHART)/files/*.sh
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)
+	$(BIN)/python -m tests.tools.schema --check
 
 unit: tools  ## Unit, property and chart tests
 	$(BIN)/python -m pytest tests -m "not e2e and not bench"

@@ -22,7 +22,7 @@ from neva_pretrain.output import printable
 from neva_pretrain.plan import explain, search
 from neva_pretrain.plan.plan import Plan, Request, make_plan, save_interval, warmup_for
 
-SCHEMA_IN_CHECKOUT = "schemas/values.schema.json"
+SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
 
 
 def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, Any]:

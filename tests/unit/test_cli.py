@@ -101,7 +101,7 @@ class TestPlans:
 
     def test_header_says_the_command_and_what_follows_from_it(self) -> None:
         assert run("--gpus", "128").stdout.splitlines()[:5] == [
-            "# yaml-language-server: $schema=schemas/values.schema.json",
+            "# yaml-language-server: $schema=charts/neva-pretrain/values.schema.json",
             "# neva-values --gpus 128",
             "#   128 GPUs on 16 nodes: 1 master, 15 workers",
             "#   data parallel size 32, 4 accumulation steps",

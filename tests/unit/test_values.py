@@ -376,8 +376,8 @@ class TestWriting:
         def schema(output: Path | None) -> str:
             return generate.emit({}, "neva-values", [], output).splitlines()[0].partition("$schema=")[2]
 
-        assert schema(None) == "schemas/values.schema.json"
-        assert schema(Path("values/a.yaml")) == "../schemas/values.schema.json"
+        assert schema(None) == "charts/neva-pretrain/values.schema.json"
+        assert schema(Path("values/a.yaml")) == "../charts/neva-pretrain/values.schema.json"
 
 
 class TestSchema:

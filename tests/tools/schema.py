@@ -1,0 +1,109 @@
+"""Make the chart's values.schema.json: ``python -m tests.tools.schema [--check]``.
+
+The structure is written in schemas/values.schema.yaml, the descriptions in the comments of values.yaml, where helm-docs
+finds them, too. Keys that values.yaml does not list are described in the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Schema = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "schemas" / "values.schema.yaml"
+VALUES = ROOT / "charts" / "neva-pretrain" / "values.yaml"
+MADE = ROOT / "charts" / "neva-pretrain" / "values.schema.json"
+
+
+def merged(below: Schema, above: Schema) -> Schema:
+    """Lay one schema over another, map by map."""
+    out = dict(below)
+    for key, value in above.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+class References:
+    """Definitions, written out where they are referred to; one that refers to itself stays a definition."""
+
+    def __init__(self, definitions: Schema) -> None:
+        self.definitions = definitions
+        self.kept: Schema = {}
+
+    def resolved(self, node: Any, inside: tuple[str, ...] = ()) -> Any:
+        """Return the node with what its references refer to; what stands beside a reference is laid over that."""
+        if isinstance(node, list):
+            return [self.resolved(item, inside) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" not in node:
+            return {key: self.resolved(value, inside) for key, value in node.items()}
+        name = node["$ref"].removeprefix("#/definitions/")
+        if name in inside:
+            self.kept[name] = {}
+            return node
+        beside = {key: value for key, value in node.items() if key != "$ref"}
+        definition = self.resolved(self.definitions[name], (*inside, name))
+        if name in self.kept:
+            self.kept[name] = definition
+            return node
+        return merged(definition, self.resolved(beside, inside))
+
+
+def comments(text: str) -> dict[tuple[str, ...], str]:
+    """Return the comment above each key of a values file, without helm-docs' ``-- (type)``."""
+    lines = text.splitlines()
+    found: dict[tuple[str, ...], str] = {}
+
+    def visit(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            mark = " " * key.start_mark.column + "#"
+            first = key.start_mark.line
+            while first and lines[first - 1].startswith(mark):
+                first -= 1
+            words = " ".join(line.removeprefix(mark).strip() for line in lines[first : key.start_mark.line])
+            if words:
+                found[(*path, key.value)] = re.sub(r"^-- (\(\w+\) )?", "", words)
+            visit(value, (*path, key.value))
+
+    visit(yaml.compose(text), ())
+    return found
+
+
+def described(node: Schema, words: dict[tuple[str, ...], str], path: tuple[str, ...] = ()) -> Schema:
+    """Return the schema with the comments of values.yaml as its descriptions."""
+    out = {**node, "description": words[path]} if path in words else dict(node)
+    if "properties" in node:
+        out["properties"] = {key: described(value, words, (*path, key)) for key, value in node["properties"].items()}
+    return out
+
+
+def made() -> str:
+    """Return the text of values.schema.json."""
+    source: Schema = yaml.safe_load(SOURCE.read_text())
+    references = References(source.pop("definitions"))
+    schema = described(references.resolved(source), comments(VALUES.read_text()))
+    return json.dumps({**schema, "definitions": references.kept}, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the file; with ``--check`` return 1 with a hint when it is not up to date."""
+    if arguments != ["--check"]:
+        MADE.write_text(made())
+    elif MADE.read_text() != made():
+        print(f"ERROR: {MADE.relative_to(ROOT)}: must follow schemas/{SOURCE.name}; run make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
