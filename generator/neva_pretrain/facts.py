@@ -9,11 +9,13 @@ own architecture among it, is never read from the catalog again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import READ_ONLY_VOLUMES, Values, mapping, preparing, rdma_enabled, read_only, section
+from neva_pretrain.chart.values import complete
 from neva_pretrain.model import catalog, hydra
 from neva_pretrain.model.hardware import GPUS, H100, Gpu
 from neva_pretrain.plan.cost import Setup
@@ -27,118 +29,153 @@ def below(folder: str, path: str) -> str:
     return path if path.startswith("/") else f"{folder.removesuffix('/')}/{path}"
 
 
-def run_id(values: Values, release: str) -> str:
-    """Return what names the results folder: ``run.id``, else the full name."""
-    return str(section(values, "run").get("id") or values.get("fullnameOverride") or release)
-
-
-def hub_home(values: Values) -> str:
-    """Return HF_HOME."""
-    return str(section(values, "hf").get("home") or f"{values['storage']['scratch']['mountPath']}/huggingface")
-
-
-def architecture(values: Values) -> dict[str, Any]:
-    """Return the language model's shape, in the words of the catalog: its own where ``model.architecture`` says so.
-
-    Raises:
-        RefusedError: no such model.
-    """
-    model = _catalog(values)
-    given = section(values, "model", "architecture")
-    return {**model["architecture"], **{key: value for key, value in given.items() if value is not None}}
-
-
-def sheet(values: Values, release: str = "", namespace: str = "") -> dict[str, Any]:
-    """Return the facts of complete values that obey the schema, as ``settings.json`` has them.
-
-    Args:
-        values: a file over the chart's defaults.
-        release: the release's name, which names the run where nothing else does.
-        namespace: its namespace.
-
-    Raises:
-        RefusedError: no such model.
-    """
-    model, given, data, training = _catalog(values), values["model"], values["data"], values["training"]
-    plan, shape, run = Plan.from_values(values), architecture(values), run_id(values, release)
-    tower = chart.models()["visionEncoders"][model["visionEncoder"]]
-    facts = {
-        "run": {"id": run, "release": release, "namespace": namespace},
-        "image": image(values),
-        "model": {
-            "name": _name(values),
-            "modelType": model["modelType"],
-            "checkpointPath": below(given["llmPath"], given.get("checkpoint") or model["checkpoint"]["name"]),
-            "checkpointFormat": given["checkpointFormat"],
-            "tokenizerPath": below(given["llmPath"], given.get("tokenizer") or model["checkpoint"]["tokenizer"]),
-            "tokenizerLibrary": model["tokenizer"]["library"],
-            "extraTokens": model["tokenizer"]["extraTokens"],
-            "visionEncoderPath": given["visionEncoderPath"],
-            "projector": model["projector"],
-            "tokensPerSample": model["tokensPerSample"],
-        },
-        "architecture": shape,
-        "llm": hydra.llm(values, catalog.get(given["name"])),
-        "samples": hydra.samples(values, catalog.get(given["name"])),
-        "vision": dict(tower),
-        "training": dict(training),
-        "derived": {
-            "worldSize": plan.gpus,
-            "dataParallelSize": plan.data_parallel_size,
-            "accumulationSteps": plan.accumulation_steps,
-            "paddedVocabSize": catalog.architecture_from(shape).padded_vocab_size(plan.tensor_parallel_size),
-        },
-        "data": {
-            "annotations": below(data["path"], data["annotations"]),
-            "images": below(data["path"], data["images"]),
-            "workers": data["workers"],
-        },
-        "results": results(f"{values['storage']['results']['mountPath']}/{run}"),
-        "readOnly": [values["storage"][name]["mountPath"] for name in READ_ONLY_VOLUMES if read_only(values, name)],
-        "rdma": rdma_enabled(values),
-        "hf": {"online": bool(section(values, "hf").get("online")), "home": hub_home(values)},
-        "resume": values["checkpoint"]["resume"],
-        "checkpoint": {key: values["checkpoint"][key] for key in ("enabled", "everyNSteps")},
-        "preflight": _without(values["preflight"], "enabled", "resources"),
-        "plan": _without(section(values, "monitoring", "plan")),
-        "rendezvous": {
-            "timeoutSeconds": values["rendezvous"]["timeoutSeconds"],
-            "ncclTimeoutSeconds": chart.rules()["ncclTimeoutSeconds"],
-        },
-    }
-    if preparing(values):
-        prepare = values["prepare"]
-        steps = {step: dict(prepare[step]) for step in PREPARE_STEPS}
-        steps["vision"]["source"] = steps["vision"]["source"] or tower["path"]
-        facts["prepare"] = {"nemoPath": prepare["nemoPath"], **steps}
-    return facts
-
-
-def results(path: str) -> dict[str, str]:
+def results_in(path: str) -> dict[str, str]:
     """Return the folders of a run."""
     return {"path": path, "logDir": f"{path}/results", "checkpointsDir": f"{path}/results/checkpoints"}
 
 
-def image(values: Values) -> str:
-    """Return the container's image."""
-    said = values["image"]
-    return f"{said['repository']}@{said['digest']}" if said.get("digest") else f"{said['repository']}:{said['tag']}"
+@dataclass(frozen=True)
+class Facts:
+    """Complete values of a run, and what follows from them: each worked out once, when it is first asked for.
 
+    All but :attr:`plan` needs a model of the catalog; :attr:`setup` values that obey the rules.
 
-def gpu(facts: Values) -> Gpu:
-    """Return the kind of GPU that a run was planned for."""
-    return GPUS.get(str(mapping(facts, "training").get("gpu")), H100)
-
-
-def setup(facts: Values, kind: Gpu | None = None) -> Setup | None:
-    """Return what memory and time of a step depend on, or None where the facts do not tell all of it.
-
-    Args:
-        facts: a sheet; a run's record, which another version may have written, has the same keys or fewer.
-        kind: the GPU, None for the one that the run was planned for.
+    Attributes:
+        values: a file over the chart's defaults.
+        release: the release's name, which names the run where nothing else does.
+        namespace: its namespace.
     """
-    found = model(facts)
-    training, derived = mapping(facts, "training"), mapping(facts, "derived")
+
+    values: Values
+    release: str = ""
+    namespace: str = ""
+
+    @classmethod
+    def of(cls, partial: Values) -> Facts:
+        """Return the facts of a values file."""
+        return cls(complete(partial))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The sizes of the run."""
+        return Plan.from_values(self.values)
+
+    @cached_property
+    def model(self) -> catalog.Model:
+        """The model of the catalog; its shape may differ, see :attr:`architecture`."""
+        return catalog.get(self.values["model"]["name"])
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        """The language model's shape, in the catalog's words: its own where ``model.architecture`` says so."""
+        given = section(self.values, "model", "architecture")
+        return {**self._entry["architecture"], **{key: value for key, value in given.items() if value is not None}}
+
+    @cached_property
+    def architecture(self) -> catalog.Architecture:
+        """The same as a record."""
+        return catalog.architecture_from(self.shape)
+
+    @property
+    def run_id(self) -> str:
+        """What names the results folder: ``run.id``, else the full name."""
+        return str(section(self.values, "run").get("id") or self.values.get("fullnameOverride") or self.release)
+
+    @property
+    def hub_home(self) -> str:
+        """HF_HOME."""
+        scratch = self.values["storage"]["scratch"]["mountPath"]
+        return str(section(self.values, "hf").get("home") or f"{scratch}/huggingface")
+
+    @property
+    def image(self) -> str:
+        """The container's image."""
+        said = self.values["image"]
+        return f"{said['repository']}@{said['digest']}" if said.get("digest") else f"{said['repository']}:{said['tag']}"
+
+    @cached_property
+    def setup(self) -> Setup:
+        """What memory and time of a step depend on."""
+        if found := setup(self.sheet):
+            return found
+        raise ValueError("values that break the rules")
+
+    @cached_property
+    def sheet(self) -> dict[str, Any]:
+        """The fact sheet, as the chart's ``settings.json`` has it."""
+        values, plan, model = self.values, self.plan, self._entry
+        given, data, training = values["model"], values["data"], values["training"]
+        tower = chart.models()["visionEncoders"][model["visionEncoder"]]
+        sheet = {
+            "run": {"id": self.run_id, "release": self.release, "namespace": self.namespace},
+            "image": self.image,
+            "model": {
+                "name": self.model.name,
+                "modelType": model["modelType"],
+                "checkpointPath": below(given["llmPath"], given.get("checkpoint") or model["checkpoint"]["name"]),
+                "checkpointFormat": given["checkpointFormat"],
+                "tokenizerPath": below(given["llmPath"], given.get("tokenizer") or model["checkpoint"]["tokenizer"]),
+                "tokenizerLibrary": model["tokenizer"]["library"],
+                "extraTokens": model["tokenizer"]["extraTokens"],
+                "visionEncoderPath": given["visionEncoderPath"],
+                "projector": model["projector"],
+                "tokensPerSample": model["tokensPerSample"],
+            },
+            "architecture": self.shape,
+            "llm": hydra.llm(values, self.model),
+            "samples": hydra.samples(values, self.model),
+            "vision": dict(tower),
+            "training": dict(training),
+            "derived": {
+                "worldSize": plan.gpus,
+                "dataParallelSize": plan.data_parallel_size,
+                "accumulationSteps": plan.accumulation_steps,
+                "paddedVocabSize": self.architecture.padded_vocab_size(plan.tensor_parallel_size),
+            },
+            "data": {
+                "annotations": below(data["path"], data["annotations"]),
+                "images": below(data["path"], data["images"]),
+                "workers": data["workers"],
+            },
+            "results": results_in(f"{values['storage']['results']['mountPath']}/{self.run_id}"),
+            "readOnly": [values["storage"][name]["mountPath"] for name in READ_ONLY_VOLUMES if read_only(values, name)],
+            "rdma": rdma_enabled(values),
+            "hf": {"online": bool(section(values, "hf").get("online")), "home": self.hub_home},
+            "resume": values["checkpoint"]["resume"],
+            "checkpoint": {key: values["checkpoint"][key] for key in ("enabled", "everyNSteps")},
+            "preflight": _without(values["preflight"], "enabled", "resources"),
+            "plan": _without(section(values, "monitoring", "plan")),
+            "rendezvous": {
+                "timeoutSeconds": values["rendezvous"]["timeoutSeconds"],
+                "ncclTimeoutSeconds": chart.rules()["ncclTimeoutSeconds"],
+            },
+        }
+        if preparing(values):
+            prepare = values["prepare"]
+            steps = {step: dict(prepare[step]) for step in PREPARE_STEPS}
+            steps["vision"]["source"] = steps["vision"]["source"] or tower["path"]
+            sheet["prepare"] = {"nemoPath": prepare["nemoPath"], **steps}
+        return sheet
+
+    @property
+    def _entry(self) -> Mapping[str, Any]:
+        """The model as the catalog's file has it."""
+        found: Mapping[str, Any] = chart.models()["models"][self.model.name]
+        return found
+
+
+def gpu(sheet: Values) -> Gpu:
+    """Return the kind of GPU that a run was planned for."""
+    return GPUS.get(str(mapping(sheet, "training").get("gpu")), H100)
+
+
+def setup(sheet: Values) -> Setup | None:
+    """Return what memory and time of a step depend on, or None where the sheet does not tell all of it.
+
+    A run's record, which another version may have written, has the same keys or fewer.
+    """
+    found = model(sheet)
+    training, derived = mapping(sheet, "training"), mapping(sheet, "derived")
     keys = ("tensorParallelSize", "pipelineParallelSize", "microBatchSize", "globalBatchSize")
     tensor, pipeline, micro, batch = (count(training.get(key)) for key in keys)
     gpus = count(derived.get("worldSize")) or gpus_of(training)
@@ -147,10 +184,10 @@ def setup(facts: Values, kind: Gpu | None = None) -> Setup | None:
     data = gpus // (tensor * pipeline)
     if not data or not batch // (micro * data):
         return None
-    checkpoint = mapping(facts, "checkpoint")
+    checkpoint = mapping(sheet, "checkpoint")
     return Setup(
         found,
-        kind or gpu(facts),
+        gpu(sheet),
         tensor_parallel_size=tensor,
         pipeline_parallel_size=pipeline,
         data_parallel_size=data,
@@ -165,14 +202,14 @@ def setup(facts: Values, kind: Gpu | None = None) -> Setup | None:
     )
 
 
-def model(facts: Values) -> catalog.Model | None:
+def model(sheet: Values) -> catalog.Model | None:
     """Return the run's model, or None where the catalog does not have it: its shape and tokens are the run's own."""
-    said = mapping(facts, "model")
+    said = mapping(sheet, "model")
     if (name := str(said.get("name") or "")) not in catalog.names():
         return None
     found = catalog.get(name)
     own = {
-        key: value for key, value in mapping(facts, "architecture").items() if isinstance(value, bool) or count(value)
+        key: value for key, value in mapping(sheet, "architecture").items() if isinstance(value, bool) or count(value)
     }
     return replace(
         found,
@@ -194,15 +231,6 @@ def count(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**18 else None
-
-
-def _name(values: Values) -> str:
-    return str(values["model"]["name"]).replace("-", "_")
-
-
-def _catalog(values: Values) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = chart.models()["models"][catalog.get(values["model"]["name"]).name]
-    return found
 
 
 def _without(given: Values, *keys: str) -> dict[str, Any]:

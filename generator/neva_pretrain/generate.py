@@ -1,28 +1,146 @@
-"""From a request to a values file: request -> plan -> values -> verdict -> text."""
+"""From a request to a values file: request -> plan -> values -> facts -> verdict -> text."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neva_pretrain import chart, facts
+from neva_pretrain import chart
+from neva_pretrain import facts as of_values
 from neva_pretrain.chart import values as chart_values
 from neva_pretrain.check import rules
-from neva_pretrain.check.verdict import judge, possible_gain, setup_of, with_prediction
+from neva_pretrain.check.verdict import judge, possible_gain, with_prediction
 from neva_pretrain.errors import RefusedError
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.output import printable
 from neva_pretrain.plan import explain, search
+from neva_pretrain.plan.cost import Kernels
 from neva_pretrain.plan.plan import Plan, Request, make_plan, save_interval, warmup_for
 
 SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user says of a run beside its sizes; None is the chart's default.
+
+    Attributes:
+        save_every: steps between checkpoints.
+        kernels: those of the model.
+        gpu: kind of GPU, a key of ``hardware.GPUS``.
+        image: repository and tag or digest of the container's image.
+        site: file with partial values of a site, merged over the result.
+        optimize: take the planner's parallelism and micro batch.
+    """
+
+    save_every: int | None = None
+    kernels: Kernels | None = None
+    gpu: str | None = None
+    image: Mapping[str, str] | None = None
+    site: Path | None = None
+    optimize: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return what is said, as values."""
+        said: dict[str, Any] = {}
+        if self.save_every:
+            said["checkpoint"] = {"everyNSteps": self.save_every}
+        if self.image:
+            said["image"] = dict(self.image)
+        if training := {key: value for key, value in (("kernels", self.kernels), ("gpu", self.gpu)) if value}:
+            said["training"] = training
+        return said
+
+
+def generate(request: Request, options: Options, command: str, output: Path | None = None) -> tuple[str, list[str]]:
+    """Return the text of a values file, and warnings.
+
+    Args:
+        request: sizes of the run.
+        options: all else.
+        command: the command line, which the file repeats.
+        output: where the file will lie; None for stdout.
+
+    Raises:
+        RefusedError: a rule is broken; all that are.
+        InputError: the site's file cannot be read.
+    """
+    site, words = chart_values.read_document(options.site) if options.site else ({}, [])
+    model, more = catalog.get(request.model), options.values()
+    plan, refused = _plan_or_rest(request)
+    notes: list[str] = []
+    if options.optimize and not refused:
+        kind = of_values.gpu(chart_values.overlay(more, site))
+        plan, chosen, notes = _optimize(plan, request, model, kind, options)
+        more = chart_values.merge(more, chosen)
+    values = chart_values.overlay(from_plan(plan, model, more), site)
+    facts = Facts.of(values)
+    verdict = judge(facts)
+    broken = list(verdict.violations)
+    if refused:  # nodes were rounded to judge the rest
+        broken = rules.without_followers([*refused.violations, *broken])
+    if broken:
+        raise RefusedError(broken)
+    gain = [] if options.optimize else possible_gain(facts.setup)
+    text = emit(with_prediction(values, facts), facts.plan, command, notes, output)
+    return text, [*words, *verdict.warnings, *gain]
+
+
+def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
+    """Return the plan; for GPUs that are not whole nodes, the refusal and a plan to judge all else on."""
+    try:
+        return make_plan(request), None
+    except RefusedError as error:
+        if error.violations[0].key != "--gpus":
+            raise
+        nodes = max(1, request.gpus // request.gpus_per_node)
+        return make_plan(replace(request, gpus=nodes * request.gpus_per_node)), error
+
+
+def _optimize(
+    plan: Plan, request: Request, model: catalog.Model, gpu: Gpu, options: Options
+) -> tuple[Plan, dict[str, Any], list[str]]:
+    """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
+    found = search.search(
+        search.SearchRequest(
+            model,
+            request.gpus,
+            gpu=gpu,
+            gpus_per_node=request.gpus_per_node,
+            fixed_global_batch_size=plan.global_batch_size,
+            kernels=options.kernels or "reference",
+            tensor_parallel_size=request.tensor_parallel,
+            pipeline_parallel_size=request.pipeline_parallel,
+            micro_batch_size=request.micro_batch,
+            checkpoint_interval=options.save_every or save_interval(plan.max_steps),
+        )
+    )
+    setup = found.best.setup
+    best = replace(
+        plan,
+        tensor_parallel_size=setup.tensor_parallel_size,
+        pipeline_parallel_size=setup.pipeline_parallel_size,
+        micro_batch_size=setup.micro_batch_size,
+        sequence_parallel=setup.sequence_parallel,
+        warmup_steps=warmup_for(plan.max_steps),
+    )
+    chosen: dict[str, Any] = {}
+    if setup.recompute != "none":
+        chosen["training"] = {"recompute": setup.recompute}
+    if setup.tensor_parallel_size != model.preset.tensor_parallel_size:
+        chosen["model"] = {"checkpointFormat": "distributed"}
+    notes = [f"  planner: {found.best.rate:#.3g} samples/s/GPU"]
+    if found.gain:
+        notes[0] += f", {found.gain:.2f}x the preset's"
+    return best, chosen, notes + [f"  {needs}" for needs in explain.requirements(setup)]
 
 
 def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,12 +165,11 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
     return chart_values.merge(values, more)
 
 
-def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path | None) -> str:
+def emit(values: Mapping[str, Any], plan: Plan, command: str, notes: list[str], output: Path | None) -> str:
     """Return the text of a values file: the schema for editors, the command, what follows from it, the values.
 
     The same arguments give the same bytes; the schema's path is relative to the file's folder, by its name alone.
     """
-    plan = Plan.from_values(chart_values.complete(values))
     schema = os.path.relpath(SCHEMA_IN_CHECKOUT, output.parent if output and not output.is_absolute() else ".")
     lines = [
         f"# yaml-language-server: $schema={schema}",
@@ -72,101 +189,3 @@ def emit(values: Mapping[str, Any], command: str, notes: list[str], output: Path
 
 def _counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def generate(options: dict[str, Any], command: str) -> tuple[str, list[str]]:
-    """Return the text of a values file for the options, and warnings.
-
-    Raises:
-        RefusedError: a rule is broken; all that are.
-        InputError: the site's file cannot be read.
-    """
-    request = Request(
-        gpus=options["gpus"],
-        model=options["model"],
-        gpus_per_node=options["gpus_per_node"],
-        tensor_parallel=options["tensor_parallel"],
-        pipeline_parallel=options["pipeline_parallel"],
-        micro_batch=options["micro_batch"],
-        global_batch=options["global_batch"],
-        max_steps=options["max_steps"],
-        epochs=options["epochs"],
-        batch_policy=options["batch_policy"],
-    )
-    site, words = chart_values.read_document(options["site"]) if options["site"] else ({}, [])
-    plan, refused = _plan_or_rest(request)
-    model = catalog.get(request.model)
-    more: dict[str, Any] = {}
-    if options["save_every"]:
-        more["checkpoint"] = {"everyNSteps": options["save_every"]}
-    if options["image"]:
-        more["image"] = options["image"]
-    training = {name: options[name] for name in ("kernels", "gpu") if options[name]}
-    if training:
-        more["training"] = training
-    notes: list[str] = []
-    if options["optimize"] and not refused:
-        kind = facts.gpu(chart_values.overlay(more, site))
-        plan, chosen, notes = _optimize(plan, request, model, kind, options)
-        more = chart_values.merge(more, chosen)
-    result = chart_values.overlay(from_plan(plan, model, more), site)
-    verdict = judge(result)
-    broken = list(verdict.violations)
-    if refused:  # nodes were rounded to judge the rest
-        broken = rules.without_followers([*refused.violations, *broken])
-    if broken:
-        raise RefusedError(broken)
-    warnings, complete = [*words, *verdict.warnings], chart_values.complete(result)
-    if not options["optimize"]:
-        warnings += possible_gain(setup_of(complete))
-    result = with_prediction(result, complete)
-    return emit(result, command, notes, options["output"]), warnings
-
-
-def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
-    """Return the plan; for GPUs that are not whole nodes, the refusal and a plan to judge all else on."""
-    try:
-        return make_plan(request), None
-    except RefusedError as error:
-        if error.violations[0].key != "--gpus":
-            raise
-        nodes = max(1, request.gpus // request.gpus_per_node)
-        return make_plan(replace(request, gpus=nodes * request.gpus_per_node)), error
-
-
-def _optimize(
-    plan: Plan, request: Request, model: catalog.Model, gpu: Gpu, options: dict[str, Any]
-) -> tuple[Plan, dict[str, Any], list[str]]:
-    """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
-    found = search.search(
-        search.Request(
-            model,
-            request.gpus,
-            gpu=gpu,
-            gpus_per_node=request.gpus_per_node,
-            fixed_global_batch_size=plan.global_batch_size,
-            kernels=options["kernels"] or "reference",
-            tensor_parallel_size=request.tensor_parallel,
-            pipeline_parallel_size=request.pipeline_parallel,
-            micro_batch_size=request.micro_batch,
-            checkpoint_interval=options["save_every"] or save_interval(plan.max_steps),
-        )
-    )
-    setup = found.best.setup
-    best = replace(
-        plan,
-        tensor_parallel_size=setup.tensor_parallel_size,
-        pipeline_parallel_size=setup.pipeline_parallel_size,
-        micro_batch_size=setup.micro_batch_size,
-        sequence_parallel=setup.sequence_parallel,
-        warmup_steps=warmup_for(plan.max_steps),
-    )
-    chosen: dict[str, Any] = {}
-    if setup.recompute != "none":
-        chosen["training"] = {"recompute": setup.recompute}
-    if setup.tensor_parallel_size != model.preset.tensor_parallel_size:
-        chosen["model"] = {"checkpointFormat": "distributed"}
-    notes = [f"  planner: {found.best.rate:#.3g} samples/s/GPU"]
-    if found.gain:
-        notes[0] += f", {found.gain:.2f}x the preset's"
-    return best, chosen, notes + [f"  {needs}" for needs in explain.requirements(setup)]

@@ -13,7 +13,7 @@ from time import perf_counter
 
 from neva_pretrain.model import catalog
 from neva_pretrain.plan.cost import memory
-from neva_pretrain.plan.search import Request, search
+from neva_pretrain.plan.search import SearchRequest, search
 from tests.calibration import Run, runs
 
 
@@ -47,7 +47,7 @@ def _row(title: str, pairs: Iterable[tuple[float, float]]) -> None:
 def search_cost() -> None:
     """Print the time of a search at 16,384 GPUs over that at 8."""
     model = catalog.get("llama2_7b_chat")
-    small, large = (_seconds(partial(search, Request(model, gpus))) for gpus in (8, 16_384))
+    small, large = (_seconds(partial(search, SearchRequest(model, gpus))) for gpus in (8, 16_384))
     print(f"search at 16,384 GPUs over 8 GPUs: {large / small:.2f} ({large * 1000:.1f} ms)")
 
 

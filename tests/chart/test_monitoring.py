@@ -160,7 +160,7 @@ def test_neva_monitor_reads_the_plan_off_the_job(values: dict[str, Any]) -> None
     """The same that it reads from the values file and from the run record beside the results."""
     gpu = GPUS["h100-80gb"]
     manifests = helm.render(values)
-    told = settings.from_annotations(helm.job(manifests)["metadata"]["annotations"], gpu)
+    told = settings.from_facts(settings.of_annotations(helm.job(manifests)["metadata"]["annotations"]), gpu)
     assert told.planned_step_seconds
     assert told.checkpoint_every == (217 if values.get("checkpoint", {}).get("enabled", True) else 0)
     record = json.loads(helm.config_data(manifests)["settings.json"])

@@ -12,6 +12,8 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import advice, rules, schema
 from neva_pretrain.check.verdict import judge
+from neva_pretrain.facts import Facts
+from neva_pretrain.model.hardware import GPUS
 from tests.chart import helm
 from tests.chart.test_notes import folder as folder  # the fixture
 from tests.chart.test_notes import notes
@@ -102,7 +104,7 @@ def test_the_rest_of_the_pods_scheduling() -> None:
 def broken(**scheduling: Any) -> list[str]:
     """What schema and rules have against it."""
     complete = values.complete({"scheduling": scheduling})
-    return [str(v) for v in schema.violations(complete) or rules.violations(complete)]
+    return [str(v) for v in schema.violations(complete) or rules.violations(Facts(complete))]
 
 
 SPREAD = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
@@ -311,7 +313,7 @@ def test_n26_each_rail_may_have_a_resource_of_its_own(kind: str) -> None:
 )
 def test_n26_devices_are_said_once_and_counted(rdma: dict[str, Any], words: str) -> None:
     complete = values.complete({"rdma": rdma})
-    found = [str(v) for v in schema.violations(complete) or rules.violations(complete)]
+    found = [str(v) for v in schema.violations(complete) or rules.violations(Facts(complete))]
     assert len(found) == 1
     assert found[0].startswith(words or "rdma.resources")
     if words:
@@ -349,7 +351,7 @@ def test_n25_devices_that_a_pod_may_not_be_able_to_use_are_warned_of(
     assert all(f"  - WARNING: {sentence}.\n" in shown for sentence in said)
     assert shown.count("WARNING: rdma.") == len(said)
     if words:
-        assert set(said) <= set(judge(partial, "h100-80gb").warnings), "check and generator"
+        assert set(said) <= set(judge(Facts.of(partial), GPUS["h100-80gb"]).warnings), "check and generator"
 
 
 @pytest.mark.parametrize("fabric", ["ib", "roce", "efa", "tcp"])

@@ -10,6 +10,7 @@ import pytest
 
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
+from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.test_pods import RELEASES
 
@@ -87,7 +88,7 @@ def test_two_sources_are_refused_by_name(first: str, second: str) -> None:
     merged = values.merge(SOURCES[first], SOURCES[second])
     partial = {"storage": {"scratch": merged}}
     complete = values.complete(partial)
-    (error,) = [str(v) for v in rules.violations(complete)]
+    (error,) = [str(v) for v in rules.violations(Facts(complete))]
     assert re.match(r"storage.scratch: got \S+ and \S+; must have exactly one source; ", error)
     assert first in error
     assert second in error
@@ -211,7 +212,7 @@ def test_u11_part_of_a_csi_volume_is_no_source() -> None:
     partial = {"storage": {"results": {"gpfs": {"csi": {"driver": "csi.example.com"}}}}}
     (error,) = helm.render_fails(partial)
     assert error.startswith("storage.results.gpfs.csi.volumeHandle: got nothing; must be set")
-    assert [str(v) for v in rules.violations(values.complete(partial))] == [error]
+    assert [str(v) for v in rules.violations(Facts.of(partial))] == [error]
 
 
 def test_u11_the_site_says_the_default_folders_in_full() -> None:
@@ -295,7 +296,7 @@ def test_n04_one_handle_is_said_alike(second: dict[str, Any]) -> None:
     partial = {"storage": {"datasets": csi(), "results": other}}
     (line,) = helm.render_fails(partial)
     assert line.startswith("storage.results: got the volumeHandle of storage.datasets, and another ")
-    assert [str(v) for v in rules.violations(values.complete(partial))] == [line]
+    assert [str(v) for v in rules.violations(Facts.of(partial))] == [line]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_n04_a_claim_is_no_extra_volume_of_a_pod_that_has_it(partial: dict[str, 
     partial = {**partial, "extraVolumes": claims, "fullnameOverride": "neva"}
     (line,) = helm.render_fails(partial)
     assert f"got {words}" in line
-    assert [str(v) for v in rules.violations(values.complete(partial))] == [line]
+    assert [str(v) for v in rules.violations(Facts.of(partial))] == [line]
 
 
 def test_n04_a_mount_is_of_a_volume_that_is_there() -> None:

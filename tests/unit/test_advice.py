@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules
 from neva_pretrain.cli.main import main
+from neva_pretrain.facts import Facts
 from neva_pretrain.plan import split
 from tests.chart import batch
 
@@ -46,7 +47,7 @@ def test_u04_advice_that_follows_from_another_broken_value_is_dropped() -> None:
     cases = [values.complete(partial) for partial, _ in FOLLOW_ON]
     theirs = batch.violations(cases)
     for case, sentences, (_, keys) in zip(cases, theirs, FOLLOW_ON, strict=True):
-        assert [str(v) for v in rules.violations(case)] == sentences
+        assert [str(v) for v in rules.violations(Facts(case))] == sentences
         assert [sentence.split(": got ")[0] for sentence in sentences] == keys
 
 
@@ -57,7 +58,7 @@ def test_u04_the_command_line_drops_it_too() -> None:
 
 def test_independent_mistakes_still_come_together() -> None:
     partial = {"training": {"tensorParallelSize": 3, "warmupSteps": 5000}, "fabric": "none", "env": {"RANK": "1"}}
-    keys = [v.key for v in rules.violations(values.complete(partial))]
+    keys = [v.key for v in rules.violations(Facts.of(partial))]
     assert keys == ["training.tensorParallelSize", "training.warmupSteps", "env.RANK"]
 
 
@@ -83,4 +84,4 @@ def test_k13_large_sizes_are_judged_at_once_and_alike(key: str) -> None:
         )
         for size in LARGE
     ]
-    assert batch.violations(cases) == [[str(v) for v in rules.violations(case)] for case in cases]
+    assert batch.violations(cases) == [[str(v) for v in rules.violations(Facts(case))] for case in cases]

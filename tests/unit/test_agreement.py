@@ -13,9 +13,10 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import chart, facts
+from neva_pretrain import chart
 from neva_pretrain.chart import access, values
 from neva_pretrain.check import rules, schema
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings as monitor
@@ -357,7 +358,7 @@ def test_generator_and_chart_agree(partials: list[dict[str, Any]]) -> None:
 def test_a_whole_render_agrees(helm: str, tmp_path_factory: pytest.TempPathFactory, partial: dict[str, Any]) -> None:
     """The same through Helm's own merge of a values file, and to the pods of the job."""
     complete = values.complete(partial)
-    ours = [str(violation) for violation in rules.violations(complete)]
+    ours = [str(violation) for violation in rules.violations(Facts(complete))]
     theirs, manifests = render(helm, partial, tmp_path_factory.mktemp("case"))
     assert theirs == ours
     if ours:
@@ -373,20 +374,20 @@ def assert_agree(partials: list[dict[str, Any]]) -> None:
     cases = [values.complete(partial) for partial in partials]
     for partial, complete, made in zip(partials, cases, batch.evaluate(cases, MADE), strict=True):
         assert schema.violations(complete) == []
-        ours = [str(violation) for violation in rules.violations(complete)]
+        ours = [str(violation) for violation in rules.violations(Facts(complete))]
         assert made.get("errors", []) == ours, partial
         if not ours:
             assert made["pods"] == Plan.from_values(complete).nodes
             told = assert_same_facts(complete, made["settings"])
-            assert replace(monitor.from_annotations(made["annotations"]), name="neva") == told
+            assert replace(monitor.from_facts(monitor.of_annotations(made["annotations"])), name="neva") == told
 
 
 def assert_same_facts(complete: dict[str, Any], theirs: dict[str, Any]) -> monitor.Settings:
     """The chart's settings.json, whole, is the generator's fact sheet; the monitor predicts what plan does."""
     theirs.pop("chart")  # its version is not the values'
-    assert theirs == facts.sheet(complete, "neva", "default")
-    planned = facts.setup(facts.sheet(complete))
-    assert planned is not None
+    found = Facts(complete, "neva", "default")
+    assert theirs == found.sheet
+    planned = found.setup
     seconds = complete["monitoring"]["plan"].get("stepSeconds") if complete.get("monitoring") else None
     told = monitor.from_facts(theirs)
     assert told.planned_step_seconds == (seconds or step_time(planned).total / 1000)
@@ -420,7 +421,7 @@ def unfit(partial: dict[str, Any]) -> bool:
 @given(cases=st.lists(accepted_values(), min_size=25, max_size=25))
 def test_valid_plans_are_accepted_by_both(cases: list[dict[str, Any]]) -> None:
     """P2: what a run says of itself goes into the facts that all tools read."""
-    assert [bool(rules.violations(values.complete(case))) for case in cases] == [unfit(case) for case in cases]
+    assert [bool(rules.violations(Facts.of(case))) for case in cases] == [unfit(case) for case in cases]
     assert_agree(cases)
 
 
@@ -452,12 +453,13 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
 def test_every_rule_is_in_both_files() -> None:
     """A check of one side has its twin of the same name on the other."""
     template = (CHART / "templates" / "_validate.tpl").read_text()
-    for check in rules.CHECKS:
+    checks = (rules.check_formats, *rules.CHECKS)
+    for check in checks:
         words = check.__name__.removeprefix("check_").split("_")
         assert f'define "neva-pretrain.check{"".join(w.title() for w in words)}"' in template
-    assert template.count('define "neva-pretrain.check') == len(rules.CHECKS)
+    assert template.count('define "neva-pretrain.check') == len(checks)
 
 
 def test_defaults_obey_all_rules() -> None:
     assert schema.violations(chart.defaults()) == []
-    assert rules.violations(chart.defaults()) == []
+    assert rules.violations(Facts(chart.defaults())) == []

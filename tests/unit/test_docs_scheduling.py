@@ -12,6 +12,7 @@ import yaml
 from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
+from neva_pretrain.facts import Facts
 
 FILE = Path(__file__).parents[2] / "docs" / "scheduling.md"
 TEXT = FILE.read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def test_the_table_of_fabrics_is_the_file(name: str) -> None:
 def test_its_examples_are_accepted(block: dict[str, Any]) -> None:
     complete = values.complete(block)
     assert schema.violations(complete) == []
-    assert rules.violations(complete) == []
+    assert rules.violations(Facts(complete)) == []
 
 
 def test_its_limits_are_the_rules() -> None:

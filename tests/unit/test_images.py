@@ -11,6 +11,7 @@ import pytest
 from neva_pretrain import chart
 from neva_pretrain.chart import images, values
 from neva_pretrain.check import rules, schema
+from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.unit.test_cli import run, written
 
@@ -88,7 +89,7 @@ def test_n11_a_name_has_at_most_255_characters(length: int, ok: bool) -> None:
     name = "r.x/" + "a" * (length - 4)
     assert taken(name, "image", "repository") == ok
     partial = {"tensorboard": {"enabled": True, "image": f"{name}:1"}}
-    ours = [str(v) for v in rules.violations(values.complete(partial))]
+    ours = [str(v) for v in rules.violations(Facts.of(partial))]
     assert bool(ours) != ok
     if ours:
         assert helm.render_fails(partial) == ours

@@ -26,6 +26,7 @@ from neva_pretrain.chart import values
 from neva_pretrain.chart.secrecy import compiled
 from neva_pretrain.check import rules, schema
 from neva_pretrain.errors import Violation
+from neva_pretrain.facts import Facts
 from tests.chart import batch, helm
 from tests.unit.test_launch import World
 from tests.waiting import PATIENCE
@@ -352,7 +353,7 @@ def case(scene: Scene, text: str) -> Case:
     # A place that takes this text but not a harmless one is a list of choices; none is hostile.
     made = Case(scene, text, taken, refused)
     for _ in range(5):
-        said = rules.violations(values.complete(made.values()))
+        said = rules.violations(Facts.of(made.values()))
         against = {i for i in made.set_at for violation in said if concerns(violation.key, PLACES[i], made.set_at[i])}
         if not against:
             assert not said, said

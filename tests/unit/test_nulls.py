@@ -9,6 +9,7 @@ from typing import Any
 from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules
+from neva_pretrain.facts import Facts
 from tests.chart import batch
 
 Path = tuple[str, ...]
@@ -42,7 +43,7 @@ def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
         complete = values.complete(partial)
         for path in properties(chart.schema()):
             if (case := without(complete, path)) is not None:
-                found = [str(v) for v in rules.violations(case)]
+                found = [str(v) for v in rules.violations(Facts(case))]
                 assert all(": got " in sentence for sentence in found), (path, found)
 
 
@@ -51,12 +52,12 @@ def test_k22_the_chart_says_the_same_of_every_section() -> None:
     sections = [path for path in properties(chart.schema()) if len(path) == 1 or path[1:] == ("resources",)]
     cases = [case for path in sections if (case := without(complete, path)) is not None]
     assert len(cases) > 30
-    assert batch.violations(cases) == [[str(v) for v in rules.violations(case)] for case in cases]
+    assert batch.violations(cases) == [[str(v) for v in rules.violations(Facts(case))] for case in cases]
 
 
 def test_k22_the_sentences() -> None:
     partial = {"preflight": None, "fabric": None, "training": {"nodes": None}, "prepare": {"llm": None}, "wandb": None}
-    assert [str(v).split("; must")[0] for v in rules.violations(values.complete(partial))] == [
+    assert [str(v).split("; must")[0] for v in rules.violations(Facts.of(partial))] == [
         "fabric: got nothing",
         "preflight: got nothing",
         "prepare.llm: got nothing",

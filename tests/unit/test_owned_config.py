@@ -9,6 +9,7 @@ import pytest
 from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from tests.chart import batch
 
@@ -95,7 +96,7 @@ def test_k19_owned_keys_are_refused_whatever_they_hold_and_their_parents_stay_ma
         for value in (None, 3, [], "x", {"a": 1}):
             for depth in range(1 if not isinstance(value, dict) else len(keys), len(keys) + 1):
                 complete = values.complete({"config": nested(keys[:depth], value)})
-                found = [str(v) for v in rules.violations(complete)]
+                found = [str(v) for v in rules.violations(Facts(complete))]
                 assert [v for v in found if v.startswith(f"config.{'.'.join(keys[:depth])}: got ")], (
                     path,
                     depth,
@@ -106,7 +107,7 @@ def test_k19_owned_keys_are_refused_whatever_they_hold_and_their_parents_stay_ma
 def test_k19_the_chart_says_the_same() -> None:
     tried = [nested(path.split(".")[: 1 + at % 4], [None, 3, [], {"a": 1}][at % 4]) for at, path in enumerate(OWNED)]
     cases = [values.complete({"config": tree}) for tree in tried[::3]]
-    assert batch.violations(cases) == [[str(v) for v in rules.violations(case)] for case in cases]
+    assert batch.violations(cases) == [[str(v) for v in rules.violations(Facts(case))] for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -123,10 +124,10 @@ def test_k19_the_chart_says_the_same() -> None:
     ],
 )
 def test_k19_no_other_spelling_passes(config: dict[str, Any], key: str) -> None:
-    (sentence,) = [str(v) for v in rules.violations({**values.complete({}), "config": config})]
+    (sentence,) = [str(v) for v in rules.violations(Facts({**values.complete({}), "config": config}))]
     assert sentence.startswith(key)
 
 
 def test_free_keys_pass() -> None:
     config = {"model": {"hidden_dropout": 0.1, "new": {"x": [1, {"y": None}]}}, "trainer": {"profiler": None}}
-    assert rules.violations({**values.complete({}), "config": config}) == []
+    assert rules.violations(Facts({**values.complete({}), "config": config})) == []

@@ -10,6 +10,7 @@ from neva_pretrain import generate
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules
 from neva_pretrain.errors import RefusedError
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.plan.plan import (
     DATASET_SAMPLES,
@@ -48,7 +49,7 @@ def requests(draw: st.DrawFn) -> Request:
 def broken(plan: Plan, model: str) -> list[str]:
     """Keys of the rules that a plan breaks."""
     partial = generate.from_plan(plan, catalog.get(model), {})
-    return [violation.key for violation in rules.violations(values.complete(partial))]
+    return [violation.key for violation in rules.violations(Facts.of(partial))]
 
 
 class TestPlans:

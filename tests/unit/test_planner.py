@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neva_pretrain import chart, facts
-from neva_pretrain.chart.values import complete
+from neva_pretrain import chart
 from neva_pretrain.errors import RefusedError
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import A100, GIB, GPUS, H100, H200, Gpu
 from neva_pretrain.monitor import settings as monitor
@@ -22,7 +22,7 @@ from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH
 from neva_pretrain.plan.search import (
     TIE,
     Candidate,
-    Request,
+    SearchRequest,
     over_gpus,
     over_micro_batch,
     search,
@@ -31,8 +31,8 @@ from neva_pretrain.plan.search import (
 NAMES = catalog.names()
 
 
-def request(name: str = "llama2_7b_chat", gpus: int = 128, **more: object) -> Request:
-    return replace(Request(catalog.get(name), gpus), **more)  # type: ignore[arg-type]
+def request(name: str = "llama2_7b_chat", gpus: int = 128, **more: object) -> SearchRequest:
+    return replace(SearchRequest(catalog.get(name), gpus), **more)  # type: ignore[arg-type]
 
 
 def split(candidate: Candidate | None) -> tuple[int, int, int]:
@@ -46,7 +46,7 @@ def split(candidate: Candidate | None) -> tuple[int, int, int]:
     )
 
 
-def refusal(asked: Request) -> str:
+def refusal(asked: SearchRequest) -> str:
     with pytest.raises(RefusedError) as caught:
         search(asked)
     return str(caught.value)
@@ -420,7 +420,7 @@ def test_p2_the_monitor_predicts_what_plan_says(
     """For each plan, the values that stand for it, whichever way the monitor gets them."""
     shape = catalog.architecture_from({**chart.models()["models"][name]["architecture"], **own})
     model = replace(catalog.get(name), architecture=shape)
-    asked = Request(model, 8 * nodes, gpu=gpu, kernels=kernels, checkpoint_interval=every)
+    asked = SearchRequest(model, 8 * nodes, gpu=gpu, kernels=kernels, checkpoint_interval=every)
     for candidate in search(asked).candidates[:3]:
         setup = candidate.setup
         training = {
@@ -439,5 +439,5 @@ def test_p2_the_monitor_predicts_what_plan_says(
         told = monitor.from_values(values)
         assert told.planned_step_seconds == candidate.time.total / 1000
         assert told.peak_flops == gpu.peak_tflops * 1e12
-        sheet = json.loads(json.dumps(facts.sheet(complete(values))))
+        sheet = json.loads(json.dumps(Facts.of(values).sheet))
         assert replace(monitor.from_facts(sheet), name="") == replace(told, name="")

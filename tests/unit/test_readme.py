@@ -15,9 +15,9 @@ import yaml
 from click.testing import CliRunner
 
 from neva_pretrain import chart
-from neva_pretrain.chart import values
 from neva_pretrain.cli.main import main
 from neva_pretrain.cli.monitor import command as monitor
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from tests.chart import helm
 
@@ -168,7 +168,7 @@ def test_the_words_of_a_refusal_are_those_of_both() -> None:
     (theirs,) = helm.render_fails(partial)
     from neva_pretrain.check import rules
 
-    assert [str(violation) for violation in rules.violations(values.complete(partial))] == [theirs]
+    assert [str(violation) for violation in rules.violations(Facts.of(partial))] == [theirs]
     key, got, must, fix = re.split(r": got |; ", theirs)
     assert (key, got) == ("training.globalBatchSize", "300")
     assert must.startswith("must ")

@@ -10,6 +10,7 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.chart.secrecy import is_secret, is_secret_name, walk
 from neva_pretrain.check import rules
+from neva_pretrain.facts import Facts
 from tests.chart import batch
 
 NAMES = """
@@ -83,7 +84,7 @@ def test_k18_values_that_only_look_like_it(value: str) -> None:
 
 def test_no_value_of_the_chart_is_taken_for_a_secret() -> None:
     """Its own names are none either, or every value of that name would be refused."""
-    assert rules.violations(values.complete({"image": {"pullSecrets": ["ngc"]}})) == []
+    assert rules.violations(Facts.of({"image": {"pullSecrets": ["ngc"]}})) == []
     names = {entry.name for entry in walk(chart.schema()["properties"], "") if entry.path.count("properties")}
     free = {"secrets", "env", "additionalProperties"}
     assert not [name for name in names - free if is_secret_name(name) and name[0].islower()]
@@ -115,7 +116,7 @@ def test_k18_they_are_refused_in_every_place_and_never_printed() -> None:
     tried = [(*places(secret)[at % 14], secret) for secret, at in turns]
     cases = [values.complete(partial) for _, partial, _ in tried]
     for (key, _, secret), case, theirs in zip(tried, cases, batch.violations(cases), strict=True):
-        assert theirs == [str(v) for v in rules.violations(case)]
+        assert theirs == [str(v) for v in rules.violations(Facts(case))]
         assert any(line.startswith(f"{key}: got a value; must not hold a secret, ") for line in theirs), (key, secret)
         hidden = secret.split("@")[0][-6:]
         assert not any(hidden in line for line in theirs), theirs
@@ -134,7 +135,7 @@ def test_k18_names_count_in_every_free_map() -> None:
     }
     case = values.complete(partial)
     (theirs,) = batch.violations([case])
-    assert theirs == [str(v) for v in rules.violations(case)]
+    assert theirs == [str(v) for v in rules.violations(Facts(case))]
     assert [line.split(": got ")[0] for line in theirs] == [
         "env.HF_TOKEN",
         "env.PGPASSWORD",

@@ -18,8 +18,11 @@ from neva_pretrain import chart, generate
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
 from neva_pretrain.errors import InputError
+from neva_pretrain.facts import Facts
+from neva_pretrain.plan.plan import Plan
 from tests.chart import helm
 
+PLAN = Plan.from_values(chart.defaults())
 Seen = Callable[[str | bytes, dict[str, Any]], dict[str, Any]]
 
 
@@ -288,7 +291,7 @@ class TestLostMeaning:
 
     def test_x11_a_boolean_of_the_environment_is_refused_by_chart_and_check(self) -> None:
         partial = {"env": {"A": False, "B": True, "C": "off", "D": 511}}
-        told = [str(violation) for violation in rules.violations(values.complete(partial))]
+        told = [str(violation) for violation in rules.violations(Facts.of(partial))]
         rule = "must be text or a number, since YAML reads words such as on, off, yes and no as booleans"
         assert told == [
             f'env.A: got false; {rule}; quote what is meant, such as "false"',
@@ -353,28 +356,28 @@ class TestWriting:
     def test_every_string_stays_a_string_in_helm(self, seen_by_helm: Seen) -> None:
         """A commit's short hash such as 5e10 as an image's tag, an id such as y, a time zone, a device list."""
         env = {f"K{at}": word for at, word in enumerate(WORDS)}
-        text = generate.emit({**chart.defaults(), "env": env}, "neva-values", [], None)
+        text = generate.emit({**chart.defaults(), "env": env}, PLAN, "neva-values", [], None)
         assert seen_by_helm(text, {})["env"] == env
 
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=5))
     def test_what_is_written_is_read_back(self, tmp_path: Path, env: dict[str, str]) -> None:
-        text = generate.emit({"env": env}, "neva-values", [], None)
+        text = generate.emit({"env": env}, PLAN, "neva-values", [], None)
         assert read(tmp_path, text) == {"env": env}
         assert yaml.safe_load(text) == {"env": env}
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=8))
     def test_what_is_written_is_read_by_helm(self, seen_by_helm: Seen, env: dict[str, str]) -> None:
-        assert seen_by_helm(generate.emit({"env": env}, "neva-values", [], None), {}).get("env", {}) == env
+        assert seen_by_helm(generate.emit({"env": env}, PLAN, "neva-values", [], None), {}).get("env", {}) == env
 
     def test_a_command_of_several_lines_stays_a_comment(self) -> None:
-        text = generate.emit({}, "neva-values --site 'a\nrun: {id: evil}\n'", [], None)
+        text = generate.emit({}, PLAN, "neva-values --site 'a\nrun: {id: evil}\n'", [], None)
         assert yaml.safe_load(text) == {}
 
     def test_the_schemas_path_is_seen_from_the_file(self) -> None:
         def schema(output: Path | None) -> str:
-            return generate.emit({}, "neva-values", [], output).splitlines()[0].partition("$schema=")[2]
+            return generate.emit({}, PLAN, "neva-values", [], output).splitlines()[0].partition("$schema=")[2]
 
         assert schema(None) == "charts/neva-pretrain/values.schema.json"
         assert schema(Path("values/a.yaml")) == "../charts/neva-pretrain/values.schema.json"

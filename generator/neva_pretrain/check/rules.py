@@ -13,7 +13,7 @@ from decimal import Decimal
 from math import gcd
 from typing import Any, NamedTuple
 
-from neva_pretrain import chart, facts
+from neva_pretrain import chart
 from neva_pretrain.chart import images
 from neva_pretrain.chart.access import (
     READ_ONLY_VOLUMES,
@@ -30,8 +30,9 @@ from neva_pretrain.chart.access import (
 from neva_pretrain.chart.secrecy import LEVELS, Entry, compiled, is_secret, is_secret_name, scrubbed, select, show, walk
 from neva_pretrain.check.pod_security import pod_security_breaks
 from neva_pretrain.errors import RefusedError, Violation
-from neva_pretrain.model import catalog, hydra
-from neva_pretrain.plan.plan import Plan, nearest_multiples, use
+from neva_pretrain.facts import PREPARE_STEPS, Facts, below
+from neva_pretrain.model import hydra
+from neva_pretrain.plan.plan import nearest_multiples, use
 from neva_pretrain.plan.split import check_activation, check_architecture
 
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
@@ -110,7 +111,7 @@ def _static(volume: Mapping[str, Any]) -> object:
     return csi.get("fsType") or "gpfs", label, volume.get("size") or "1Ti", attributes
 
 
-def below(path: str, mount: str) -> bool:
+def is_below(path: str, mount: str) -> bool:
     """Return whether a path is a mount point or lies below it."""
     return path == mount or path.startswith(f"{mount}/")
 
@@ -145,8 +146,9 @@ def check_formats(values: Values) -> Iterator[Violation]:
             yield Violation(show(entry.path), show(said) or "a key", rule, "remove the others")
 
 
-def check_names(values: Values) -> Iterator[Violation]:
+def check_names(facts: Facts) -> Iterator[Violation]:
     """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
+    values = facts.values
     full: str = values.get("fullnameOverride") or ""
     run_id: str = section(values, "run").get("id") or ""
     limit = chart.rules()["maxNameLength"][values["job"]["kind"]]
@@ -169,17 +171,17 @@ def check_names(values: Values) -> Iterator[Violation]:
         )
 
 
-def check_training(values: Values) -> Iterator[Violation]:
+def check_training(facts: Facts) -> Iterator[Violation]:
     """Parallelism divides the machine and the model; batches divide into micro batches; the schedule fits the run."""
-    t, plan = values["training"], Plan.from_values(values)
+    values = facts.values
+    t, plan = values["training"], facts.plan
     tensor, pipeline = plan.tensor_parallel_size, plan.pipeline_parallel_size
     broken: list[Violation] = []
     try:
-        catalog.get(values["model"]["name"])
+        arch = facts.architecture
     except RefusedError as unknown:
         yield from unknown.violations
     else:
-        arch = catalog.architecture_from(facts.architecture(values))
         broken = list(check_architecture(arch, plan))
         yield from broken
         yield from check_activation(arch, hydra.activation(values), t["kernels"])
@@ -225,9 +227,10 @@ def check_training(values: Values) -> Iterator[Violation]:
         yield Violation("fabric", "none", f"must name the network of {plan.nodes} nodes", "use ib, roce, efa or tcp")
 
 
-def check_checkpoint(values: Values) -> Iterator[Violation]:
+def check_checkpoint(facts: Facts) -> Iterator[Violation]:
     """Something is saved, and the checkpoint to load exists at this parallelism."""
-    plan, every = Plan.from_values(values), int(values["checkpoint"]["everyNSteps"])
+    values = facts.values
+    plan, every = facts.plan, int(values["checkpoint"]["everyNSteps"])
     if values["checkpoint"]["enabled"] and every > plan.max_steps:
         yield Violation(
             "checkpoint.everyNSteps",
@@ -249,8 +252,9 @@ def check_checkpoint(values: Values) -> Iterator[Violation]:
             )
 
 
-def check_storage(values: Values) -> Iterator[Violation]:
+def check_storage(facts: Facts) -> Iterator[Violation]:
     """Each volume has one source and a mount path of its own."""
+    values = facts.values
     seen: dict[str, str] = {}
     for name in VOLUMES:
         volume = values["storage"][name]
@@ -329,15 +333,16 @@ def check_storage(values: Values) -> Iterator[Violation]:
             )
 
 
-def check_paths(values: Values) -> Iterator[Violation]:
+def check_paths(facts: Facts) -> Iterator[Violation]:
     """Paths that the training process reads lie on something that is mounted."""
+    values = facts.values
     model, storage = values["model"], values["storage"]
     mounts = [storage[name]["mountPath"] for name in VOLUMES]
     mounts += [m["mountPath"] for m in values.get("extraVolumeMounts") or []]
     paths = {"model.llmPath": (model["llmPath"], model["llmPath"])}
     for key in ("checkpoint", "tokenizer"):
         if leaves(given := model.get(key) or ""):
-            paths[f"model.{key}"] = (given, facts.below(model["llmPath"], given))
+            paths[f"model.{key}"] = (given, below(model["llmPath"], given))
     vision = model["visionEncoderPath"]
     if vision.startswith("/"):
         paths["model.visionEncoderPath"] = (vision, vision)
@@ -352,22 +357,22 @@ def check_paths(values: Values) -> Iterator[Violation]:
     paths["data.path"] = (data["path"], data["path"])
     for key in ("annotations", "images"):
         if leaves(data[key]):
-            paths[f"data.{key}"] = (data[key], facts.below(data["path"], data[key]))
+            paths[f"data.{key}"] = (data[key], below(data["path"], data[key]))
     if preparing(values):
-        for step in facts.PREPARE_STEPS:
+        for step in PREPARE_STEPS:
             source = values["prepare"][step]["source"]
             if values["prepare"][step]["enabled"] and source.startswith("/"):
                 paths[f"prepare.{step}.source"] = (source, source)
     for key, (given, path) in paths.items():
-        if not any(below(posixpath.normpath(f"/{path.lstrip('/')}"), mount) for mount in mounts):
+        if not any(is_below(posixpath.normpath(f"/{path.lstrip('/')}"), mount) for mount in mounts):
             yield Violation(
                 key, given, f"must lie below a mounted path ({', '.join(mounts)})", "use one of these, or mount it"
             )
     scratch = storage["scratch"]["mountPath"]
-    home = facts.hub_home(values)
+    home = facts.hub_home
     for name in READ_ONLY_VOLUMES:
         mount = storage[name]["mountPath"]
-        if read_only(values, name) and below(home, mount):
+        if read_only(values, name) and is_below(home, mount):
             yield Violation(
                 "hf.home",
                 home,
@@ -376,8 +381,9 @@ def check_paths(values: Values) -> Iterator[Violation]:
             )
 
 
-def check_prepare(values: Values) -> Iterator[Violation]:
+def check_prepare(facts: Facts) -> Iterator[Violation]:
     """Each step of prepare has a source; the tokenizer's is the language model's unless it has its own."""
+    values = facts.values
     if not preparing(values):
         return
     steps = values["prepare"]
@@ -398,8 +404,9 @@ def check_prepare(values: Values) -> Iterator[Violation]:
         )
 
 
-def check_pods(values: Values) -> Iterator[Violation]:
+def check_pods(facts: Facts) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
+    values = facts.values
     rdma, devices = section(values, "rdma"), rdma_resources(values)
     gpu = values["resources"]["gpuResourceName"]
     if re.search(chart.rules()["fractionalGpu"], gpu):
@@ -494,8 +501,9 @@ def check_pods(values: Values) -> Iterator[Violation]:
         )
 
 
-def check_placement(values: Values) -> Iterator[Violation]:
+def check_placement(facts: Facts) -> Iterator[Violation]:
     """What the API would refuse of the pods once the job is made."""
+    values = facts.values
     scheduling = section(values, "scheduling")
     for index, taint in enumerate(scheduling.get("tolerations") or []):
         key, exists = f"scheduling.tolerations[{index}]", taint.get("operator") == "Exists"
@@ -548,8 +556,9 @@ def check_placement(values: Values) -> Iterator[Violation]:
         seen[spread["topologyKey"], unsatisfiable] = key
 
 
-def check_queues(values: Values) -> Iterator[Violation]:
+def check_queues(facts: Facts) -> Iterator[Violation]:
     """One queue decides when the job starts, and it alone suspends it."""
+    values = facts.values
     queue = section(values, "scheduling", "queue")
     name, kai = queue.get("name"), section(values, "scheduling", "kai").get("queue")
     kinds = ("required", "preferred", "unconstrained")
@@ -590,8 +599,9 @@ def check_queues(values: Values) -> Iterator[Violation]:
         )
 
 
-def check_kind(values: Values) -> Iterator[Violation]:
+def check_kind(facts: Facts) -> Iterator[Violation]:
     """What a TrainJob has no counterpart for."""
+    values = facts.values
     if values["job"]["kind"] != "TrainJob":
         return
     run, scheduling = values["runPolicy"], section(values, "scheduling")
@@ -634,8 +644,9 @@ def check_kind(values: Values) -> Iterator[Violation]:
         )
 
 
-def check_monitoring(values: Values) -> Iterator[Violation]:
+def check_monitoring(facts: Facts) -> Iterator[Violation]:
     """What watches the run finds something to watch, and takes nothing from it."""
+    values = facts.values
     exporter = section(values, "monitoring", "exporter")
     if exporter.get("enabled"):
         port = int(exporter["port"])
@@ -696,8 +707,9 @@ def reserved(name: str, kind: str) -> str | None:
     return owner
 
 
-def check_environment(values: Values) -> Iterator[Violation]:
+def check_environment(facts: Facts) -> Iterator[Violation]:
     """The environment that the operator and the chart own is not set a second time."""
+    values = facts.values
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
         if owner and value is not None:
@@ -719,8 +731,12 @@ def check_environment(values: Values) -> Iterator[Violation]:
             yield Violation(f"secrets.env.{name}", secret["name"], "must not be set here", owner)
 
 
-def check_secrets(values: Values) -> Iterator[Violation]:
+def check_secrets(facts: Facts) -> Iterator[Violation]:
     """Secrets come by reference: all who read the job, the release or the file would see them."""
+    return _secrets(facts.values)
+
+
+def _secrets(values: Values) -> Iterator[Violation]:
     for entry in entries(values):
         if entry.deep:
             yield Violation(entry.path, "a tree", f"must be at most {LEVELS} levels deep", "flatten it")
@@ -741,8 +757,9 @@ def _in_clear(path: str, fix: str) -> Violation:
     return Violation(path, "a value", "must not hold a secret, which everyone who reads the job would see", fix)
 
 
-def check_security(values: Values) -> Iterator[Violation]:
+def check_security(facts: Facts) -> Iterator[Violation]:
     """No pod of the release is what the namespace rejects: the job would be made, and its pods never come."""
+    values = facts.values
     enforced = section(values, "podSecurity").get("enforce")
     for broken in pod_security_breaks(values) if enforced else ():
         if enforced == "restricted" or broken.level == "baseline":
@@ -750,8 +767,9 @@ def check_security(values: Values) -> Iterator[Violation]:
             yield Violation(broken.key, broken.got, rule, broken.fix)
 
 
-def check_network(values: Values) -> Iterator[Violation]:
+def check_network(facts: Facts) -> Iterator[Violation]:
     """A policy acts, and admits what the release needs."""
+    values = facts.values
     policy = section(values, "networkPolicy")
     if not policy.get("enabled"):
         return
@@ -793,8 +811,9 @@ def downloads(values: Values) -> bool:
     return vision or any(s["enabled"] and s["source"] and not s["source"].startswith("/") for s in others)
 
 
-def check_config(values: Values) -> Iterator[Violation]:
+def check_config(facts: Facts) -> Iterator[Violation]:
     """``config`` says only what no value says, in the config's own keys."""
+    values = facts.values
     config = values.get("config") or {}
     for entry in walk(config, "config"):
         if re.search(r"^[+~]|[.]", entry.name) and entry.path.endswith(f".{entry.name}"):
@@ -836,8 +855,7 @@ def check_config(values: Values) -> Iterator[Violation]:
         )
 
 
-CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
-    check_formats,
+CHECKS: tuple[Callable[[Facts], Iterator[Violation]], ...] = (
     check_names,
     check_training,
     check_checkpoint,
@@ -857,15 +875,20 @@ CHECKS: tuple[Callable[[Values], Iterator[Violation]], ...] = (
 )
 
 
-def violations(values: Values) -> list[Violation]:
+def violations(facts: Facts) -> list[Violation]:
     """Return every rule that complete, schema-valid values break."""
-    return shape_violations(values) or without_followers([violation for check in CHECKS for violation in check(values)])
+    return shape_violations(facts.values) or broken_rules(facts)
+
+
+def broken_rules(facts: Facts) -> list[Violation]:
+    """Return every rule that values of the right shape break."""
+    return without_followers([violation for check in CHECKS for violation in check(facts)])
 
 
 def shape_violations(values: Values) -> list[Violation]:
     """Return what is missing or misshapen, and with it every secret in clear."""
     broken = list(check_formats(values))
-    return scrub([*broken, *check_secrets(values)]) if broken else []
+    return scrub([*broken, *_secrets(values)]) if broken else []
 
 
 def without_followers(violations: Sequence[Violation]) -> list[Violation]:

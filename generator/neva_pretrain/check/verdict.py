@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from neva_pretrain import facts
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import section
 from neva_pretrain.check import advice, rules, schema
 from neva_pretrain.errors import RefusedError, Violation
-from neva_pretrain.model.hardware import GPUS
+from neva_pretrain.facts import Facts
+from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.plan import explain
 from neva_pretrain.plan.cost import Setup, step_time, useful_flops
 from neva_pretrain.plan.fit import check_fit
 from neva_pretrain.plan.plan import REFERENCE_BATCH, Plan
-from neva_pretrain.plan.search import Request, search
+from neva_pretrain.plan.search import SearchRequest, search
 
 WORTH_SAYING = 1.05
 """Gain from which the planner speaks up; less is within the cost model's error."""
@@ -38,54 +38,44 @@ class Verdict:
         return not self.violations
 
 
-def judge(partial: Mapping[str, Any], gpu: str | None = None) -> Verdict:
-    """Judge a values file as Helm would see it, merged over the chart's defaults.
+def judge(facts: Facts, gpu: Gpu | None = None) -> Verdict:
+    """Judge values as Helm would see them.
 
     Rules are judged on values of the right shape only, and memory on a plan that obeys them.
 
     Args:
-        partial: the file's values.
-        gpu: kind of GPU, a key of ``hardware.GPUS``; None for ``training.gpu``.
+        facts: the values and what follows from them.
+        gpu: kind of GPU; None for ``training.gpu``.
     """
-    complete = values.complete(partial)
-    broken = violations(complete)
-    if broken:
+    if broken := violations(facts):
         return Verdict(tuple(broken))
-    setup = setup_of(complete, gpu)
+    setup = replace(facts.setup, gpu=gpu) if gpu else facts.setup
     fit = check_fit(setup)
-    said = (*fit.warnings, *advice.warnings(complete), *_warnings(Plan.from_values(complete), setup))
+    said = (*fit.warnings, *advice.warnings(facts.values), *_warnings(facts.plan, setup))
     return Verdict(fit.violations, said)
 
 
-def violations(complete: Mapping[str, Any]) -> list[Violation]:
-    """Return why the chart would refuse complete values: their shape, else the rules between them."""
-    return schema.violations(complete) or rules.violations(complete)
+def violations(facts: Facts) -> list[Violation]:
+    """Return why the chart would refuse values: their shape, else the rules between them."""
+    return schema.violations(facts.values) or rules.broken_rules(facts)
 
 
-def accepted(partial: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's values over the chart's defaults.
+def accepted(facts: Facts) -> Facts:
+    """Return the facts of values that the chart takes.
 
     Raises:
         RefusedError: the chart would refuse them; all that is wrong.
     """
-    complete = values.complete(partial)
-    if broken := violations(complete):
+    if broken := violations(facts):
         raise RefusedError(broken)
-    return complete
+    return facts
 
 
-def setup_of(complete: Mapping[str, Any], gpu: str | None = None) -> Setup:
-    """Return what the cost model needs to know of complete values that obey the rules."""
-    setup = facts.setup(facts.sheet(complete), GPUS[gpu] if gpu else None)
-    assert setup is not None  # noqa: S101 (the rules hold)
-    return setup
-
-
-def with_prediction(partial: Mapping[str, Any], complete: Mapping[str, Any], gpu: str | None = None) -> dict[str, Any]:
+def with_prediction(partial: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """Return a file's values with what the exporter measures the run against, where it is on; what they say stays."""
-    if not section(complete, "monitoring", "exporter").get("enabled"):
+    if not section(facts.values, "monitoring", "exporter").get("enabled"):
         return dict(partial)
-    setup = setup_of(complete, gpu)
+    setup = facts.setup
     plan = {
         "stepSeconds": float(f"{step_time(setup).total / 1000:.3g}"),
         "flopsPerSample": float(f"{useful_flops(setup.model, setup.tokens_per_sample):.4g}"),
@@ -97,7 +87,7 @@ def with_prediction(partial: Mapping[str, Any], complete: Mapping[str, Any], gpu
 def possible_gain(setup: Setup) -> list[str]:
     """Say what the planner would gain over a setup with the same GPUs and global batch, and what that needs."""
     best = search(
-        Request(
+        SearchRequest(
             setup.model,
             setup.world_size,
             gpu=setup.gpu,

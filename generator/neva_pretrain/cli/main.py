@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from neva_pretrain import __version__
 from neva_pretrain.chart import images, values
-from neva_pretrain.errors import InputError
+from neva_pretrain.cli import options
+from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE
 from neva_pretrain.output import Boundary, say
 
-GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
-POSITIVE = click.IntRange(min=1)
-FILE = click.Path(dir_okay=False, path_type=Path)
+if TYPE_CHECKING:  # --help does not wait for these
+    from neva_pretrain.plan.cost import Kernels
+    from neva_pretrain.plan.plan import BatchPolicy
 
 EPILOG = """\b
 Examples:
@@ -41,6 +40,7 @@ class _Group(Boundary, click.Group):
 
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
+        "check": "neva_pretrain.cli.check:check",
         "plan": "neva_pretrain.cli.plan:plan",
         "preflight": "neva_pretrain.cli.preflight:preflight",
     }
@@ -103,6 +103,14 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _image(_context: click.Context, _option: click.Parameter, reference: str | None) -> dict[str, str] | None:
+    image = images.split(reference) if reference else {}
+    if image is None or len(image) == 1:
+        rule = "must be REPOSITORY:TAG or REPOSITORY@DIGEST, without a scheme, such as nvcr.io/nvidia/nemo:24.07"
+        raise click.BadParameter(f"got {reference}; {'must have a tag or a digest' if image else rule}")
+    return image
+
+
 @click.group(
     cls=_Group,
     invoke_without_command=True,
@@ -110,8 +118,8 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job: the only option that is required.")
-@click.option("--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="A model of the catalog.")
-@click.option("--gpus-per-node", type=POSITIVE, default=8, show_default=True, metavar="N", help="GPUs of each node.")
+@options.model
+@options.gpus_per_node
 @click.option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size. [default: preset]")
 @click.option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline size. [default: preset]")
 @click.option("--micro-batch", type=POSITIVE, metavar="N", help="Micro batch size. [default: preset, or less]")
@@ -129,99 +137,61 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 @click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
 @click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"Kind of GPU. [default: {GPU_KINDS[0]}]")
 @click.option("--optimize", is_flag=True, help="Take the planner's best parallelism and micro batch.")
-@click.option("--image", metavar="REPOSITORY:TAG", help="Container image.")
+@click.option("--image", metavar="REPOSITORY:TAG", callback=_image, help="Container image.")
 @click.option("--site", type=FILE, metavar="FILE", help="Partial values of your site, merged over the result.")
-@click.option("--output", type=FILE, metavar="FILE", help="Write here, whole or not at all. [default: stdout]")
+@click.option("--output", type=FILE, metavar="FILE", help="Write here, atomically. [default: stdout]")
 @click.option("-v", "--verbose", is_flag=True, help="Print each warning, not only what to look at.")
 @click.version_option(__version__)
 @click.pass_context
-def main(ctx: click.Context, /, **options: Any) -> None:
+def main(
+    ctx: click.Context,
+    gpus: int | None,
+    model: str,
+    gpus_per_node: int,
+    tensor_parallel: int | None,
+    pipeline_parallel: int | None,
+    micro_batch: int | None,
+    global_batch: int | None,
+    batch_policy: BatchPolicy,
+    max_steps: int | None,
+    epochs: int | None,
+    save_every: int | None,
+    kernels: Kernels | None,
+    gpu: str | None,
+    optimize: bool,
+    image: dict[str, str] | None,
+    site: Path | None,
+    output: Path | None,
+    verbose: bool,
+) -> None:
     """Write consistent values for the neva-pretrain chart from a number of GPUs."""
     if ctx.invoked_subcommand is not None:
-        given = [n for n in options if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+        given = [n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
         if given:
             option = f"--{given[0].replace('_', '-')}"
             raise click.UsageError(f"{option} stands before {ctx.invoked_subcommand}: put it after.")
         return
-    if options["gpus"] is None:
+    if gpus is None:
         raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
-    if options["max_steps"] and options["epochs"]:
+    if max_steps and epochs:
         raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
-    assert isinstance(ctx.command, _Group)  # noqa: S101 (it is this one)
-    ctx.command.writes_values = options["output"] is None
-    from neva_pretrain.generate import generate
+    if isinstance(ctx.command, _Group):
+        ctx.command.writes_values = output is None
+    # Here, so that --help does not wait for them.
+    from neva_pretrain.cli.generate import write
+    from neva_pretrain.generate import Options
+    from neva_pretrain.plan.plan import Request
 
-    if options["image"]:
-        options["image"] = _image(options["image"])
-    content, warnings = generate(options, _command_line())
-    output: Path | None = options["output"]
-    for warning in warnings if options["verbose"] else _summary(warnings, output):
-        say(f"warning: {warning}", err=True)
-    if output is None:
-        say(content, nl=False)
-    else:
-        values.write(output, content)
-        say(f"wrote {output}", err=True)
-
-
-def _summary(warnings: Sequence[str], output: Path | None) -> list[str]:
-    """Return one line that names what to look at."""
-    topics = dict.fromkeys(warning.partition(": ")[0] for warning in warnings)
-    return [f"look at {', '.join(topics)}; -v or neva-values check {output or 'FILE'} says why"] if topics else []
-
-
-def _image(reference: str) -> dict[str, str]:
-    image = images.split(reference)
-    if image and len(image) > 1:
-        return image
-    rule = "must be REPOSITORY:TAG or REPOSITORY@DIGEST, without a scheme, such as nvcr.io/nvidia/nemo:24.07"
-    rule = "must have a tag or a digest" if image else rule
-    raise click.BadParameter(f"got {reference}; {rule}", param_hint="--image")
-
-
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form.")
-@click.option("--gpu", type=click.Choice(GPU_KINDS), help="Kind of GPU. [default: training.gpu]")
-@click.pass_context
-def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | None) -> None:
-    """Check values files as Helm would see them: schema, rules between values, GPU memory.
-
-    Exits 1 when one of them breaks a rule.
-    """
-    from neva_pretrain.check.verdict import Verdict, judge
-
-    documents = []
-    for file in files:
-        verdict, unreadable, words = Verdict(), list[str](), list[str]()
-        try:
-            given, words = values.read_document(file)
-            verdict = judge(given, gpu)
-        except InputError as error:
-            unreadable = [error.reason]
-        warnings = [*words, *verdict.warnings]
-        messages = [*unreadable, *map(str, verdict.violations)]
-        documents.append(
-            {
-                "file": str(file),
-                "ok": not messages,
-                "errors": [{"message": m} for m in unreadable]
-                + [{**vars(v), "message": str(v)} for v in verdict.violations],
-                "warnings": warnings,
-            }
-        )
-        if output == "text":
-            for message in messages:
-                say(f"{file}: ERROR: {message}")
-            for warning in warnings:
-                say(f"{file}: warning: {warning}")
-            if not messages:
-                say(f"{file}: ok")
-    if output == "json":
-        say(json.dumps(documents, indent=2))
-    if not all(document["ok"] for document in documents):
-        ctx.exit(1)
-
-
-def _command_line() -> str:
-    return shlex.join(["neva-values", *sys.argv[1:]])
+    request = Request(
+        gpus=gpus,
+        model=model,
+        gpus_per_node=gpus_per_node,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        micro_batch=micro_batch,
+        global_batch=global_batch,
+        max_steps=max_steps,
+        epochs=epochs,
+        batch_policy=batch_policy,
+    )
+    write(request, Options(save_every, kernels, gpu, image, site, optimize), output, verbose=verbose)

@@ -6,11 +6,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -21,7 +20,7 @@ from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.run import Run, Settings
 from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
-from neva_pretrain.model.hardware import GPUS, Gpu
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import report, settings, sources, view
 from neva_pretrain.monitor.decode import is_compressed
 from neva_pretrain.monitor.kubectl import Kubectl
@@ -159,7 +158,13 @@ def command(
     stall_after: float,
     nan_steps: int,
     slow_below: float,
-    **given: Any,
+    values: Path | None,
+    model: str | None,
+    max_steps: int | None,
+    global_batch_size: int | None,
+    gpus: int | None,
+    step_time: float | None,
+    gpu_type: str | None,
 ) -> int:
     """Watch a NeVa pretraining run: progress, loss, speed against the plan, and what is wrong.
 
@@ -167,7 +172,10 @@ def command(
     A name that is also a file is the file; -n makes it a name.
     """
     limits = Limits(stall_seconds=stall_after, nan_in_a_row=nan_steps, slow_share=slow_below)
-    log = _open(source, namespace, context, once, given)
+    options = settings.Options(
+        values, model, max_steps, global_batch_size, gpus, step_time, GPUS[gpu_type] if gpu_type else None
+    )
+    log = _open(source, namespace, context, once, options)
     run = Run(log.settings)
     ended = _watch(run, log, limits, live=not once and output == "text")
     if ended:
@@ -190,15 +198,14 @@ def _open(
     namespace: str | None,
     context: str | None,
     once: bool,
-    given: dict[str, Any],
+    options: settings.Options,
 ) -> _Input:
-    gpu = GPUS[given["gpu_type"]] if given["gpu_type"] else None
     if source is None and not sys.stdin.isatty():
         source = "-"
     if source is None:
         raise click.UsageError("give a release name, a log file, a folder of logs, or - for standard input")
     if source == "-":
-        chosen = _settings(Settings(), given, gpu)
+        chosen = settings.chosen({}, options)
         chunks = sources.decoded(sources.pipe(sys.stdin.fileno(), once), "standard input")
         return _Input(chunks, chosen, lambda: ("" if once else "end of the input", False))
     path = Path(source)
@@ -206,35 +213,17 @@ def _open(
         packed = sources.only_compressed(path)
         if packed:
             raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")
-        known, trouble = settings.from_record(path, gpu)
+        recorded, trouble = settings.of_record(path)
         if trouble:
             say(f"warning: {trouble}", err=True)
-        chosen = _settings(known, given, gpu)
+        chosen = settings.chosen(recorded, options)
         chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
         return _Input(chunks, chosen, lambda: ("", False), grows=True)
     if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):
         raise NevaError(f"{source}: no such file or folder")
     log = sources.JobLog(Kubectl(namespace, context), source)
-    known = settings.from_annotations(log.job.annotations, gpu)
-    chosen = _settings(replace(known, name=log.job.name), given, gpu)
+    chosen = settings.chosen(settings.of_annotations(log.job.annotations), options, log.job.name)
     return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed), findings=lambda: log.findings)
-
-
-def _settings(known: Settings, given: dict[str, Any], gpu: Gpu | None) -> Settings:
-    """Return what is known, overridden by a values file, overridden by options."""
-    if given["values"]:
-        told = settings.from_file(given["values"], gpu)
-        known = replace(told, name=known.name or told.name)
-    if given["model"]:
-        known = settings.with_model(known, given["model"])
-    options = {
-        "max_steps": given["max_steps"],
-        "global_batch_size": given["global_batch_size"],
-        "gpus": given["gpus"],
-        "planned_step_seconds": given["step_time"],
-        "peak_flops": gpu.peak_tflops * 1e12 if gpu else None,
-    }
-    return replace(known, **{name: value for name, value in options.items() if value is not None})
 
 
 def _watch(run: Run, log: _Input, limits: Limits, live: bool) -> bool:

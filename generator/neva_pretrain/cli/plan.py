@@ -7,35 +7,23 @@ from pathlib import Path
 
 import click
 
+from neva_pretrain.cli import options
+from neva_pretrain.cli.options import POSITIVE
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.model import catalog, hydra
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.output import say
 from neva_pretrain.plan.cost import Kernels
 from neva_pretrain.plan.plan import BatchPolicy
-from neva_pretrain.plan.search import Request, search
+from neva_pretrain.plan.search import SearchRequest, search
 from neva_pretrain.plan.split import check_activation
 from neva_pretrain.plan.table import document, text
 
 
 @click.command("plan")
-@click.option("--gpus", type=click.IntRange(min=1), required=True, help="GPUs of the job.")
-@click.option(
-    "--model",
-    "model_name",
-    default="llama2_7b_chat",
-    show_default=True,
-    metavar="NAME",
-    help="A model of the catalog.",
-)
-@click.option(
-    "--gpus-per-node",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="GPUs of each node.",
-)
+@click.option("--gpus", type=POSITIVE, required=True, help="GPUs of the job.")
+@options.model
+@options.gpus_per_node
 @click.option(
     "--gpu",
     type=click.Choice(list(GPUS)),
@@ -48,7 +36,7 @@ from neva_pretrain.plan.table import document, text
     type=click.Choice(["per-node", "fixed"]),
     help="Global batch: 256 for each node (default), or 256 in all.",
 )
-@click.option("--global-batch", type=click.IntRange(min=1), metavar="N", help="Global batch size itself.")
+@click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size itself.")
 @click.option(
     "--kernels",
     type=click.Choice(["reference", "fused"]),
@@ -58,14 +46,14 @@ from neva_pretrain.plan.table import document, text
 )
 @click.option(
     "--tokens-per-sample",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     metavar="N",
     help="Padded length of a sample. Default: an image and a short caption.",
 )
-@click.option("--tensor-parallel", type=click.IntRange(min=1), metavar="N", help="Only this TP.")
-@click.option("--pipeline-parallel", type=click.IntRange(min=1), metavar="N", help="Only this PP.")
-@click.option("--micro-batch", type=click.IntRange(min=1), metavar="N", help="Only this MBS.")
-@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to show.")
+@click.option("--tensor-parallel", type=POSITIVE, metavar="N", help="Only this TP.")
+@click.option("--pipeline-parallel", type=POSITIVE, metavar="N", help="Only this PP.")
+@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Only this MBS.")
+@click.option("--top", type=POSITIVE, default=8, show_default=True, help="Rows to show.")
 @click.option(
     "-o",
     "--output",
@@ -82,7 +70,7 @@ from neva_pretrain.plan.table import document, text
 )
 def plan(
     gpus: int,
-    model_name: str,
+    model: str,
     gpus_per_node: int,
     gpu: str,
     batch_policy: BatchPolicy | None,
@@ -105,12 +93,12 @@ def plan(
         raise click.UsageError("--batch-policy and --global-batch exclude each other")
     if plot is not None and plot.suffix not in {".png", ".svg"}:
         raise click.BadParameter("must end in .png or .svg", param_hint="--plot")
-    model = catalog.get(model_name)
-    if broken := list(check_activation(model.architecture, hydra.own_activation(model), kernels)):
+    found = catalog.get(model)
+    if broken := list(check_activation(found.architecture, hydra.own_activation(found), kernels)):
         raise RefusedError(broken)
     result = search(
-        Request(
-            model=model,
+        SearchRequest(
+            model=found,
             gpus=gpus,
             gpu=GPUS[gpu],
             gpus_per_node=gpus_per_node,

@@ -6,6 +6,7 @@ machine.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import click
 
 from neva_pod.inputs import Settings, Status, UsageError
 from neva_pod.preflight import NODE, Level, Run, as_json, as_text, run_check, select
-from neva_pretrain import chart, facts
+from neva_pretrain import chart
 from neva_pretrain.chart.access import Values
-from neva_pretrain.chart.values import complete, merge, read
+from neva_pretrain.chart.values import merge, read
 from neva_pretrain.check import rules
 from neva_pretrain.check.verdict import accepted
+from neva_pretrain.cli.options import POSITIVE
+from neva_pretrain.facts import Facts, below, results_in
 from neva_pretrain.model import catalog
 from neva_pretrain.output import say
 
@@ -36,7 +39,7 @@ def node_paths(values: Values) -> dict[str, str]:
     found = {}
     for name, volume in values["storage"].items():
         if node := rules.node_path(values, name) or volume.get("hostPath"):
-            found[volume["mountPath"]] = facts.below(node, volume["subPath"]) if volume.get("subPath") else node
+            found[volume["mountPath"]] = below(node, volume["subPath"]) if volume.get("subPath") else node
     return found
 
 
@@ -58,10 +61,10 @@ PATHS = (
 """Facts that are paths of a pod."""
 
 
-def of_values(values: Values, places: Mapping[str, str]) -> dict[str, Any]:
-    """Return the facts of complete values, with their paths on this machine."""
-    sheet = facts.sheet(values)
-    paths = places or node_paths(values)
+def of_values(facts: Facts, places: Mapping[str, str]) -> dict[str, Any]:
+    """Return a run's fact sheet, with its paths on this machine."""
+    sheet = copy.deepcopy(facts.sheet)
+    paths = places or node_paths(facts.values)
     for key in PATHS:
         section, name = key.split(".")
         sheet[section][name] = local(sheet[section][name], paths)
@@ -74,7 +77,7 @@ def of_model(name: str) -> dict[str, Any]:
     """Return what is to be demanded of a model's files at its preset's parallelism, without any path."""
     preset = catalog.get(name).preset
     sizes = {"tensorParallelSize": preset.tensor_parallel_size, "pipelineParallelSize": preset.pipeline_parallel_size}
-    sheet = facts.sheet(complete({"model": {"name": name}, "training": sizes}))
+    sheet = copy.deepcopy(Facts.of({"model": {"name": name}, "training": sizes}).sheet)
     for key in ("checkpointPath", "tokenizerPath", "visionEncoderPath"):
         del sheet["model"][key]
     for key in ("data", "results", "resume"):
@@ -112,8 +115,8 @@ FOLDER = click.Path(path_type=str)
     metavar="NAME",
     help="A model of the catalog.  [default: llama2_7b_chat]",
 )
-@click.option("--tensor-parallel", type=click.IntRange(min=1), metavar="N", help="TP of the run.")
-@click.option("--pipeline-parallel", type=click.IntRange(min=1), metavar="N", help="PP of the run.")
+@click.option("--tensor-parallel", type=POSITIVE, metavar="N", help="TP of the run.")
+@click.option("--pipeline-parallel", type=POSITIVE, metavar="N", help="PP of the run.")
 @click.option(
     "--dataset",
     type=FOLDER,
@@ -134,7 +137,7 @@ FOLDER = click.Path(path_type=str)
 )
 @click.option(
     "--sample",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     metavar="N",
     help="Images to decode.  [default: preflight.sample]",
 )
@@ -177,9 +180,12 @@ def preflight(
     Options win over the values file. Ends with 1 when a check failed. The chart runs the same
     checks in every pod before training, and those of the node besides.
     """
-    named = {"model": {"name": model_name}} if model_name else {}
-    values = accepted(merge(read(values_file), named)) if values_file else chart.defaults()
-    settings = of_values(values, places) if values_file else of_model(model_name or values["model"]["name"])
+    values: Values = chart.defaults()
+    if values_file:
+        facts = accepted(Facts.of(merge(read(values_file), {"model": {"name": model_name}} if model_name else {})))
+        values, settings = facts.values, of_values(facts, places)
+    else:
+        settings = of_model(model_name or values["model"]["name"])
     given = {
         "model.checkpointPath": llm,
         "model.tokenizerPath": tokenizer,
@@ -195,9 +201,9 @@ def preflight(
             settings[section][name] = absolute(value) if isinstance(value, str) and name != "decode" else value
     if dataset:
         folder = absolute(dataset)
-        settings["data"] = {key: facts.below(folder, values["data"][key]) for key in ("annotations", "images")}
+        settings["data"] = {key: below(folder, values["data"][key]) for key in ("annotations", "images")}
     if results:
-        settings["results"] = facts.results(absolute(results))
+        settings["results"] = results_in(absolute(results))
     left_out = [] if only else settings["preflight"].get("skip", [])
     run_checks(context, settings, only, [*skip, *left_out], output)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from neva_pretrain.chart import values
 from neva_pretrain.chart.access import Values, mapping
 from neva_pretrain.check import schema
 from neva_pretrain.errors import RefusedError
+from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.plan.cost import step_time, useful_flops
@@ -33,16 +34,70 @@ RECORD_BYTES = 1 << 20
 """Bytes of a record that are read; it has a few KiB."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of a run; it wins over all else.
+
+    Attributes:
+        values: the run's values file.
+        model: name in the catalog.
+        max_steps: trainer.max_steps.
+        global_batch_size: samples a step.
+        gpus: GPUs of the whole job.
+        step_seconds: planned time of a step.
+        gpu: kind of GPU; None for the one that the run was planned for.
+    """
+
+    values: Path | None = None
+    model: str | None = None
+    max_steps: int | None = None
+    global_batch_size: int | None = None
+    gpus: int | None = None
+    step_seconds: float | None = None
+    gpu: Gpu | None = None
+
+
+def chosen(recorded: Values, options: Options, name: str = "") -> Settings:
+    """Return what is recorded of a run, or in place of it a values file; options win.
+
+    Args:
+        recorded: the run's fact sheet, whole or in part.
+        options: of the command line.
+        name: of the job, where it is known.
+
+    Raises:
+        InputError: the values file cannot be read.
+        RefusedError: see :func:`from_values`.
+    """
+    name = name or _text(mapping(recorded, "run").get("release"))
+    if options.values:
+        settings = from_values(values.read(options.values), options.gpu)
+    else:
+        settings = from_facts(recorded, options.gpu)
+    settings = replace(settings, name=name or settings.name)
+    if options.model:
+        settings = _with_model(settings, options.model)
+    return replace(
+        settings,
+        max_steps=options.max_steps or settings.max_steps,
+        global_batch_size=options.global_batch_size or settings.global_batch_size,
+        gpus=options.gpus or settings.gpus,
+        planned_step_seconds=options.step_seconds or settings.planned_step_seconds,
+        peak_flops=options.gpu.peak_tflops * 1e12 if options.gpu else settings.peak_flops,
+    )
+
+
 def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
     """Return the settings in a fact sheet, whole or in part.
 
     Args:
-        sheet: as :func:`neva_pretrain.facts.sheet` returns it; keys may be missing or of a wrong kind.
+        sheet: as :attr:`neva_pretrain.facts.Facts.sheet` is; keys may be missing or of a wrong kind.
         gpu: kind of GPU; None for the one that the run was planned for.
     """
     training, checkpoint = mapping(sheet, "training"), mapping(sheet, "checkpoint")
-    kind, model = gpu or facts.gpu(sheet), facts.model(sheet)
-    plan = mapping(sheet, "plan") if kind == facts.gpu(sheet) else {}
+    planned_for, model = facts.gpu(sheet), facts.model(sheet)
+    kind = gpu or planned_for
+    plan = mapping(sheet, "plan") if kind == planned_for else {}
     every = checkpoint.get("everyNSteps") if checkpoint.get("enabled", True) else 0
     settings = Settings(
         name=_text(mapping(sheet, "run").get("release")),
@@ -59,13 +114,14 @@ def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
     )
     if model is None:  # not of this catalog: what depends on it is not known
         return settings
-    setup = facts.setup(sheet, kind)
+    setup = facts.setup(sheet)
+    planned = step_time(replace(setup, gpu=kind)).total / 1000 if setup else None
     return replace(
         settings,
         tokens_per_sample=model.tokens_per_sample,
         vocab_size=model.architecture.vocab_size,
         flops_per_sample=settings.flops_per_sample or useful_flops(model, model.tokens_per_sample),
-        planned_step_seconds=settings.planned_step_seconds or (step_time(setup).total / 1000 if setup else None),
+        planned_step_seconds=settings.planned_step_seconds or planned,
     )
 
 
@@ -75,30 +131,20 @@ def from_values(partial: Values, gpu: Gpu | None = None) -> Settings:
     Raises:
         RefusedError: values of the wrong shape, or a model that is not of the catalog.
     """
-    complete = values.complete(partial)
-    if broken := schema.violations(complete):
+    found = Facts.of(partial)
+    if broken := schema.violations(found.values):
         raise RefusedError(broken)
-    return from_facts(facts.sheet(complete), gpu)
+    return from_facts(found.sheet, gpu)
 
 
-def from_file(path: Path, gpu: Gpu | None = None) -> Settings:
-    """Return the settings in a values file.
-
-    Raises:
-        InputError: it cannot be read.
-        RefusedError: see :func:`from_values`.
-    """
-    return from_values(values.read(path), gpu)
-
-
-def from_annotations(annotations: Mapping[str, str], gpu: Gpu | None = None) -> Settings:
-    """Return the settings that the chart's annotations of a job tell."""
+def of_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """Return the part of a fact sheet that the chart's annotations of a job tell."""
     said = {k.removeprefix(ANNOTATION): v for k, v in annotations.items() if k.startswith(ANNOTATION)}
     training = dict(_json(said.get("training")))
     for annotation, key in (("max-steps", "maxSteps"), ("global-batch-size", "globalBatchSize")):
         if annotation in said:
             training[key] = said[annotation]
-    sheet = {
+    return {
         "training": training,
         "derived": {"worldSize": said.get("gpus")},
         "model": {"name": said.get("model"), "tokensPerSample": said.get("tokens-per-sample")},
@@ -106,21 +152,20 @@ def from_annotations(annotations: Mapping[str, str], gpu: Gpu | None = None) -> 
         "checkpoint": _json(said.get("checkpoint")),
         "plan": _json(said.get("plan")),
     }
-    return from_facts(sheet, gpu)
 
 
-def from_record(log: Path, gpu: Gpu | None = None) -> tuple[Settings, str]:
-    """Return the settings in the run record of the results folder around a log, if any, and what is wrong with it."""
+def of_record(log: Path) -> tuple[dict[str, Any], str]:
+    """Return the fact sheet in the run record of the results folder around a log, if any, and what is wrong with it."""
     for folder in [log, *log.parents][:3]:
         record = folder / RECORD
         if record.is_file():
             sheet, trouble = _parsed(_head(record))
             said = f"{record}: {trouble}; what the run was meant to do is not known from it" if trouble else ""
-            return from_facts(sheet, gpu), said
-    return from_facts({}, gpu), ""
+            return sheet, said
+    return {}, ""
 
 
-def with_model(settings: Settings, name: str) -> Settings:
+def _with_model(settings: Settings, name: str) -> Settings:
     """Return the settings with what the catalog says of that model."""
     model = catalog.get(name)
     tokens = settings.tokens_per_sample or model.tokens_per_sample

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from neva_pretrain.plan.cost import Setup, step_time
 from neva_pretrain.plan.plan import REFERENCE_BATCH, steps_for
-from neva_pretrain.plan.search import TIE, Candidate, Request, change
+from neva_pretrain.plan.search import TIE, Candidate, SearchRequest, change
 
 _COSTS = {
     "gemm": "padded or recomputed matrix products",
@@ -114,7 +114,7 @@ def changes(setup: Setup) -> Iterator[tuple[str, str]]:
         yield "recompute", f"training.recompute {setup.recompute}"
 
 
-def notes(request: Request) -> tuple[str, ...]:
+def notes(request: SearchRequest) -> tuple[str, ...]:
     """Return what a user should know of a request whatever the planner picks."""
     said = []
     size = request.global_batch_size

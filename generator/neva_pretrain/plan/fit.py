@@ -10,7 +10,7 @@ from neva_pretrain.model.hardware import GIB
 from neva_pretrain.plan.cost import Memory, Setup, memory, step_time
 from neva_pretrain.plan.search import (
     Candidate,
-    Request,
+    SearchRequest,
     difference,
     enumerate_candidates,
     memory_violation,
@@ -50,7 +50,7 @@ def check_fit(setup: Setup) -> Fit:
 
 def _nearest(setup: Setup) -> Setup | None:
     """Return the setup with memory to spare that changes least: TP, recompute, micro batch size."""
-    request = Request(
+    request = SearchRequest(
         model=setup.model,
         gpus=setup.world_size,
         gpu=setup.gpu,

@@ -40,7 +40,7 @@ _SPARE = 4 * GIB
 
 
 @dataclass(frozen=True)
-class Request:
+class SearchRequest:
     """What to plan for; ``None`` leaves a choice to the planner, or a fact to the catalog."""
 
     model: Model
@@ -77,7 +77,7 @@ class Request:
         return REFERENCE_BATCH * (self.nodes if self.batch_policy == "per-node" else 1)
 
     @property
-    def saving(self) -> Request:
+    def saving(self) -> SearchRequest:
         """The same with checkpoints as often as the generator's default saves them."""
         return replace(self, checkpoint_interval=save_interval(steps_for(self.samples, self.global_batch_size)))
 
@@ -142,7 +142,7 @@ class Result:
     divides the batch, if that fits.
     """
 
-    request: Request
+    request: SearchRequest
     candidates: tuple[Candidate, ...]
     refused: tuple[Refusal, ...]
     preset: Candidate | None
@@ -158,7 +158,7 @@ class Result:
         return None if self.preset is None else self.best.rate / self.preset.rate
 
 
-def search(request: Request) -> Result:
+def search(request: SearchRequest) -> Result:
     """Return all candidates, best first.
 
     Refuses (``RefusedError``) a request that breaks rules or that nothing fits, and then says how
@@ -173,7 +173,7 @@ def search(request: Request) -> Result:
     return Result(request, (best, *rest), tuple(refused), _preset(request))
 
 
-def _check_tokens(request: Request) -> None:
+def _check_tokens(request: SearchRequest) -> None:
     """Refuse a length that NeMo's collator cannot make of a sample with an image."""
     model, tokens = request.model, request.tokens_per_sample
     least = ceil(model.image_tokens / PADDING) * PADDING
@@ -185,7 +185,7 @@ def _check_tokens(request: Request) -> None:
         raise RefusedError([Violation("--tokens-per-sample", str(tokens), rule, fix)])
 
 
-def enumerate_candidates(request: Request) -> tuple[list[Candidate], list[Refusal]]:
+def enumerate_candidates(request: SearchRequest) -> tuple[list[Candidate], list[Refusal]]:
     """Return every candidate, and why the others are none."""
     pipeline = request.pipeline_parallel_size or request.model.preset.pipeline_parallel_size
     tensor = split.divisors(request.gpus_per_node, [request.gpus_per_node])
@@ -209,7 +209,7 @@ def enumerate_candidates(request: Request) -> tuple[list[Candidate], list[Refusa
     return candidates, refused
 
 
-def _parallelism_violations(request: Request, tensor: int, pipeline: int) -> Iterator[Violation]:
+def _parallelism_violations(request: SearchRequest, tensor: int, pipeline: int) -> Iterator[Violation]:
     """Yield the rules that this split of the model breaks."""
     plan = Plan(
         nodes=request.nodes,
@@ -239,7 +239,7 @@ def _parallelism_violations(request: Request, tensor: int, pipeline: int) -> Ite
         )
 
 
-def _micro_batch_sizes(request: Request, tensor: int, pipeline: int) -> list[int]:
+def _micro_batch_sizes(request: SearchRequest, tensor: int, pipeline: int) -> list[int]:
     """Return divisors of a replica's samples, ascending, not only the powers of two."""
     if request.micro_batch_size is not None:
         return [request.micro_batch_size]
@@ -247,7 +247,7 @@ def _micro_batch_sizes(request: Request, tensor: int, pipeline: int) -> list[int
     return [n for n in range(1, MAX_MICRO_BATCH_SIZE + 1) if samples % n == 0]
 
 
-def _setups(request: Request, tensor: int, pipeline: int, micro_batch_size: int) -> Iterator[Setup]:
+def _setups(request: SearchRequest, tensor: int, pipeline: int, micro_batch_size: int) -> Iterator[Setup]:
     """Yield the ways to run one split, from the fastest to the smallest.
 
     Sequence parallel costs no time but is not what the presets have; full recompute costs 1.4 times
@@ -313,7 +313,7 @@ def change(setup: Setup, model: Model) -> tuple[float, float]:
     )
 
 
-def _preset(request: Request) -> Candidate | None:
+def _preset(request: SearchRequest) -> Candidate | None:
     """Return the preset's parallelism with its micro batch size or the nearest below."""
     preset = request.model.preset
     same = replace(
@@ -342,7 +342,7 @@ def over_micro_batch(candidate: Candidate) -> list[Candidate]:
     return [Candidate(s, memory(s), step_time(s), candidate.samples) for s in setups]
 
 
-def over_gpus(request: Request) -> list[Result]:
+def over_gpus(request: SearchRequest) -> list[Result]:
     """Return the search for 1, 2, 4 ... nodes, up to the request's own or 16, where one fits."""
     results = []
     for doublings in range(max(16, request.nodes).bit_length()):
@@ -384,7 +384,7 @@ def difference(setup: Setup, other: Setup) -> str:
     return ", ".join(f"{name} {str(new).lower()}" for name, old, new in values if old != new)
 
 
-def _nothing_fits(request: Request, refused: list[Refusal]) -> list[Violation]:
+def _nothing_fits(request: SearchRequest, refused: list[Refusal]) -> list[Violation]:
     """Return what refuses the split that is nearest to a fit, and the GPUs that would do."""
     out_of_memory = [refusal for refusal in refused if refusal.micro_batch_size is not None]
     last = (out_of_memory or refused)[-1]

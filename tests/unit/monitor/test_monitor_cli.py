@@ -18,9 +18,9 @@ from rich.console import Console
 
 from neva_pod.monitor.judge import CODES, Level, judge, status
 from neva_pod.monitor.run import Point, Settings
-from neva_pretrain import facts
 from neva_pretrain.chart.values import complete
 from neva_pretrain.cli import monitor as cli
+from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import GPUS, H100
 from neva_pretrain.monitor import report, settings, view
 from neva_pretrain.monitor.text import braille, duration, number
@@ -123,17 +123,17 @@ def test_annotations_give_the_settings() -> None:
         "neva-pretrain/tokens-per-sample": "704",
         "other/max-steps": "1",
     }
-    found = settings.from_annotations(base, H100)
+    found = settings.from_facts(settings.of_annotations(base), H100)
     assert (found.max_steps, found.global_batch_size, found.gpus) == (1085, 512, 16)
     assert (found.tokens_per_sample, found.planned_step_seconds) == (704, None)
     training = {"tensorParallelSize": 4, "pipelineParallelSize": 1, "microBatchSize": 32}
     base["neva-pretrain/training"] = json.dumps(training)
     base["neva-pretrain/checkpoint"] = '{"enabled": true, "everyNSteps": 100}'
-    found = settings.from_annotations(base, H100)
+    found = settings.from_facts(settings.of_annotations(base), H100)
     assert found.planned_step_seconds is not None
     assert found.checkpoint_every == 100
-    assert settings.from_annotations({"neva-pretrain/training": "{"}, H100).max_steps is None
-    own = settings.from_annotations({**base, "neva-pretrain/model": "my_own"}, H100)
+    assert settings.from_facts(settings.of_annotations({"neva-pretrain/training": "{"}), H100).max_steps is None
+    own = settings.from_facts(settings.of_annotations({**base, "neva-pretrain/model": "my_own"}), H100)
     assert (own.max_steps, own.flops_per_sample) == (1085, None)
 
 
@@ -147,7 +147,7 @@ def test_p2_r05_a_model_of_ones_own_is_judged_by_its_own_shape(invoke: Invoke, l
     assert (own["vocab_size"], base["vocab_size"]) == (64000, 32008)
     assert own["flops_per_sample"] > 1.8 * base["flops_per_sample"]
     assert own["peak_flops"] == GPUS["a100-80gb"].peak_tflops * 1e12
-    sheet = facts.sheet(complete(yaml.safe_load(values.read_text())), "neva", "default")
+    sheet = Facts(complete(yaml.safe_load(values.read_text())), "neva", "default").sheet
     (tmp_path / "run.json").write_text(json.dumps(sheet))
     recorded = json.loads(invoke(log, "--once", "-o", "json")[1])["settings"]
     assert recorded == {**own, "name": "neva"}

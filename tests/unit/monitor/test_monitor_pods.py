@@ -420,7 +420,7 @@ def test_k20_any_value_may_be_anything(data: st.DataObject) -> None:
     kubectl = Recorded(**{**answers, **trees})
     with contextlib.suppress(ClusterError):
         log = JobLog(kubectl, "neva-1")
-        run = Run(of_run.from_annotations(log.job.annotations, H100))
+        run = Run(of_run.from_facts(of_run.of_annotations(log.job.annotations), H100))
         kubectl.master(log.job)
         seen = Look(kubectl, time.time).findings(log.job)
         for text in (view.plain_line(run, Status.WAITING), report.html(run, seen, Status.WAITING, "now")):

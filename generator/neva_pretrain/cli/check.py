@@ -1,0 +1,61 @@
+"""``neva-values check``: what can be said of values files before a GPU is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from neva_pretrain.chart import values
+from neva_pretrain.check.verdict import Verdict, judge
+from neva_pretrain.cli.options import FILE
+from neva_pretrain.errors import InputError
+from neva_pretrain.facts import Facts
+from neva_pretrain.model.hardware import GPUS
+from neva_pretrain.output import say
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+)
+@click.option("--gpu", type=click.Choice(list(GPUS)), help="Kind of GPU. [default: training.gpu]")
+@click.pass_context
+def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | None) -> None:
+    """Check values files as Helm would see them: schema, rules between values, GPU memory.
+
+    Exits 1 when one of them breaks a rule.
+    """
+    documents = []
+    for file in files:
+        verdict, unreadable, words = Verdict(), list[str](), list[str]()
+        try:
+            given, words = values.read_document(file)
+            verdict = judge(Facts.of(given), GPUS[gpu] if gpu else None)
+        except InputError as error:
+            unreadable = [error.reason]
+        warnings = [*words, *verdict.warnings]
+        messages = [*unreadable, *map(str, verdict.violations)]
+        documents.append(
+            {
+                "file": str(file),
+                "ok": not messages,
+                "errors": [{"message": m} for m in unreadable]
+                + [{**vars(v), "message": str(v)} for v in verdict.violations],
+                "warnings": warnings,
+            }
+        )
+        if output == "text":
+            for message in messages:
+                say(f"{file}: ERROR: {message}")
+            for warning in warnings:
+                say(f"{file}: warning: {warning}")
+            if not messages:
+                say(f"{file}: ok")
+    if output == "json":
+        say(json.dumps(documents, indent=2))
+    if not all(document["ok"] for document in documents):
+        ctx.exit(1)
