@@ -27,10 +27,11 @@ docs: tools  ## Make what is made from other files: the chart's README and value
 	@$(BIN)/python -m tests.tools.schema
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
-lint: tools  ## ruff, mypy --strict, shellcheck, helm lint --strict; README and schema up to date
+lint: tools  ## ruff, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy --python-version 3.10 --package neva_pod
 	$(BIN)/shellcheck $(CHART)/files/*.sh
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import H100
-from neva_pretrain.plan.cost import Kernels, Setup, launch_floor, step_time
+from neva_pretrain.plan.setup import Kernels, Setup
+from neva_pretrain.plan.time import launch_floor, step_time
 
 DATA = Path(__file__).parent / "data" / "calibration"
 _MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from neva_pretrain import chart
-from neva_pretrain import facts as of_values
 from neva_pretrain.chart import values as chart_values
 from neva_pretrain.check import rules
 from neva_pretrain.check.verdict import judge, possible_gain, with_prediction
@@ -21,9 +20,9 @@ from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.output import printable
-from neva_pretrain.plan import explain, search
-from neva_pretrain.plan.cost import Kernels
+from neva_pretrain.plan import explain, recorded, search
 from neva_pretrain.plan.plan import Plan, Request, make_plan, save_interval, warmup_for
+from neva_pretrain.plan.setup import Kernels
 
 SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
 
@@ -74,11 +73,11 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         InputError: the site's file cannot be read.
     """
     site, words = chart_values.read_document(options.site) if options.site else ({}, [])
-    model, more = catalog.get(request.model), options.values()
     plan, refused = _plan_or_rest(request)
+    model, more = catalog.get(request.model), options.values()
     notes: list[str] = []
     if options.optimize and not refused:
-        kind = of_values.gpu(chart_values.overlay(more, site))
+        kind = recorded.gpu(chart_values.overlay(more, site))
         plan, chosen, notes = _optimize(plan, request, model, kind, options)
         more = chart_values.merge(more, chosen)
     values = chart_values.overlay(from_plan(plan, model, more), site)

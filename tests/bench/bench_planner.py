@@ -12,7 +12,7 @@ from statistics import median
 from time import perf_counter
 
 from neva_pretrain.model import catalog
-from neva_pretrain.plan.cost import memory
+from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.search import SearchRequest, search
 from tests.calibration import Run, runs
 

@@ -20,8 +20,8 @@ from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings as monitor
-from neva_pretrain.plan.cost import step_time
 from neva_pretrain.plan.plan import Plan
+from neva_pretrain.plan.time import step_time
 from tests.chart import batch
 from tests.chart.helm import parse
 from tests.tools.build import ensure, path

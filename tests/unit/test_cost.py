@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import A100, GIB, GPUS, H100, H200
-from neva_pretrain.plan.cost import (
-    Basis,
-    Setup,
-    launch_floor,
-    memory,
-    projector_parameters,
-    step_time,
-    useful_flops,
-)
+from neva_pretrain.plan.memory import memory
+from neva_pretrain.plan.setup import Basis, Setup
+from neva_pretrain.plan.time import launch_floor, step_time, useful_flops
 from tests.calibration import runs
 
 RUNS = list(runs())
@@ -209,12 +203,12 @@ class TestGeneralModels:
         [("llama2_7b_chat", 21), ("llama2_13b_chat", 31.5), ("nemotron4_340b_chat", 21.3)],
     )
     def test_projector(self, name: str, millions: float) -> None:
-        assert projector_parameters(catalog.get(name)) / 1e6 == pytest.approx(millions, rel=0.01)
+        assert catalog.get(name).projector_parameters / 1e6 == pytest.approx(millions, rel=0.01)
 
     def test_downsampling_projector_takes_four_patches(self) -> None:
         model = catalog.get("mistral_7b_instruct")
         assert model.image_tokens == 144
-        assert projector_parameters(model) == 2 * 4096 + 4096 * 4096 * 2 + 2 * 4096
+        assert model.projector_parameters == 2 * 4096 + 4096 * 4096 * 2 + 2 * 4096
 
     def test_pipeline_halves_weights_but_not_activations(self) -> None:
         """Two stages: half the layers each, two micro batches in flight on the first."""

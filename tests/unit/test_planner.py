@@ -15,18 +15,14 @@ from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import A100, GIB, GPUS, H100, H200, Gpu
 from neva_pretrain.monitor import settings as monitor
-from neva_pretrain.plan.cost import Kernels, Setup, memory, step_time
+from neva_pretrain.plan.candidate import Candidate
 from neva_pretrain.plan.explain import notes, requirements, what_limits, why_it_loses
 from neva_pretrain.plan.fit import check_fit
+from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH
-from neva_pretrain.plan.search import (
-    TIE,
-    Candidate,
-    SearchRequest,
-    over_gpus,
-    over_micro_batch,
-    search,
-)
+from neva_pretrain.plan.search import TIE, SearchRequest, over_gpus, over_micro_batch, search
+from neva_pretrain.plan.setup import Kernels, Setup
+from neva_pretrain.plan.time import step_time
 
 NAMES = catalog.names()
 

@@ -13,10 +13,11 @@ from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.plan import explain
-from neva_pretrain.plan.cost import Setup, step_time, useful_flops
 from neva_pretrain.plan.fit import check_fit
 from neva_pretrain.plan.plan import REFERENCE_BATCH, Plan
 from neva_pretrain.plan.search import SearchRequest, search
+from neva_pretrain.plan.setup import Setup
+from neva_pretrain.plan.time import step_time, useful_flops
 
 WORTH_SAYING = 1.05
 """Gain from which the planner speaks up; less is within the cost model's error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
@@ -19,8 +20,8 @@ from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE
 from neva_pretrain.output import Boundary, say
 
 if TYPE_CHECKING:  # --help does not wait for these
-    from neva_pretrain.plan.cost import Kernels
     from neva_pretrain.plan.plan import BatchPolicy
+    from neva_pretrain.plan.setup import Kernels
 
 EPILOG = """\b
 Examples:
@@ -74,7 +75,7 @@ class _Group(Boundary, click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy:
             module, _, name = self.lazy[cmd_name].partition(":")
-            command: click.Command = getattr(__import__(module, fromlist=[name]), name)
+            command: click.Command = getattr(importlib.import_module(module), name)
             return command
         return super().get_command(ctx, cmd_name)
 

@@ -13,9 +13,9 @@ from neva_pretrain.errors import RefusedError
 from neva_pretrain.model import catalog, hydra
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.output import say
-from neva_pretrain.plan.cost import Kernels
 from neva_pretrain.plan.plan import BatchPolicy
 from neva_pretrain.plan.search import SearchRequest, search
+from neva_pretrain.plan.setup import Kernels
 from neva_pretrain.plan.split import check_activation
 from neva_pretrain.plan.table import document, text
 

@@ -48,14 +48,22 @@ class Architecture:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def key_value_size(self) -> int:
+        """Channels of the keys, and of the values: the hidden size, less with grouped queries."""
+        return self.num_query_groups * self.head_size
+
+    def layer_matrix(self, experts: int) -> int:
+        """Matrix weights of one layer when ``experts`` of its MLPs count."""
+        mlp = (3 if self.gated_mlp else 2) * self.hidden_size * self.ffn_hidden_size
+        return 2 * self.hidden_size * (self.hidden_size + self.key_value_size) + experts * mlp
+
+    @property
     def parameters(self) -> int:
         """Weights of the language model with its unpadded vocabulary: embedding, layers, final norm, output layer."""
-        h, f = self.hidden_size, self.ffn_hidden_size
-        kv = self.num_query_groups * self.head_size
-        attention = 2 * h * h + 2 * h * kv
-        mlp = (3 if self.gated_mlp else 2) * h * f * self.num_experts
-        router = h * self.num_experts if self.num_experts > 1 else 0
-        return self.num_layers * (attention + mlp + router + 2 * h) + 2 * self.vocab_size * h + h
+        hidden = self.hidden_size
+        router = hidden * self.num_experts if self.num_experts > 1 else 0
+        layer = self.layer_matrix(self.num_experts) + router + 2 * hidden
+        return self.num_layers * layer + 2 * self.vocab_size * hidden + hidden
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,20 @@ class Model:
             return self.vision.patches
         side = self.vision.image_size // self.vision.patch_size
         return ((side + 1) // 2) ** 2
+
+    @property
+    def projector_parameters(self) -> int:
+        """Trained parameters: everything else is frozen.
+
+        Source: NeMo ``parallel_adapters.MultimodalProjectorAdapter``: a linear layer; two with GELU between for
+        ``mlp2x_gelu``; the same behind a norm over 2x2 patches for ``mlp_downsample``.
+        """
+        vision, hidden = self.vision.hidden_size, self.architecture.hidden_size
+        if self.projector == "linear":
+            return vision * hidden + hidden
+        if self.projector == "mlp_downsample":
+            return 2 * 4 * vision + 4 * vision * hidden + hidden + hidden * hidden + hidden
+        return vision * hidden + hidden + hidden * hidden + hidden
 
 
 def _snake(name: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from neva_pod.monitor.run import Settings
-from neva_pretrain import facts
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import Values, mapping
 from neva_pretrain.check import schema
@@ -22,7 +21,8 @@ from neva_pretrain.errors import RefusedError
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import Gpu
-from neva_pretrain.plan.cost import step_time, useful_flops
+from neva_pretrain.plan import recorded
+from neva_pretrain.plan.time import step_time, useful_flops
 
 ANNOTATION = "neva-pretrain/"
 """Prefix of the annotations that the chart puts on its job."""
@@ -57,11 +57,11 @@ class Options:
     gpu: Gpu | None = None
 
 
-def chosen(recorded: Values, options: Options, name: str = "") -> Settings:
+def chosen(sheet: Values, options: Options, name: str = "") -> Settings:
     """Return what is recorded of a run, or in place of it a values file; options win.
 
     Args:
-        recorded: the run's fact sheet, whole or in part.
+        sheet: the run's fact sheet, whole or in part.
         options: of the command line.
         name: of the job, where it is known.
 
@@ -69,11 +69,11 @@ def chosen(recorded: Values, options: Options, name: str = "") -> Settings:
         InputError: the values file cannot be read.
         RefusedError: see :func:`from_values`.
     """
-    name = name or _text(mapping(recorded, "run").get("release"))
+    name = name or _text(mapping(sheet, "run").get("release"))
     if options.values:
         settings = from_values(values.read(options.values), options.gpu)
     else:
-        settings = from_facts(recorded, options.gpu)
+        settings = from_facts(sheet, options.gpu)
     settings = replace(settings, name=name or settings.name)
     if options.model:
         settings = _with_model(settings, options.model)
@@ -95,26 +95,26 @@ def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
         gpu: kind of GPU; None for the one that the run was planned for.
     """
     training, checkpoint = mapping(sheet, "training"), mapping(sheet, "checkpoint")
-    planned_for, model = facts.gpu(sheet), facts.model(sheet)
+    planned_for, model = recorded.gpu(sheet), recorded.model(sheet)
     kind = gpu or planned_for
     plan = mapping(sheet, "plan") if kind == planned_for else {}
     every = checkpoint.get("everyNSteps") if checkpoint.get("enabled", True) else 0
     settings = Settings(
         name=_text(mapping(sheet, "run").get("release")),
         model=_text(mapping(sheet, "model").get("name")),
-        max_steps=facts.count(training.get("maxSteps")),
-        global_batch_size=facts.count(training.get("globalBatchSize")),
-        gpus=facts.count(mapping(sheet, "derived").get("worldSize")) or facts.gpus_of(training),
-        tokens_per_sample=facts.count(mapping(sheet, "model").get("tokensPerSample")),
-        vocab_size=facts.count(mapping(sheet, "architecture").get("vocabSize")) or Settings.vocab_size,
+        max_steps=recorded.count(training.get("maxSteps")),
+        global_batch_size=recorded.count(training.get("globalBatchSize")),
+        gpus=recorded.count(mapping(sheet, "derived").get("worldSize")) or recorded.gpus_of(training),
+        tokens_per_sample=recorded.count(mapping(sheet, "model").get("tokensPerSample")),
+        vocab_size=recorded.count(mapping(sheet, "architecture").get("vocabSize")) or Settings.vocab_size,
         planned_step_seconds=_number(plan.get("stepSeconds")),
         flops_per_sample=_number(plan.get("flopsPerSample")),
         peak_flops=1e12 * (_number(plan.get("peakTflops")) or kind.peak_tflops),
-        checkpoint_every=0 if every == 0 else facts.count(every),
+        checkpoint_every=0 if every == 0 else recorded.count(every),
     )
     if model is None:  # not of this catalog: what depends on it is not known
         return settings
-    setup = facts.setup(sheet)
+    setup = recorded.setup(sheet)
     planned = step_time(replace(setup, gpu=kind)).total / 1000 if setup else None
     return replace(
         settings,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from neva_pretrain.plan.cost import Setup, step_time
+from neva_pretrain.plan.candidate import Candidate
 from neva_pretrain.plan.plan import REFERENCE_BATCH, steps_for
-from neva_pretrain.plan.search import TIE, Candidate, SearchRequest, change
+from neva_pretrain.plan.search import TIE, SearchRequest, change
+from neva_pretrain.plan.setup import Setup
+from neva_pretrain.plan.time import step_time
 
 _COSTS = {
     "gemm": "padded or recomputed matrix products",

@@ -7,14 +7,10 @@ from math import log2
 
 from neva_pretrain.errors import Violation
 from neva_pretrain.model.hardware import GIB
-from neva_pretrain.plan.cost import Memory, Setup, memory, step_time
-from neva_pretrain.plan.search import (
-    Candidate,
-    SearchRequest,
-    difference,
-    enumerate_candidates,
-    memory_violation,
-)
+from neva_pretrain.plan.candidate import Candidate, difference, memory_violation
+from neva_pretrain.plan.memory import Memory
+from neva_pretrain.plan.search import SearchRequest, enumerate_candidates
+from neva_pretrain.plan.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,8 @@ def check_fit(setup: Setup) -> Fit:
 
     The nearest has the same GPUs, global batch and pipeline.
     """
-    used = memory(setup)
-    candidate = Candidate(setup, used, step_time(setup))
+    candidate = Candidate.of(setup)
+    used = candidate.memory
     if candidate.headroom >= 0 and not candidate.is_tight:
         return Fit(used, (), (), None)
     nearest = _nearest(setup)

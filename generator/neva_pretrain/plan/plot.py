@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from neva_pretrain import output
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GIB
-from neva_pretrain.plan.search import Candidate, Result, over_gpus, over_micro_batch
+from neva_pretrain.plan.candidate import Candidate
+from neva_pretrain.plan.search import Result, over_gpus, over_micro_batch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,10 @@ from math import ceil, log2
 
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.model.catalog import Model
-from neva_pretrain.model.hardware import GIB, H100, Gpu
+from neva_pretrain.model.hardware import H100, Gpu
 from neva_pretrain.plan import split
-from neva_pretrain.plan.cost import Kernels, Memory, Recompute, Setup, StepTime, memory, step_time
+from neva_pretrain.plan.candidate import PADDING, Candidate, Refusal, memory_violation
+from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.plan import (
     REFERENCE_BATCH,
     SAMPLES_PER_EPOCH,
@@ -28,15 +29,13 @@ from neva_pretrain.plan.plan import (
     steps_for,
     use,
 )
+from neva_pretrain.plan.setup import Kernels, Recompute, Setup
 
 MAX_MICRO_BATCH_SIZE = 64
 """Largest micro batch that was calibrated; throughput is flat long before."""
-PADDING = 64
-"""Tokens by which a longer caption lengthens all samples of its micro batch."""
 
 TIE = 0.02
 """Share of throughput that the time model cannot tell apart; its mean error is 1.5 %."""
-_SPARE = 4 * GIB
 
 
 @dataclass(frozen=True)
@@ -80,57 +79,6 @@ class SearchRequest:
     def saving(self) -> SearchRequest:
         """The same with checkpoints as often as the generator's default saves them."""
         return replace(self, checkpoint_interval=save_interval(steps_for(self.samples, self.global_batch_size)))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A setup that fits, and what it costs."""
-
-    setup: Setup
-    memory: Memory
-    time: StepTime
-    samples: int = SAMPLES_PER_EPOCH
-
-    @property
-    def headroom(self) -> int:
-        """Bytes that stay free."""
-        return self.memory.headroom(self.setup.gpu)
-
-    @property
-    def is_tight(self) -> bool:
-        """Whether a longer caption, or 4 GiB that nobody accounts for, would not fit."""
-        longer = replace(self.setup, tokens_per_sample=self.setup.tokens_per_sample + PADDING)
-        return self.headroom < max(_SPARE, memory(longer).total - self.memory.total)
-
-    @property
-    def rate(self) -> float:
-        """Samples a second and GPU."""
-        return self.time.samples_per_second_per_gpu
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps to see all samples."""
-        return steps_for(self.samples, self.setup.global_batch_size)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training to the end, without start and a slow file system."""
-        return self.steps * self.time.total / 1000
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU-hours of training to the end."""
-        return self.seconds * self.setup.world_size / 3600
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A parallelism, or from some micro batch size on, that is not possible."""
-
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    micro_batch_size: int | None
-    reason: Violation
 
 
 @dataclass(frozen=True)
@@ -282,7 +230,7 @@ def _setups(request: SearchRequest, tensor: int, pipeline: int, micro_batch_size
 def _until_comfortable(setups: list[Setup], samples: int) -> Iterator[Candidate]:
     """Yield those that fit up to the first that is not tight: what follows is only slower."""
     for setup in setups:
-        candidate = Candidate(setup, memory(setup), step_time(setup), samples)
+        candidate = Candidate.of(setup, samples)
         if candidate.headroom < 0:
             continue
         yield candidate
@@ -339,7 +287,7 @@ def over_micro_batch(candidate: Candidate) -> list[Candidate]:
         replace(candidate.setup, micro_batch_size=size, accumulation=ceil(samples / size))
         for size in range(1, MAX_MICRO_BATCH_SIZE + 1)
     )
-    return [Candidate(s, memory(s), step_time(s), candidate.samples) for s in setups]
+    return [Candidate.of(setup, candidate.samples) for setup in setups]
 
 
 def over_gpus(request: SearchRequest) -> list[Result]:
@@ -350,38 +298,6 @@ def over_gpus(request: SearchRequest) -> list[Result]:
         with suppress(RefusedError):
             results.append(search(replace(request, gpus=gpus)))
     return results
-
-
-def memory_sum(used: Memory) -> str:
-    """Return the sum by part in GiB: ``weights 12.6 + vision 0.6 + ... = 58.0 GiB``."""
-    names = {"projector_and_optimizer": "projector and optimizer", "context": "CUDA and NCCL"}
-    parts = [
-        f"{names.get(name, name)} {size / GIB:.1f}" for name, size in used.parts._asdict().items() if size >= 0.05 * GIB
-    ]
-    return f"{' + '.join(parts)} = {used.total / GIB:.1f} GiB"
-
-
-def memory_violation(setup: Setup, nearest: Setup | None = None) -> Violation:
-    """Return what is broken by a setup that does not fit: the sum by part, and what to change."""
-    need = f"needs {memory_sum(memory(setup))}"
-    fix = f"use {difference(setup, nearest)}" if nearest else "use a larger tensorParallelSize"
-    return Violation(
-        "training.microBatchSize",
-        f"{setup.micro_batch_size} at tensorParallelSize {setup.tensor_parallel_size}",
-        f"must fit in the {setup.gpu.memory_gib:.1f} GiB of an {setup.gpu.title}, but {need}",
-        fix,
-    )
-
-
-def difference(setup: Setup, other: Setup) -> str:
-    """Say in values what to change."""
-    values = (
-        ("tensorParallelSize", setup.tensor_parallel_size, other.tensor_parallel_size),
-        ("microBatchSize", setup.micro_batch_size, other.micro_batch_size),
-        ("sequenceParallel", setup.sequence_parallel, other.sequence_parallel),
-        ("recompute", setup.recompute, other.recompute),
-    )
-    return ", ".join(f"{name} {str(new).lower()}" for name, old, new in values if old != new)
 
 
 def _nothing_fits(request: SearchRequest, refused: list[Refusal]) -> list[Violation]:

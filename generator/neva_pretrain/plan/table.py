@@ -8,9 +8,11 @@ from typing import Any
 
 from neva_pretrain import chart
 from neva_pretrain.model.hardware import GIB
-from neva_pretrain.plan.cost import Basis, start_seconds
+from neva_pretrain.plan.candidate import Candidate, Refusal
 from neva_pretrain.plan.explain import notes, requirements, slowdown, what_limits, why_it_loses
-from neva_pretrain.plan.search import Candidate, Refusal, Result
+from neva_pretrain.plan.search import Result
+from neva_pretrain.plan.setup import Basis
+from neva_pretrain.plan.time import start_seconds
 
 WIDTH = 80
 FEW_WORKERS = 2
