@@ -21,14 +21,29 @@ def violations(cases: Sequence[Values]) -> list[list[str]]:
     return [found or [] for found in evaluate(cases, '{{ include "neva-pretrain.violations" $root }}')]
 
 
+def renders(cases: Sequence[Values]) -> list[str]:
+    """All manifests of each case's complete values as one text, pods' scripts left out; else the ERROR sentences."""
+    templates = helm.CHART / "templates"
+    names = [file.relative_to(templates) for file in sorted(templates.rglob("*.yaml"))]
+    paths = " ".join(f'"neva-pretrain/templates/{name.parent / f"_{name.name}"}"' for name in names)
+    scripts = [file for pattern in ("*.py", "*.sh") for file in (helm.CHART / "files").rglob(pattern)]
+    return evaluate(
+        cases,
+        '{{ $text := "" }}{{ range include "neva-pretrain.violations" $root | fromJsonArray }}'
+        '{{ $text = printf "%sERROR: %s\\n" $text . }}{{ end }}{{ if not $text }}'
+        f'{{{{ range list {paths} }}}}{{{{ $text = printf "%s\\n---\\n%s" $text (include . $root) }}}}{{{{ end }}}}'
+        "{{ end }}{{ $text | toJson }}",
+        {str(file.relative_to(helm.CHART)): "" for file in scripts},
+    )
+
+
 def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | None = None) -> list[Any]:
     """JSON that a template makes of each case; `$root` is a template's root, `files` replace the chart's own."""
     with tempfile.TemporaryDirectory() as folder:
         chart = Path(folder) / "chart"
         shutil.copytree(helm.CHART, chart, ignore=lambda _, names: [n for n in names if n == "values.schema.json"])
-        for file in (chart / "templates").rglob("*"):
-            if file.is_file() and file.suffix != ".tpl":
-                file.unlink()
+        for file in [file for file in (chart / "templates").rglob("*") if file.is_file() and file.suffix != ".tpl"]:
+            file.rename(file.with_name(f"_{file.name}"))  # rendered where it is included, and only there
         for name, text in (files or {}).items():
             (chart / name).write_text(text)
         objects = ("Files", "Release", "Chart", "Capabilities", "Template")
@@ -42,7 +57,10 @@ def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | 
         file.write_text(written({"cases": cases}), encoding="utf-8")
         command = [helm.tool("helm"), "template", "neva", str(chart), "-f", str(file)]
         done = subprocess.run(
-            [*command, "--kube-version", helm.KUBERNETES], capture_output=True, text=True, check=False
+            [*command, "--kube-version", helm.KUBERNETES, "--api-versions", "monitoring.coreos.com/v1"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         lines = [line.removeprefix("- ") for line in done.stdout.splitlines() if line.startswith("- ")]
