@@ -96,7 +96,8 @@ class Facts:
     @cached_property
     def setup(self) -> Setup:
         """What memory and time of a step depend on."""
-        if found := recorded.setup(self.sheet):
+        said = {key: self.values[key] for key in ("training", "checkpoint")}
+        if found := recorded.setup({**said, "model": {"name": self.model.name}, "architecture": self.shape}):
             return found
         raise ValueError("values that break the rules")
 

@@ -70,7 +70,8 @@ def _ratio(one: Sequence[str], other: Sequence[str], more: float = 0.0) -> float
 
 def _cpu_seconds(command: Sequence[str]) -> float:
     """Return user and system time of a command."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # bytecode is kept, as where it is installed
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

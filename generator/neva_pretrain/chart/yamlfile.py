@@ -124,7 +124,8 @@ def _compose(data: bytes) -> _Node | None:
     root: _Node | None = None
     anchors: dict[str, _Node] = {}
     open_: list[_Node] = []
-    for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(data)
+    while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
         if isinstance(event, yaml.CollectionEndEvent):
             open_.pop()
         if not isinstance(event, yaml.NodeEvent):
@@ -186,10 +187,16 @@ class _Decoder:
             if node.plain and not node.tag and not isinstance(value, str) and not self._aliases:
                 self.words.append(Word(tuple(self._path), node.line, node.value, value))
             return value
-        with self._inside(node):
-            if node.kind == "mapping":
-                return self._mapping(node, {})
-            return [self._at(index, child) for index, child in enumerate(node.children)]
+        self._level += 1
+        if self._level > MOST_LEVELS:  # aliases can nest what is flat as written
+            raise InputError(f"line {node.line}: must be nested at most {MOST_LEVELS} levels deep")
+        found: Any
+        if node.kind == "mapping":
+            found = self._mapping(node, {})
+        else:
+            found = [self._at(index, child) for index, child in enumerate(node.children)]
+        self._level -= 1
+        return found
 
     def _at(self, key: str | int, node: _Node) -> Any:
         self._path.append(key)
@@ -255,14 +262,6 @@ class _Decoder:
         yield
         self._aliases -= 1
         self._followed.discard(id(alias))
-
-    @contextmanager
-    def _inside(self, node: _Node) -> Iterator[None]:
-        self._level += 1
-        if self._level > MOST_LEVELS:  # aliases can nest what is flat as written
-            raise InputError(f"line {node.line}: must be nested at most {MOST_LEVELS} levels deep")
-        yield
-        self._level -= 1
 
 
 def _allowed_share(count: int) -> float:

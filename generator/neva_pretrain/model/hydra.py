@@ -39,12 +39,14 @@ def config(values: Values, model: Model) -> dict[str, Any]:
 
 def activation(values: Values) -> Any:
     """Return the config's activation, also where ``config`` is not what it should be."""
-    return mapping(values, "config", "model").get("activation", own_activation(catalog.get(values["model"]["name"])))
+    said = mapping(values, "config", "model")
+    return said["activation"] if "activation" in said else own_activation(catalog.get(values["model"]["name"]))
 
 
 def own_activation(model: Model) -> Any:
     """Return the activation of a model of the catalog."""
-    return mapping(model.hydra, "model").get("activation", chart.hydra()["model"]["activation"])
+    said = mapping(model.hydra, "model")
+    return said["activation"] if "activation" in said else chart.hydra()["model"]["activation"]
 
 
 def llm(values: Values, model: Model) -> dict[str, dict[str, Any]]:
