@@ -21,10 +21,10 @@ from neva_pod.monitor.run import Run, Settings
 from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS
-from neva_pretrain.monitor import report, settings, sources, view
+from neva_pretrain.monitor import page, report, settings, sources, view
 from neva_pretrain.monitor.decode import is_compressed
+from neva_pretrain.monitor.findings import NOT_STARTED
 from neva_pretrain.monitor.kubectl import Kubectl
-from neva_pretrain.monitor.pods import NOT_STARTED
 from neva_pretrain.monitor.sources import Chunk
 from neva_pretrain.output import Boundary, say, write
 
@@ -121,7 +121,7 @@ class _Monitor(Boundary):
     metavar="FILE",
     help="Write loss and step time as .png, .svg, .pdf.",
 )
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page.")
 @click.option(
     "--stall-after",
     type=click.FloatRange(0, min_open=True),
@@ -154,7 +154,7 @@ def command(
     once: bool,
     output: str,
     plot: Path | None,
-    page: Path | None,
+    html: Path | None,
     stall_after: float,
     nan_steps: int,
     slow_below: float,
@@ -187,9 +187,9 @@ def command(
         _print_summary(run, judgements, state)
     if plot:
         report.save_plot(run, plot)
-    if page:
+    if html:
         written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        write(page, report.html(run, judgements, state, written), "--html")
+        write(html, page.html(run, judgements, state, written), "--html")
     return exit_code(judgements)
 
 

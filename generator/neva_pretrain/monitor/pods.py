@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from neva_pod.monitor.judge import Judgement, Level
+from neva_pretrain.monitor.findings import Trouble, grouped, short
 from neva_pretrain.monitor.kubectl import (
     ClusterError,
     Job,
@@ -30,100 +31,8 @@ from neva_pretrain.monitor.kubectl import (
 UNSEEN_SECONDS = 60
 """A job or pod that nobody has taken up for so long has no operator or scheduler."""
 
-SHOWN = 3
-"""Different words of pods that one finding shows."""
-
 MORE_LOGS = 8
 """Logs of finished containers that one look reads: those of many pods mostly say the same."""
-
-MAX_WORDS = 2000
-"""Characters of an object's words that are shown."""
-
-
-class _Advice(NamedTuple):
-    title: str
-    cause: str
-    action: str
-
-
-_ADVICE = {
-    "queued": _Advice(
-        "the job waits to be admitted",
-        "its queue has no room now, does not exist, or the job is suspended",
-        "`kubectl get workloads,localqueues`; a job that was suspended by hand goes on with `suspend: false`",
-    ),
-    "not-created": _Advice(
-        "the job's pods are not created",
-        "refused by a quota, Pod Security, an admission webhook or a missing service account; or no operator runs",
-        "`kubectl describe` the job; `kubectl get resourcequota`; look at the operator's pod and its log",
-    ),
-    "unschedulable": _Advice(
-        "cannot be scheduled",
-        "nodes are taken, too small, tainted, or not of the kind that is asked for",
-        "compare scheduling.*, resources and training.gpusPerNode with `kubectl describe nodes`",
-    ),
-    "image": _Advice(
-        "cannot get an image",
-        "wrong name or tag, a registry that wants image.pullSecrets, or one that cannot be reached",
-        "check image.repository, image.tag and image.pullSecrets; `kubectl describe pod` has the registry's words",
-    ),
-    "volume": _Advice(
-        "cannot get a volume",
-        "a claim, Secret or ConfigMap is not there, a claim has no volume, or a file system is not mounted",
-        "`kubectl get pvc`; check storage.* and, for GPFS, that the folder is on that node",
-    ),
-    "container": _Advice(
-        "a container cannot be started",
-        "a Secret, ConfigMap or key that is not there, or a command or device that the node does not have",
-        "check secrets.*, envFrom and image.entrypoint; `kubectl describe pod`",
-    ),
-    "preflight": _Advice(
-        "preflight failed",
-        "what the lines say: each has its fix",
-        "mend it and install again; `kubectl logs POD -c preflight` has the whole report",
-    ),
-    "wait-for-master": _Advice(
-        "waiting for the master",
-        "the master's pod does not run yet: it is not scheduled, pulls its image, or its preflight is at work",
-        "look at the master's pod: `kubectl describe pod`, `kubectl logs -c preflight`",
-    ),
-    "evicted": _Advice(
-        "taken off its node",
-        "preempted by a higher priority, drained, or its node ran out of memory or disk",
-        "`kubectl get events`; a run goes on from its last checkpoint when it is started again",
-    ),
-    "node-lost": _Advice(
-        "its node is lost",
-        "the machine is down, or its kubelet does not answer",
-        "`kubectl get nodes`; leave it out with scheduling.avoidNodes",
-    ),
-    "host-oom": _Advice(
-        "out of memory (OOMKilled)",
-        "the container's memory limit: weights being loaded, DataLoader workers, /dev/shm",
-        "raise resources.memory or lower the number of workers",
-    ),
-    "terminated": _Advice(
-        "told to stop (SIGTERM)",
-        "preempted, deleted, or the node was drained",
-        "see `kubectl get events`; a run goes on from its last checkpoint when it is started again",
-    ),
-    "exit": _Advice(
-        "a container failed",
-        "what its last lines say",
-        "`kubectl logs POD` has the whole log, with `--previous` after a restart",
-    ),
-    "log": _Advice(
-        "the master's log cannot be read",
-        "no right to pods/log, or its node does not answer",
-        "`kubectl auth can-i get pods/log`; `kubectl get nodes`",
-    ),
-}
-
-CODES = tuple(_ADVICE)
-"""All codes of findings about the cluster, for scripts."""
-
-NOT_STARTED = {"queued", "not-created", "unschedulable", "image", "volume", "container", "wait-for-master"}
-"""Those of a job some of whose containers have not started yet."""
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
           "RegistryUnavailable", "SignatureValidationFailed"}  # fmt: skip
@@ -146,13 +55,6 @@ _MAY_PASS = re.compile(
     r"exceeded quota|failed calling webhook|timed? ?out|connection refused|try again|been modified", re.I
 )
 _ERROR_LINE = re.compile(r"^neva: ERROR: |^[\w.]*(?:Error|Exception)\b")
-
-
-class _Trouble(NamedTuple):
-    code: str
-    level: Level
-    said: str
-    pod: str = ""
 
 
 class _Log(NamedTuple):
@@ -186,14 +88,14 @@ class Look:
         self._events, self._more = {}, MORE_LOGS
         suspended = self._suspended(job)
         if suspended is not None:
-            return _grouped([suspended], 0)
+            return grouped([suspended], 0)
         pods = _newest(self._kubectl.pods(job))
         found = [trouble for pod in pods for trouble in self._of_pod(pod)]
         if not job.outcome and len(pods) < _wanted(job):
             found += self._not_created(job, len(pods))
-        return _grouped(found, len(pods))
+        return grouped(found, len(pods))
 
-    def _suspended(self, job: Job) -> _Trouble | None:
+    def _suspended(self, job: Job) -> Trouble | None:
         spec = at(job.found, "spec")
         if job.outcome or not (spec.get("suspend") is True or at(spec, "runPolicy").get("suspend") is True):
             return None
@@ -209,9 +111,9 @@ class Look:
             ]
             queue = word(at(workload, "spec").get("queueName"))
             said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not looked at yet"]
-        return _Trouble("queued", Level.WARNING, _short(said[0] if said else "the job is suspended"))
+        return Trouble("queued", Level.WARNING, short(said[0] if said else "the job is suspended"))
 
-    def _not_created(self, job: Job, pods: int) -> Iterator[_Trouble]:
+    def _not_created(self, job: Job, pods: int) -> Iterator[Trouble]:
         """Yield why pods are missing: what the makers of pods complain of, or that there are none."""
         makers = {job.name, f"{job.name}-node-0"}
         complaints = [
@@ -224,16 +126,16 @@ class Look:
         if complaints:
             said = _event(complaints[-1])
             level = Level.WARNING if _MAY_PASS.search(said) else Level.FAILED
-            yield _Trouble("not-created", level, said)
+            yield Trouble("not-created", level, said)
             return
         known = {kind: said for kind, _, said in conditions(job.found)}
         if not pods and "Running" not in known and self._age(job.found) > UNSEEN_SECONDS:
             operator = "the training operator" if job.kind == "pytorchjob" else "Trainer"
             last = list(known.values())[-1] if known else f"does {operator} run?"
             said = f"{job.kind} {job.name} has no pods after {self._age(job.found):.0f} s: {last}"
-            yield _Trouble("not-created", Level.WARNING, said)
+            yield Trouble("not-created", Level.WARNING, said)
 
-    def _of_pod(self, pod: Object) -> Iterator[_Trouble]:
+    def _of_pod(self, pod: Object) -> Iterator[Trouble]:
         """Yield what is the matter with a pod: the first that holds."""
         name, status = name_of(pod), at(pod, "status")
         if status.get("phase") == "Succeeded":
@@ -241,10 +143,10 @@ class Look:
         for check in (_taken_away, self._containers, self._scheduling, self._node):
             found = check(pod)
             if found is not None:
-                yield found._replace(said=_short(found.said), pod=name)
+                yield found._replace(said=short(found.said), pod=name)
                 return
 
-    def _containers(self, pod: Object) -> _Trouble | None:
+    def _containers(self, pod: Object) -> Trouble | None:
         status = at(pod, "status")
         waits = ""
         for key in ("initContainerStatuses", "containerStatuses"):
@@ -260,28 +162,28 @@ class Look:
                     return self._ended(pod, container, before, previous=True)
                 if reason not in _WAITS:
                     said = f"{name}: {reason}: {word(waiting.get('message'))}".rstrip(": ")
-                    return _Trouble("container", Level.FAILED, said)
+                    return Trouble("container", Level.FAILED, said)
                 if name == "wait-for-master" and "running" in state:
                     waits = f"its init container wait-for-master runs{self._since(at(state, 'running'))}"
-        return _Trouble("wait-for-master", Level.WARNING, waits) if waits else None
+        return Trouble("wait-for-master", Level.WARNING, waits) if waits else None
 
-    def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> _Trouble:
+    def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
         name, code = word(container.get("name")), _code(ended)
         reason, message = word(ended.get("reason")), word(ended.get("message")).strip()
         if reason == "OOMKilled":
-            return _Trouble("host-oom", Level.FAILED, f"{name}: OOMKilled, exit code {code}")
+            return Trouble("host-oom", Level.FAILED, f"{name}: OOMKilled, exit code {code}")
         if reason in ("ContainerCannotRun", "StartError"):
-            return _Trouble("container", Level.FAILED, f"{name}: {reason}: {message}")
+            return Trouble("container", Level.FAILED, f"{name}: {reason}: {message}")
         if code == 143:
-            return _Trouble("terminated", Level.WARNING, f"{name}: exit code 143")
+            return Trouble("terminated", Level.WARNING, f"{name}: exit code 143")
         lines = message.splitlines() or self._lines(pod, container, name, previous)
         if name == "preflight":
             failed = [" ".join(line.split()) for line in _failed_lines(lines)] or _last(lines)
-            return _Trouble("preflight", Level.FAILED, "; ".join(failed) or f"exit code {code}")
+            return Trouble("preflight", Level.FAILED, "; ".join(failed) or f"exit code {code}")
         means = _EXITS.get((name, code)) or _EXITS.get((None, code))
         said = f"{name}: exit code {code}" + (f" ({means})" if means else "")
         errors = [line for line in lines if _ERROR_LINE.search(line)][-1:] or _last(lines)
-        return _Trouble("exit", Level.FAILED, ": ".join([said, *errors]))
+        return Trouble("exit", Level.FAILED, ": ".join([said, *errors]))
 
     def _lines(self, pod: Object, container: Object, name: str, previous: bool) -> list[str]:
         """Return a finished container's last lines; of few pods only, since they mostly say the same."""
@@ -296,24 +198,24 @@ class Look:
                 return []
         return self._read[key]
 
-    def _scheduling(self, pod: Object) -> _Trouble | None:
+    def _scheduling(self, pod: Object) -> Trouble | None:
         if word(at(pod, "spec").get("nodeName")):
             return self._mounting(pod)
         for condition in objects(at(pod, "status").get("conditions")):
             if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
                 reason, said = word(condition.get("reason")), word(condition.get("message"))
                 if reason == "SchedulingGated":
-                    return _Trouble("queued", Level.WARNING, f"{reason}: {said}")
+                    return Trouble("queued", Level.WARNING, f"{reason}: {said}")
                 if _OF_A_VOLUME.search(said):
                     return self._claims(pod, said)
-                return _Trouble("unschedulable", Level.WARNING, f"{reason}: {said}")
+                return Trouble("unschedulable", Level.WARNING, f"{reason}: {said}")
         if at(pod, "status").get("phase") == "Pending" and self._age(pod) > UNSEEN_SECONDS:
             scheduler = word(at(pod, "spec").get("schedulerName"))
             said = f"no scheduler has looked at it for {self._age(pod):.0f} s: does {scheduler or 'the scheduler'} run?"
-            return _Trouble("unschedulable", Level.WARNING, said)
+            return Trouble("unschedulable", Level.WARNING, said)
         return None
 
-    def _claims(self, pod: Object, said: str) -> _Trouble:
+    def _claims(self, pod: Object, said: str) -> Trouble:
         level = Level.FAILED if _OF_A_THING.search(said) else Level.WARNING
         claims = {
             word(at(volume, "persistentVolumeClaim").get("claimName"))
@@ -324,9 +226,9 @@ class Look:
             claim, reason = word(at(event, "involvedObject").get("name")), word(event.get("reason"))
             if claim in claims and reason in _UNBOUND:
                 of_claims[claim] = _event(event)
-        return _Trouble("volume", level, "; ".join([said, *(f"{c}: {words}" for c, words in of_claims.items())]))
+        return Trouble("volume", level, "; ".join([said, *(f"{c}: {words}" for c, words in of_claims.items())]))
 
-    def _mounting(self, pod: Object) -> _Trouble | None:
+    def _mounting(self, pod: Object) -> Trouble | None:
         """Return what the node complains of while a pod's containers are not created."""
         if at(pod, "status").get("phase") != "Pending":
             return None
@@ -343,10 +245,10 @@ class Look:
             return None
         reason, said = word(events[-1].get("reason")), _event(events[-1])
         if "Volume" in reason or "Mount" in reason:
-            return _Trouble("volume", Level.FAILED if _OF_A_THING.search(said) else Level.WARNING, said)
-        return _Trouble("container", Level.WARNING, said)
+            return Trouble("volume", Level.FAILED if _OF_A_THING.search(said) else Level.WARNING, said)
+        return Trouble("container", Level.WARNING, said)
 
-    def _node(self, pod: Object) -> _Trouble | None:
+    def _node(self, pod: Object) -> Trouble | None:
         """Return that a pod's node is not ready: its pod is not, but its containers were when last heard of."""
         holds = {kind: (holds, said) for kind, holds, said in conditions(pod)}
         ready, said = holds.get("Ready", (True, ""))
@@ -354,7 +256,7 @@ class Look:
         were = bool(containers) and all(c.get("ready") is True for c in containers)
         if at(pod, "status").get("phase") == "Unknown" or (not ready and holds.get("ContainersReady", (were,))[0]):
             node = word(at(pod, "spec").get("nodeName"))
-            return _Trouble("node-lost", Level.WARNING, f"node {node} is not ready{f': {said}' if said else ''}")
+            return Trouble("node-lost", Level.WARNING, f"node {node} is not ready{f': {said}' if said else ''}")
         return None
 
     def _asked(self, which: str) -> list[Object]:
@@ -376,7 +278,7 @@ class Look:
 _UNBOUND = {"FailedBinding", "ProvisioningFailed", "VolumeMismatch", "ExternalProvisioning", "WaitForFirstConsumer"}
 
 
-def _taken_away(pod: Object) -> _Trouble | None:
+def _taken_away(pod: Object) -> Trouble | None:
     status = at(pod, "status")
     reason, said = word(status.get("reason")), word(status.get("message"))
     for condition in objects(status.get("conditions")):
@@ -384,12 +286,12 @@ def _taken_away(pod: Object) -> _Trouble | None:
             reason, said = word(condition.get("reason")), word(condition.get("message")) or said
     if not reason:
         return None
-    return _Trouble("node-lost" if reason in _LOST else "evicted", Level.WARNING, f"{reason}: {said}".rstrip(": "))
+    return Trouble("node-lost" if reason in _LOST else "evicted", Level.WARNING, f"{reason}: {said}".rstrip(": "))
 
 
-def _image(container: str, reason: str, message: str) -> _Trouble:
+def _image(container: str, reason: str, message: str) -> Trouble:
     certain = reason in ("InvalidImageName", "ErrImageNeverPull") or _OF_AN_IMAGE.search(message)
-    return _Trouble(
+    return Trouble(
         "image", Level.FAILED if certain else Level.WARNING, f"{container}: {reason}: {message}".rstrip(": ")
     )
 
@@ -434,45 +336,9 @@ def _event(event: Object) -> str:
     return f"{word(event.get('reason'))}: {word(event.get('message'))}".strip(": ")
 
 
-def _short(said: str) -> str:
-    said = " ".join(said.split())
-    return said if len(said) <= MAX_WORDS else said[: MAX_WORDS - 1] + "…"
-
-
 def _seconds(stamp: str, otherwise: float) -> float:
     """Return a time of the API server's in seconds since the epoch."""
     try:
         return datetime.fromisoformat(stamp).timestamp()
     except (ValueError, OverflowError):
         return otherwise
-
-
-def _grouped(troubles: list[_Trouble], pods: int) -> list[Judgement]:
-    """Return a finding for each code: how many pods it is about, and what they say, each once."""
-    found = []
-    for code, advice in _ADVICE.items():
-        mine = [t for t in troubles if t.code == code]
-        if not mine:
-            continue
-        words: dict[str, list[str]] = {}
-        for trouble in mine:
-            words.setdefault(trouble.said, []).append(trouble.pod)
-        lines = [f"{_named(names)}{said}" for said, names in list(words.items())[:SHOWN]]
-        if len(words) > SHOWN:
-            lines.append(f"... and {len(words) - SHOWN} more")
-        count = sum(bool(t.pod) for t in mine)
-        level = min((t.level for t in mine), key=(Level.FAILED, Level.WARNING).index)
-        title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")
-        found.append(Judgement(code, level, title, "\n".join(lines), advice.cause, advice.action))
-    return found
-
-
-def _named(pods: list[str]) -> str:
-    if not pods[0]:
-        return ""
-    return f"{pods[0]}: " if len(pods) == 1 else f"{pods[0]} and {len(pods) - 1} more: "
-
-
-def unreadable(words: str) -> Judgement:
-    """Return that the master's log cannot be read."""
-    return _grouped([_Trouble("log", Level.WARNING, _short(words))], 0)[0]

@@ -20,8 +20,9 @@ from neva_pod.monitor.judge import Judgement
 from neva_pod.monitor.tail import CHUNK, Tail, newest_log
 from neva_pretrain.errors import InputError
 from neva_pretrain.monitor.decode import Decoder, is_compressed
+from neva_pretrain.monitor.findings import unreadable
 from neva_pretrain.monitor.kubectl import ClusterError, ForbiddenError, Kubectl, trouble
-from neva_pretrain.monitor.pods import Look, unreadable
+from neva_pretrain.monitor.pods import Look
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0

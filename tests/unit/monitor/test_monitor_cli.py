@@ -22,7 +22,8 @@ from neva_pretrain.chart.values import complete
 from neva_pretrain.cli import monitor as cli
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import GPUS, H100
-from neva_pretrain.monitor import report, settings, view
+from neva_pretrain.monitor import curves, report, settings, view
+from neva_pretrain.monitor import page as page_of
 from neva_pretrain.monitor.text import braille, duration, number
 from neva_pretrain.output import printable
 from tests.unit.monitor.conftest import Invoke
@@ -291,7 +292,7 @@ def test_plot(invoke: Invoke, log: Path, tmp_path: Path, suffix: str) -> None:
 def test_report_of_an_empty_run() -> None:
     """Nothing known yet still makes a page, JSON and a view."""
     run = run_of("")
-    assert "Nothing to report" in report.html(run, [], status(run, []), "now")
+    assert "Nothing to report" in page_of.html(run, [], status(run, []), "now")
     assert report.as_dict(run, [], status(run, []))["step"] is None
     assert "unknown number" in rendered(run_of(""), 80)
 
@@ -414,8 +415,8 @@ def test_curves_break_at_restarts_and_gaps() -> None:
         Point(3, 2.0, None, 1),
         Point(2, 2.5, None, 2),
     ]
-    assert report.curves_of(points, lambda p: p.loss) == [[(1, 3.0)], [(3, 2.0)], [(2, 2.5)]]
-    assert report.restart_steps(points) == [2]
+    assert curves.curves_of(points, lambda p: p.loss) == [[(1, 3.0)], [(3, 2.0)], [(2, 2.5)]]
+    assert curves.restart_steps(points) == [2]
 
 
 @pytest.mark.parametrize(
@@ -429,13 +430,13 @@ def test_curves_break_at_restarts_and_gaps() -> None:
 )
 def test_ticks(low: float, high: float, expected: list[float]) -> None:
     """Round numbers that cover the range, also an empty one."""
-    assert report.ticks(low, high, 5) == pytest.approx(expected)
+    assert curves.ticks(low, high, 5) == pytest.approx(expected)
 
 
 def test_one_slow_step_does_not_flatten_the_chart() -> None:
     """The first step loads and compiles."""
-    assert report.without_outliers([30.0] + [2.0 + n / 1000 for n in range(200)]) < 3
-    assert report.without_outliers([1.0, 2.0]) == 2.0
+    assert curves.without_outliers([30.0] + [2.0 + n / 1000 for n in range(200)]) < 3
+    assert curves.without_outliers([1.0, 2.0]) == 2.0
 
 
 def documented() -> str:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from neva_pod.monitor.judge import Level, Status, exit_code
 from neva_pod.monitor.run import Run
 from neva_pretrain.model.hardware import H100
-from neva_pretrain.monitor import report, view
+from neva_pretrain.monitor import page, report, view
 from neva_pretrain.monitor import settings as of_run
+from neva_pretrain.monitor.findings import CODES
 from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
-from neva_pretrain.monitor.pods import CODES, Look
+from neva_pretrain.monitor.pods import Look
 from neva_pretrain.monitor.sources import JobLog
 from neva_pretrain.output import printable
 from tests.unit.monitor.conftest import ROOT
@@ -423,6 +424,6 @@ def test_k20_any_value_may_be_anything(data: st.DataObject) -> None:
         run = Run(of_run.from_facts(of_run.of_annotations(log.job.annotations), H100))
         kubectl.master(log.job)
         seen = Look(kubectl, time.time).findings(log.job)
-        for text in (view.plain_line(run, Status.WAITING), report.html(run, seen, Status.WAITING, "now")):
+        for text in (view.plain_line(run, Status.WAITING), page.html(run, seen, Status.WAITING, "now")):
             assert text == printable(text)
         json.dumps(report.as_dict(run, seen, Status.WAITING), allow_nan=False)

@@ -1,0 +1,145 @@
+"""What the cluster says of a job that does not run, as findings: one for each code, with its cause and what to do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from neva_pod.monitor.judge import Judgement, Level
+
+SHOWN = 3
+"""Different words of pods that one finding shows."""
+
+MAX_WORDS = 2000
+"""Characters of an object's words that are shown."""
+
+
+class _Advice(NamedTuple):
+    title: str
+    cause: str
+    action: str
+
+
+_ADVICE = {
+    "queued": _Advice(
+        "the job waits to be admitted",
+        "its queue has no room now, does not exist, or the job is suspended",
+        "`kubectl get workloads,localqueues`; a job that was suspended by hand goes on with `suspend: false`",
+    ),
+    "not-created": _Advice(
+        "the job's pods are not created",
+        "refused by a quota, Pod Security, an admission webhook or a missing service account; or no operator runs",
+        "`kubectl describe` the job; `kubectl get resourcequota`; look at the operator's pod and its log",
+    ),
+    "unschedulable": _Advice(
+        "cannot be scheduled",
+        "nodes are taken, too small, tainted, or not of the kind that is asked for",
+        "compare scheduling.*, resources and training.gpusPerNode with `kubectl describe nodes`",
+    ),
+    "image": _Advice(
+        "cannot get an image",
+        "wrong name or tag, a registry that wants image.pullSecrets, or one that cannot be reached",
+        "check image.repository, image.tag and image.pullSecrets; `kubectl describe pod` has the registry's words",
+    ),
+    "volume": _Advice(
+        "cannot get a volume",
+        "a claim, Secret or ConfigMap is not there, a claim has no volume, or a file system is not mounted",
+        "`kubectl get pvc`; check storage.* and, for GPFS, that the folder is on that node",
+    ),
+    "container": _Advice(
+        "a container cannot be started",
+        "a Secret, ConfigMap or key that is not there, or a command or device that the node does not have",
+        "check secrets.*, envFrom and image.entrypoint; `kubectl describe pod`",
+    ),
+    "preflight": _Advice(
+        "preflight failed",
+        "what the lines say: each has its fix",
+        "mend it and install again; `kubectl logs POD -c preflight` has the whole report",
+    ),
+    "wait-for-master": _Advice(
+        "waiting for the master",
+        "the master's pod does not run yet: it is not scheduled, pulls its image, or its preflight is at work",
+        "look at the master's pod: `kubectl describe pod`, `kubectl logs -c preflight`",
+    ),
+    "evicted": _Advice(
+        "taken off its node",
+        "preempted by a higher priority, drained, or its node ran out of memory or disk",
+        "`kubectl get events`; a run goes on from its last checkpoint when it is started again",
+    ),
+    "node-lost": _Advice(
+        "its node is lost",
+        "the machine is down, or its kubelet does not answer",
+        "`kubectl get nodes`; leave it out with scheduling.avoidNodes",
+    ),
+    "host-oom": _Advice(
+        "out of memory (OOMKilled)",
+        "the container's memory limit: weights being loaded, DataLoader workers, /dev/shm",
+        "raise resources.memory or lower the number of workers",
+    ),
+    "terminated": _Advice(
+        "told to stop (SIGTERM)",
+        "preempted, deleted, or the node was drained",
+        "see `kubectl get events`; a run goes on from its last checkpoint when it is started again",
+    ),
+    "exit": _Advice(
+        "a container failed",
+        "what its last lines say",
+        "`kubectl logs POD` has the whole log, with `--previous` after a restart",
+    ),
+    "log": _Advice(
+        "the master's log cannot be read",
+        "no right to pods/log, or its node does not answer",
+        "`kubectl auth can-i get pods/log`; `kubectl get nodes`",
+    ),
+}
+
+CODES = tuple(_ADVICE)
+"""All codes of findings about the cluster, for scripts."""
+
+NOT_STARTED = {"queued", "not-created", "unschedulable", "image", "volume", "container", "wait-for-master"}
+"""Those of a job some of whose containers have not started yet."""
+
+
+class Trouble(NamedTuple):
+    """What is wrong with one pod, or with the job."""
+
+    code: str
+    level: Level
+    said: str
+    pod: str = ""
+
+
+def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
+    """Return a finding for each code: how many pods it is about, and what they say, each once."""
+    found = []
+    for code, advice in _ADVICE.items():
+        mine = [t for t in troubles if t.code == code]
+        if not mine:
+            continue
+        words: dict[str, list[str]] = {}
+        for trouble in mine:
+            words.setdefault(trouble.said, []).append(trouble.pod)
+        lines = [f"{_named(names)}{said}" for said, names in list(words.items())[:SHOWN]]
+        if len(words) > SHOWN:
+            lines.append(f"... and {len(words) - SHOWN} more")
+        count = sum(bool(t.pod) for t in mine)
+        level = min((t.level for t in mine), key=(Level.FAILED, Level.WARNING).index)
+        title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")
+        found.append(Judgement(code, level, title, "\n".join(lines), advice.cause, advice.action))
+    return found
+
+
+def _named(pods: list[str]) -> str:
+    if not pods[0]:
+        return ""
+    return f"{pods[0]}: " if len(pods) == 1 else f"{pods[0]} and {len(pods) - 1} more: "
+
+
+def unreadable(words: str) -> Judgement:
+    """Return that the master's log cannot be read."""
+    return grouped([Trouble("log", Level.WARNING, short(words))], 0)[0]
+
+
+def short(said: str) -> str:
+    """Return words on one line, and not too long."""
+    said = " ".join(said.split())
+    return said if len(said) <= MAX_WORDS else said[: MAX_WORDS - 1] + "…"

@@ -1,0 +1,232 @@
+"""A run as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from neva_pod.monitor.judge import Judgement, Status
+from neva_pod.monitor.run import Point, Run
+from neva_pretrain.monitor.curves import curves_of, restart_steps, svg
+from neva_pretrain.monitor.text import UNKNOWN, duration, number, percent
+from neva_pretrain.output import printable
+
+TITLE = "NeVa pretraining"
+
+
+def html(run: Run, judgements: list[Judgement], status: Status, written: str) -> str:
+    """Return the page; ``written`` says when it was made."""
+    title = run.settings.name or TITLE
+    points = run.series.points()
+    sections = [
+        _header(title, run, status, written),
+        _tiles(run),
+        _findings(judgements),
+        svg(
+            "Loss",
+            "reduced_train_loss",
+            curves_of(points, lambda point: point.loss),
+            restart_steps(points),
+            from_zero=False,
+        ),
+        svg(
+            "Step time",
+            "seconds a step",
+            curves_of(points, lambda point: point.seconds),
+            restart_steps(points),
+            run.settings.planned_step_seconds,
+        ),
+        _throughput(run, points),
+        _table("Restarts and checkpoints", _history(run)),
+        _table("Configuration", _configuration(run)),
+    ]
+    return printable(
+        _PAGE.replace("{{title}}", escape(title))
+        .replace("{{style}}", _STYLE)
+        .replace("{{body}}", "\n".join(filter(None, sections)))
+    )
+
+
+def _header(title: str, run: Run, status: Status, written: str) -> str:
+    step, limit = run.completed or 0, run.max_steps
+    share = min(1.0, step / limit) if limit else 0.0
+    left = f"<span>{duration(run.seconds_left())} left</span>" if status is Status.TRAINING else ""
+    of = f" of {limit:,}" if limit else ""
+    return f"""<header>
+<div class="row"><h1>{escape(title)}</h1><span class="status
+{status.name.lower()}">{status.value}</span></div> <p class="quiet">{escape(run.settings.model)} ·
+{escape(written)}</p> <div class="bar" role="progressbar" aria-valuenow="{share * 100:.1f}"
+aria-valuemin="0" aria-valuemax="100"> <div style="width:{share * 100:.2f}%"></div></div> <div
+class="row small"><span><b>step
+{step:,}</b>{of}</span><span>{share:.1%}</span>{left}</div> </header>"""
+
+
+def _tiles(run: Run) -> str:
+    speed = run.speed()
+    median = speed.median if speed else None
+    tiles = [
+        ("Loss", number(run.loss), ""),
+        ("Step time", duration(median), f"p95 {duration(speed.p95)}" if speed else ""),
+        ("Samples/s", number(speed.samples if speed else None), _per_gpu(run)),
+        ("Tokens/s", number(speed.tokens if speed else None), ""),
+        ("MFU", percent(speed.mfu if speed else None), "of dense BF16 peak"),
+        (
+            "Of plan",
+            percent(speed.of_plan if speed else None),
+            f"planned {duration(run.settings.planned_step_seconds)} a step",
+        ),
+    ]
+    return (
+        '<section class="tiles">'
+        + "".join(
+            f'<div class="tile"><span class="quiet">{name}</span><b>{escape(value)}</b>'
+            f'<span class="quiet">{escape(more)}</span></div>'
+            for name, value, more in tiles
+            if value != UNKNOWN
+        )
+        + "</section>"
+    )
+
+
+def _per_gpu(run: Run) -> str:
+    speed = run.speed()
+    return f"{number(speed.samples_per_gpu)} a GPU" if speed and speed.samples_per_gpu else ""
+
+
+def _findings(judgements: list[Judgement]) -> str:
+    if not judgements:
+        return '<section class="card"><h2>Judgement</h2><p>Nothing to report.</p></section>'
+    items = []
+    for j in judgements:
+        rank = "" if j.rank is None else f" (rank {j.rank})"
+        rows = "".join(
+            f"<dt>{name}</dt><dd>{_inline(f'`{text}`' if name == 'Evidence' else text)}</dd>"
+            for name, text in (
+                ("Evidence", j.evidence),
+                ("Likely cause", j.cause),
+                ("Next", j.action),
+            )
+            if text
+        )
+        items.append(
+            f'<article class="finding {j.level.name.lower()}"><h3>{escape(j.title + rank)}</h3>'
+            f"<dl>{rows}</dl></article>"
+        )
+    return '<section class="card"><h2>Judgement</h2>' + "".join(items) + "</section>"
+
+
+def _inline(text: str) -> str:
+    """Return text with its `commands` set as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _throughput(run: Run, points: Sequence[Point]) -> str:
+    batch = run.global_batch_size
+    if not batch:
+        return ""
+    planned = run.settings.planned_step_seconds
+
+    def rate(point: Point) -> float | None:
+        return batch / point.seconds if point.seconds else None
+
+    return svg(
+        "Throughput",
+        "samples a second",
+        curves_of(points, rate),
+        restart_steps(points),
+        batch / planned if planned else None,
+    )
+
+
+def _history(run: Run) -> list[tuple[str, str]]:
+    saved = UNKNOWN if run.checkpoint_step is None else f"{run.checkpoint_step:,}"
+    rows = [
+        ("Restarts", str(run.restarts)),
+        ("Steps lost to restarts", f"{run.lost_steps:,}"),
+        ("Checkpoints saved", str(run.checkpoints)),
+        ("Last checkpoint at step", saved),
+        ("Steps with NaN or infinite loss", str(run.nan_total)),
+    ]
+    return rows + [(f"Before step {(i.step or 0) + 1:,}: {i.kind.value}", i.line) for i in run.past[-10:]]
+
+
+def _configuration(run: Run) -> list[tuple[str, str]]:
+    s = run.settings
+    rows = [
+        ("Model", s.model or UNKNOWN),
+        ("GPUs", number(s.gpus)),
+        ("World size in the log", number(run.world_size)),
+        ("Global batch size", number(run.global_batch_size)),
+        ("Steps", number(run.max_steps)),
+        ("Tokens a sample", number(s.tokens_per_sample)),
+        ("Planned step time", duration(s.planned_step_seconds)),
+        (
+            "Steps between checkpoints",
+            "off" if s.checkpoint_every == 0 else number(s.checkpoint_every),
+        ),
+    ]
+    return [(name, value) for name, value in rows if value != UNKNOWN]
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><th>{escape(n)}</th><td>{escape(v)}</td></tr>" for n, v in rows)
+    return f'<section class="card"><h2>{title}</h2><table>{body}</table></section>'
+
+
+_STYLE = """
+:root{--page:#f6f7f9;--card:#fff;--text:#16181d;--quiet:#646b78;--line:#e2e5ea;--blue:#2563eb;
+--green:#15803d;--amber:#b45309;--red:#dc2626;color-scheme:light dark}
+@media(prefers-color-scheme:dark){:root{--page:#0e1116;--card:#171b22;--text:#e7eaf0;--quiet:#98a1b0;
+--line:#2a303a;--blue:#6ea8fe;--green:#4ade80;--amber:#fbbf24;--red:#f87171}}
+*{box-sizing:border-box} body{margin:0;background:var(--page);color:var(--text);font:15px/1.5
+system-ui,sans-serif} main{max-width:960px;margin:0 auto;padding:28px 20px 48px}
+h1{font-size:26px;margin:0}h2{font-size:16px;margin:0}h3{font-size:15px;margin:0}
+.row{display:flex;gap:14px;align-items:center;flex-wrap:wrap}
+.small{justify-content:space-between;font-size:14px} .quiet{color:var(--quiet);font-size:13px}
+header p{margin:2px 0 14px} .status{padding:2px
+12px;border-radius:99px;font-size:13px;font-weight:600;color:var(--blue); border:1px solid
+currentColor} .status.training,.status.finished{color:var(--green)}
+.status.failed{color:var(--red)}.status.stalled,.status.ended,.status.waiting{color:var(--amber)}
+.bar{height:10px;border-radius:5px;background:var(--line);overflow:hidden;margin-bottom:6px} .bar
+div{height:100%;background:var(--blue);border-radius:5px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(136px,1fr));gap:12px;margin:20px 0}
+.tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}
+.tile{padding:12px 14px;display:flex;flex-direction:column} .tile
+b{font-size:21px;font-variant-numeric:tabular-nums} .card{padding:16px 18px;margin:14px 0}
+.finding{border-left:4px solid var(--green);padding:2px 0 2px 14px;margin:14px 0 4px}
+.finding.failed{border-color:var(--red)}.finding.warning{border-color:var(--amber)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:6px 0 0;font-size:14px}
+dt{color:var(--quiet)}dd{margin:0;min-width:0;overflow-wrap:anywhere} code{font:13px/1.5
+ui-monospace,monospace} svg{width:100%;height:auto;display:block;margin-top:10px} svg
+text{fill:var(--quiet);font-size:12px;font-variant-numeric:tabular-nums} svg
+.grid{stroke:var(--line)} svg
+polyline{fill:none;stroke:var(--blue);stroke-width:1.8;stroke-linejoin:round} svg
+.restart{stroke:var(--red);stroke-width:1.5;stroke-dasharray:2 4} svg
+.planned{stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:7 5}
+.keys{margin-left:auto;display:flex;gap:16px} .key{font-size:13px;color:var(--quiet)}
+.key::before{content:"";display:inline-block;width:20px;margin-right:6px;vertical-align:middle;
+border-top:2px solid var(--blue)} .key.dash::before{border-top:2px dashed
+var(--quiet)}.key.dots::before{border-top:2px dotted var(--red)}
+table{border-collapse:collapse;width:100%;margin-top:8px;font-size:14px}
+th,td{text-align:left;padding:5px 0;border-top:1px solid var(--line);vertical-align:top}
+th{font-weight:400;color:var(--quiet);width:38%;padding-right:16px}
+td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums} tr:first-child th,tr:first-child
+td{border-top:0} @media(max-width:600px){svg{overflow:visible} svg text{font-size:24px} svg
+.unit{display:none} svg *{vector-effect:non-scaling-stroke}}
+@media print{body{background:#fff}.card,.tile{break-inside:avoid}}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{{title}}</title>
+<style>{{style}}</style>
+</head>
+<body><main>
+{{body}}
+</main></body>
+</html>
+"""
