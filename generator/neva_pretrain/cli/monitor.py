@@ -109,17 +109,10 @@ class _Monitor(Boundary):
 )
 @click.option("--once", is_flag=True, help="Read what is there, say it, and end.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="What --once and the end print.",
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="What --once and the end print."
 )
 @click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write loss and step time as .png, .svg, .pdf.",
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write loss and step time as .png, .svg, .pdf."
 )
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page.")
 @click.option(
@@ -194,11 +187,7 @@ def command(
 
 
 def _open(
-    source: str | None,
-    namespace: str | None,
-    context: str | None,
-    once: bool,
-    options: settings.Options,
+    source: str | None, namespace: str | None, context: str | None, once: bool, options: settings.Options
 ) -> _Input:
     if source is None and not sys.stdin.isatty():
         source = "-"

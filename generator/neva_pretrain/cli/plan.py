@@ -24,13 +24,7 @@ from neva_pretrain.plan.table import document, text
 @click.option("--gpus", type=POSITIVE, required=True, help="GPUs of the job.")
 @options.model
 @options.gpus_per_node
-@click.option(
-    "--gpu",
-    type=click.Choice(list(GPUS)),
-    default="h100-80gb",
-    show_default=True,
-    help="Kind of GPU.",
-)
+@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100-80gb", show_default=True, help="Kind of GPU.")
 @click.option(
     "--batch-policy",
     type=click.Choice(["per-node", "fixed"]),
@@ -55,12 +49,7 @@ from neva_pretrain.plan.table import document, text
 @click.option("--micro-batch", type=POSITIVE, metavar="N", help="Only this MBS.")
 @click.option("--top", type=POSITIVE, default=8, show_default=True, help="Rows to show.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What to print.",
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
 )
 @click.option(
     "--plot",

@@ -109,20 +109,10 @@ FOLDER = click.Path(path_type=str)
     metavar="FILE",
     help="Values of the run: its model, paths and parallelism.",
 )
-@click.option(
-    "--model",
-    "model_name",
-    metavar="NAME",
-    help="A model of the catalog.  [default: llama2_7b_chat]",
-)
+@click.option("--model", "model_name", metavar="NAME", help="A model of the catalog.  [default: llama2_7b_chat]")
 @click.option("--tensor-parallel", type=POSITIVE, metavar="N", help="TP of the run.")
 @click.option("--pipeline-parallel", type=POSITIVE, metavar="N", help="PP of the run.")
-@click.option(
-    "--dataset",
-    type=FOLDER,
-    metavar="DIR",
-    help="Folder with blip_laion_cc_sbu_558k.json and images.",
-)
+@click.option("--dataset", type=FOLDER, metavar="DIR", help="Folder with blip_laion_cc_sbu_558k.json and images.")
 @click.option("--llm", type=FOLDER, metavar="PATH", help="NeMo checkpoint: .nemo file or unpacked folder.")
 @click.option("--tokenizer", type=FOLDER, metavar="PATH", help="Tokenizer file or folder.")
 @click.option("--vision", type=FOLDER, metavar="DIR", help="Folder of the vision encoder.")
@@ -135,12 +125,7 @@ FOLDER = click.Path(path_type=str)
     metavar="MOUNT=DIR",
     help="Where a pod's mount path lies here.  [default: storage.*.gpfs.nodePath]",
 )
-@click.option(
-    "--sample",
-    type=POSITIVE,
-    metavar="N",
-    help="Images to decode.  [default: preflight.sample]",
-)
+@click.option("--sample", type=POSITIVE, metavar="N", help="Images to decode.  [default: preflight.sample]")
 @click.option(
     "--decode",
     type=click.Choice(["none", "sample", "all"]),
@@ -149,12 +134,7 @@ FOLDER = click.Path(path_type=str)
 @click.option("--only", default="", callback=_names, metavar="A,B", help="Run these checks only.")
 @click.option("--skip", default="", callback=_names, metavar="A,B", help="Leave these checks out.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What to print.",
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
 )
 @click.pass_context
 def preflight(

@@ -182,13 +182,7 @@ class Kubectl:
         """Start to read the log of that pod, each line with the time it was written."""
         return subprocess.Popen(
             [
-                *(
-                    "kubectl",
-                    *self._options,
-                    "logs",
-                    "--timestamps",
-                    f"--follow={str(follow).lower()}",
-                ),
+                *("kubectl", *self._options, "logs", "--timestamps", f"--follow={str(follow).lower()}"),
                 *([f"--since-time={since}"] if since else []),
                 *(f"--container={_KINDS[job.kind].container}", pod),
             ],

@@ -102,11 +102,7 @@ def _findings(judgements: list[Judgement]) -> str:
         rank = "" if j.rank is None else f" (rank {j.rank})"
         rows = "".join(
             f"<dt>{name}</dt><dd>{_inline(f'`{text}`' if name == 'Evidence' else text)}</dd>"
-            for name, text in (
-                ("Evidence", j.evidence),
-                ("Likely cause", j.cause),
-                ("Next", j.action),
-            )
+            for name, text in (("Evidence", j.evidence), ("Likely cause", j.cause), ("Next", j.action))
             if text
         )
         items.append(
@@ -161,10 +157,7 @@ def _configuration(run: Run) -> list[tuple[str, str]]:
         ("Steps", number(run.max_steps)),
         ("Tokens a sample", number(s.tokens_per_sample)),
         ("Planned step time", duration(s.planned_step_seconds)),
-        (
-            "Steps between checkpoints",
-            "off" if s.checkpoint_every == 0 else number(s.checkpoint_every),
-        ),
+        ("Steps between checkpoints", "off" if s.checkpoint_every == 0 else number(s.checkpoint_every)),
     ]
     return [(name, value) for name, value in rows if value != UNKNOWN]
 

@@ -18,13 +18,7 @@ from neva_pretrain.plan.search import Result, over_gpus, over_micro_batch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-)  # Okabe and Ito's: told apart by all
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: told apart by all
 _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -90,10 +84,7 @@ def _over_micro_batch(result: Result, rate: Axes, used: Axes) -> None:
     used.set_title("Memory of the fullest GPU, GiB")
     used.axhline(gpu.memory_gib, color="black", lw=1)
     used.annotate(
-        f"{gpu.title}: {gpu.memory_gib:.1f} GiB",
-        (1, gpu.memory_gib),
-        xytext=(2, 4),
-        textcoords="offset points",
+        f"{gpu.title}: {gpu.memory_gib:.1f} GiB", (1, gpu.memory_gib), xytext=(2, 4), textcoords="offset points"
     )
     used.set_ylim(0, gpu.memory_gib * 1.25)
 

@@ -102,13 +102,7 @@ class Setup:
     def is_calibrated(self) -> bool:
         """Whether this model's shapes were run, on this GPU, without a pipeline."""
         llm, model = self.model.architecture, self.model
-        shape = (
-            llm.hidden_size,
-            llm.ffn_hidden_size,
-            llm.num_attention_heads,
-            llm.num_query_groups,
-            llm.vocab_size,
-        )
+        shape = (llm.hidden_size, llm.ffn_hidden_size, llm.num_attention_heads, llm.num_query_groups, llm.vocab_size)
         return (
             shape in _CALIBRATED
             and llm.num_experts == 1

@@ -17,20 +17,7 @@ from neva_pretrain.plan.time import start_seconds
 WIDTH = 80
 FEW_WORKERS = 2
 """DataLoader workers that the start is compared with, the fewest that were measured."""
-_HEAD = (
-    "",
-    "TP",
-    "PP",
-    "MBS",
-    "ACC",
-    "GiB",
-    "SPARE",
-    "SMP/S/GPU",
-    "STEP",
-    "TO END",
-    "GPU-H",
-    "MFU",
-)
+_HEAD = ("", "TP", "PP", "MBS", "ACC", "GiB", "SPARE", "SMP/S/GPU", "STEP", "TO END", "GPU-H", "MFU")
 _BASIS = {Basis.MEASURED: "", Basis.MODELLED: "~", Basis.EXTRAPOLATED: "?"}
 
 
@@ -244,11 +231,7 @@ def _document(candidate: Candidate, result: Result) -> dict[str, Any]:
             "tight": candidate.is_tight,
             "parts": memory.parts._asdict(),
         },
-        "step": {
-            "basis": time.basis.value,
-            "totalMs": time.total,
-            "parts": time.parts._asdict(),
-        },
+        "step": {"basis": time.basis.value, "totalMs": time.total, "parts": time.parts._asdict()},
         "samplesPerSecondPerGpu": candidate.rate,
         "mfu": time.mfu,
         "steps": candidate.steps,

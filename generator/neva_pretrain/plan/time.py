@@ -63,11 +63,7 @@ _VISION_SOFTMAX = 1.94  # ms per image more with unfused attention, as transform
 _VISION_FLOOR = 21 / 24  # ms per layer of the tower to launch its kernels
 _CLIP = (303_507_456, 577, 24)  # parameters, tokens and layers of that tower
 _LAUNCH, _LAUNCH_TP, _LAUNCH_BASE = 4.0, 5.0, 15.0  # ms per layer, with TP, and per micro batch
-_ALLREDUCE = {
-    2: (0.028, 315.0),
-    4: (0.040, 337.0),
-    8: (0.050, 343.0),
-}  # ms and GB/s; only 2 was measured
+_ALLREDUCE = {2: (0.028, 315.0), 4: (0.040, 337.0), 8: (0.050, 343.0)}  # ms and GB/s; only 2 was measured
 _ALLREDUCE_IN_STEP = 1.12  # an all-reduce inside a step over one alone
 _NETWORK_GB_S = 40.0  # 80 % of one 400 Gb/s adapter for each GPU
 _NETWORK_HOP = 0.05  # ms
@@ -136,11 +132,7 @@ def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
     sharded = BF16 * tokens * stage.layers * (hidden + llm.key_value_size + activation) / tp / 1e9
     elementwise = stream * (_REPLICATED * replicated + _SHARDED * sharded)
     if setup.kernels == "fused":
-        gemm, attention, elementwise = (
-            _FUSED_GEMM * gemm,
-            _FUSED_REST * attention,
-            _FUSED_REST * elementwise,
-        )
+        gemm, attention, elementwise = (_FUSED_GEMM * gemm, _FUSED_REST * attention, _FUSED_REST * elementwise)
     if setup.recompute == "full":
         gemm, elementwise = gemm * 1.5, elementwise * (1 + _RECOMPUTE_REST)
     if setup.recompute != "none":
