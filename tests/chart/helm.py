@@ -177,3 +177,8 @@ def expand(text: str, known: dict[str, str]) -> str:
         else:
             out, at = out + text[at], at + 1
     return out
+
+
+def notes(folder: Path, values: dict[str, Any] | None = None) -> str:
+    """The notes and nothing else."""
+    return str(one(render(values, chart=folder), "Notes")["text"])

@@ -18,8 +18,7 @@ from neva_pretrain.cli.main import main
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import settings
 from tests.chart import helm
-from tests.chart.test_notes import folder as folder  # the fixture
-from tests.chart.test_notes import notes
+from tests.chart.helm import notes
 from tests.chart.test_schema import assert_valid
 
 CRDS = ("--api-versions", "monitoring.coreos.com/v1")

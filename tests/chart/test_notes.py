@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chart import helm
+from tests.chart.helm import notes
 
 FOUR_NODES: dict[str, Any] = {"training": {"nodes": 4, "globalBatchSize": 1024}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the chart that shows its notes."""
-    copy = tmp_path_factory.mktemp("chart") / "neva-pretrain"
-    shutil.copytree(helm.CHART, copy)
-    notes = (copy / "templates" / "NOTES.txt").read_text()
-    manifest = 'kind: Notes\ntext: {{ include "notes" . | toJson }}\n'
-    (copy / "templates" / "shown.yaml").write_text(f'{{{{- define "notes" }}}}{notes}{{{{ end }}}}{manifest}')
-    return copy
-
-
-def notes(folder: Path, values: dict[str, Any] | None = None) -> str:
-    """The notes and nothing else."""
-    return str(helm.one(helm.render(values, chart=folder), "Notes")["text"])
 
 
 def test_notes_tell_what_was_rendered_and_what_comes_next(folder: Path) -> None:

@@ -117,7 +117,7 @@ def test_n06_the_users_own_home_wins(name: str) -> None:
 def test_the_code_of_a_pod_starts_from_what_is_mounted(name: str, tmp_path: Path) -> None:
     """Every Python module that a container names, from its own working directory and with nothing else of ours."""
     manifests = helm.render(RELEASES[name])
-    modules = []
+    modules: list[str] = []
     for spec in [pod["spec"] for pod in helm.pod_templates(manifests)]:
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
             if "workingDir" not in container:

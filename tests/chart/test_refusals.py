@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from neva_pretrain import chart
@@ -31,7 +31,7 @@ def breaking(part: dict[str, Any], keyword: str) -> Any:
     """A value that breaks one keyword of a part."""
     limit = part[keyword]
     kinds = part["type"] if isinstance(part["type"], list) else [part["type"]]
-    return {
+    values: dict[str, Callable[[], Any]] = {
         "type": lambda: [] if "array" not in kinds else True,
         "enum": lambda: "no-such-choice",
         "minimum": lambda: limit - 1,
@@ -40,7 +40,8 @@ def breaking(part: dict[str, Any], keyword: str) -> Any:
         "maxLength": lambda: "x" * (limit + 1),
         "maxItems": lambda: [f"x{at}" for at in range(limit + 1)],
         "maxProperties": lambda: {f"x{at}": "x" for at in range(limit + 1)},
-    }[keyword]()
+    }
+    return values[keyword]()
 
 
 def nested(path: Path, value: Any) -> Any:

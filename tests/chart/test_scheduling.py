@@ -15,8 +15,7 @@ from neva_pretrain.check.verdict import judge
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import GPUS
 from tests.chart import helm
-from tests.chart.test_notes import folder as folder  # the fixture
-from tests.chart.test_notes import notes
+from tests.chart.helm import notes
 
 TWO: dict[str, Any] = {"training": {"nodes": 2, "globalBatchSize": 512}}
 RACK = "cloud.provider.com/topology-rack"

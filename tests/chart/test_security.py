@@ -15,8 +15,7 @@ from neva_pretrain.chart import values
 from neva_pretrain.check import pod_security, rules
 from neva_pretrain.facts import Facts
 from tests.chart import helm
-from tests.chart.test_notes import folder as folder  # the fixture
-from tests.chart.test_notes import notes
+from tests.chart.helm import notes
 from tests.chart.test_schema import FILES, OPTIONS, schema
 
 PREPARE = {"prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}}

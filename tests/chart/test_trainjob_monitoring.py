@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from neva_pod.monitor import exporter as exporter_module
+from neva_pod.monitor.run import Settings
 from tests.chart import helm
-from tests.chart.test_notes import folder as folder  # the fixture
-from tests.chart.test_notes import notes
+from tests.chart.helm import notes
 from tests.waiting import PATIENCE
 
 TRAINJOB: dict[str, Any] = {"job": {"kind": "TrainJob"}, "training": {"nodes": 4, "globalBatchSize": 1024}}
@@ -37,7 +37,7 @@ def test_only_the_first_node_tells_metrics(
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
     if index is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
-    settings = exporter_module.Settings(name="run", max_steps=10)
+    settings = Settings(name="run", max_steps=10)
     served = exporter_module._open(tmp_path / "train.log", ("127.0.0.1", 0), settings)
     thread = threading.Thread(target=served.serve)
     thread.start()

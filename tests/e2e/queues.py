@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FLAVOR = {
+FLAVOR: dict[str, Any] = {
     "apiVersion": "kueue.x-k8s.io/v1beta1",
     "kind": "ResourceFlavor",
     "metadata": {"name": "h100"},

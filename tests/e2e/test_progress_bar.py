@@ -28,7 +28,8 @@ def bars() -> type[Any]:
     """Return Lightning's tqdm; it needs torch, so it is imported where the tests run only."""
     from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
-    return Tqdm
+    found: type[Any] = Tqdm
+    return found
 
 
 def draw(bars: type[Any], n: int, total: int | None, metrics: dict[str, object]) -> str:

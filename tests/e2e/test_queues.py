@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.e2e.queues import queue, quota
@@ -12,6 +14,10 @@ pytestmark = pytest.mark.e2e
 
 KUEUE = ["--set", "scheduling.queue.name=gpus"]
 RACK = [*KUEUE, "--set-string", r"scheduling.queue.topology.required=neva\.test/rack"]
+
+
+def is_placed(release: Release) -> bool:
+    return len(release.placed()) == 8
 
 
 def nodes(count: int) -> list[str]:
@@ -52,7 +58,7 @@ def test_kueue_keeps_master_and_workers_in_one_rack(full: Sandbox, releases: tup
     for release in releases:
         release.apply("install", *nodes(8), *RACK)
         release.wait_for("Running")
-        full.wait(lambda release=release: len(release.placed()) == 8, "job placed")
+        full.wait(partial(is_placed, release), "job placed")
     racks = []
     for release in releases:
         label = "neva.test/rack"

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,6 +37,12 @@ TWO_NODES: Manifest = {"training": {"nodes": 2, "globalBatchSize": 512}}
     r"^```yaml\n(- name: init-pytorch\n.*?)^```", (ROOT / "docs/security.md").read_text(), re.M | re.S
 )
 FLAG = "--pytorch-init-container-template-file"
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens there; an error says that nothing does yet."""
+    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    return True
 
 
 def labelled(sandbox: Sandbox, level: str) -> str:
@@ -292,7 +299,7 @@ def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
             os.waitpid(operator.pid, 0)
         box.start("training-operator", *arguments, f"{FLAG}={template}", env=environment)
         (port,) = [int(a.rpartition("=")[2]) for a in arguments if a.startswith("--webhook-server-port=")]
-        box.wait(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None, "webhook")
+        box.wait(partial(accepts, port), "webhook")
         yield box
 
 

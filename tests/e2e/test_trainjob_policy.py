@@ -102,7 +102,7 @@ def test_a15_on_the_nodes_network_trainers_port_is_the_nodes(full: Sandbox, rele
     assert (port["containerPort"], port["hostPort"]) == (29500, 29500)
     second = Release(full, release.namespace, "second", "TrainJob")
     second.install(*options, "--set", "rendezvous.port=24002")
-    full.wait(lambda: second.pods(), "its pod")
+    full.wait(lambda: bool(second.pods()), "its pod")
 
     def refusal() -> str:
         (pod,) = second.pods().values()

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from neva_pod.monitor.run import Settings
 from neva_pretrain import chart
 from neva_pretrain.chart import access, values
 from neva_pretrain.check import rules, schema
@@ -63,7 +64,7 @@ PLACEMENT = {
 @st.composite
 def security_values(draw: st.DrawFn) -> dict[str, Any]:
     """Values that break levels of the Pod Security Standard, and policies."""
-    either = {
+    either: dict[str, st.SearchStrategy[Any]] = {
         "runAsNonRoot": st.sampled_from([True, True, False, None]),
         "runAsUser": st.sampled_from([0, 1000, None]),
         "seccompProfile": st.sampled_from(
@@ -73,8 +74,10 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "seLinuxOptions": st.sampled_from([{"level": "s0:c1,c2"}, {"type": "spc_t", "user": "u"}, {"role": "r"}]),
     }
     lists = st.sampled_from([[], ["NET_BIND_SERVICE"], ["CHOWN", "SYS_ADMIN"], ["ALL"], None])
-    pod = {"sysctls": st.sampled_from([[{"name": "kernel.msgmax", "value": "1"}], []])}
-    container = {
+    pod: dict[str, st.SearchStrategy[Any]] = {
+        "sysctls": st.sampled_from([[{"name": "kernel.msgmax", "value": "1"}], []])
+    }
+    container: dict[str, st.SearchStrategy[Any]] = {
         "privileged": st.booleans(),
         "procMount": st.sampled_from(["Default", "Unmasked", None]),
         "allowPrivilegeEscalation": st.booleans(),
@@ -382,7 +385,7 @@ def assert_agree(partials: list[dict[str, Any]]) -> None:
             assert replace(monitor.from_facts(monitor.of_annotations(made["annotations"])), name="neva") == told
 
 
-def assert_same_facts(complete: dict[str, Any], theirs: dict[str, Any]) -> monitor.Settings:
+def assert_same_facts(complete: dict[str, Any], theirs: dict[str, Any]) -> Settings:
     """The chart's settings.json, whole, is the generator's fact sheet; the monitor predicts what plan does."""
     theirs.pop("chart")  # its version is not the values'
     found = Facts(complete, "neva", "default")
@@ -414,7 +417,7 @@ def unfit(partial: dict[str, Any]) -> bool:
     """Say whether such values break a rule."""
     training = partial["training"]
     unfused = training.get("kernels") == "fused" and partial["model"]["name"] == "nemotron4_340b_chat"
-    return unfused or training["gpusPerNode"] % training["tensorParallelSize"] != 0
+    return bool(unfused or training["gpusPerNode"] % training["tensorParallelSize"] != 0)
 
 
 @MANY

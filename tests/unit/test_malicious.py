@@ -23,6 +23,7 @@ import yaml
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values
+from neva_pretrain.chart.access import VOLUMES
 from neva_pretrain.chart.secrecy import compiled
 from neva_pretrain.check import rules, schema
 from neva_pretrain.errors import Violation
@@ -278,7 +279,7 @@ class Scene:
     def base(self) -> Values:
         made: Values = json.loads(json.dumps(BASE))
         made["storage"] = {}
-        for place, volume in enumerate(rules.VOLUMES):
+        for place, volume in enumerate(VOLUMES):
             source = SOURCES[(place + self.turn) % len(SOURCES)]
             made["storage"][volume] = {}
             for key, text in self.source(source).items():
@@ -300,20 +301,21 @@ class Scene:
     @staticmethod
     def source(name: str) -> Values:
         csi = {"volumeHandle": "0;0;1;0A0B0C0D:5D36FE8D;;;/h"}
-        return {
+        sources: dict[str, Values] = {
             "gpfs.nodePath": {"gpfs": {"nodePath": "/n"}},
             "gpfs.csi": {"gpfs": {"csi": csi}},
             "storageClassName": {"storageClassName": "c"},
             "hostPath": {"hostPath": "/h"},
             "existingClaim": {"existingClaim": "e"},
-        }[name]
+        }
+        return sources[name]
 
     def has(self, place: Place) -> bool:
         """Whether the place is one of this release's: one source for a volume, one name for each map."""
         if place.path[0] != "storage" or len(place.path) < 3:
             return True
         volume, rest = str(place.path[1]), ".".join(map(str, place.path[2:]))
-        source = SOURCES[(rules.VOLUMES.index(volume) + self.turn) % len(SOURCES)]
+        source = SOURCES[(VOLUMES.index(volume) + self.turn) % len(SOURCES)]
         if rest.startswith(SOURCES):
             return rest.startswith(source)
         return True

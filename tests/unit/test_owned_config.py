@@ -91,6 +91,7 @@ def nested(keys: list[str], value: Any) -> Any:
 
 
 def test_k19_owned_keys_are_refused_whatever_they_hold_and_their_parents_stay_maps() -> None:
+    value: Any
     for path in OWNED:
         keys = path.split(".")
         for value in (None, 3, [], "x", {"a": 1}):

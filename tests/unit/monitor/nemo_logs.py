@@ -109,7 +109,7 @@ def drawn(n: int, total: int | None, metrics: Mapping[str, str], *, epoch: int =
     """Draw a bar by tqdm itself, in the format of NeMo's CustomProgressBar (r2.0.0rc1), after a carriage return."""
     return "\r" + tqdm.format_meter(
         n,
-        total,
+        total,  # type: ignore[arg-type]  # None is unknown
         elapsed,
         prefix=f"Epoch {epoch}: ",
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.unit.monitor.nemo_logs import HYDRA, REGISTERED, SAMPLES, TORCHRUN, b
 TRAINING = "".join(bar(n) for n in range(60))
 
 
-def judgements(text: str, now: float = 1.0, **settings: object) -> list[Judgement]:
+def judgements(text: str, now: float = 1.0, **settings: Any) -> list[Judgement]:
     return judge(run_of(text, **settings), now)
 
 

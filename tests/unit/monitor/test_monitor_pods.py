@@ -141,7 +141,7 @@ def workload(said: str, kind: str = "QuotaReserved") -> Object:
 
 
 RUNNING = {"state": {"running": {"startedAt": CREATED}}}
-WAITS = {
+WAITS: dict[str, Any] = {
     "initContainerStatuses": [
         {"name": "preflight", "state": {"terminated": {"exitCode": 0}}},
         {"name": "wait-for-master", **RUNNING},
@@ -300,7 +300,9 @@ def test_u02_what_goes_well_has_no_finding(pods: list[Object]) -> None:
 
 def test_u02_many_pods_say_it_once() -> None:
     """16 workers, two different words; the master is named first; few logs are read."""
-    broken = {"initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}]}
+    broken: dict[str, Any] = {
+        "initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}]
+    }
     names = ["neva-1-master-0", *(f"neva-1-worker-{n}" for n in range(15))]
     logs = {f"{name}/preflight": f"FAILED   gpus  {8 - n % 2} GPUs\n" for n, name in enumerate(names)}
     kubectl = recorded({"pods": [pod(name, "Failed", **broken) for name in reversed(names)], **logs})
@@ -387,7 +389,7 @@ def places(tree: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(p for key, value in below for p in places(value, (*path, key)))]
 
 
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 10**400, 1.5, float("nan"), "", "x", "\ud800", "9" * 400, [], [None], [[]], ["x"], {}, {"x": 1},
      [{"name": []}], {"terminated": {"exitCode": "x"}}, {"name": {}}, [{}, None, 1]]
 )  # fmt: skip
@@ -406,7 +408,7 @@ def test_k20_any_value_may_be_anything(data: st.DataObject) -> None:
         "max-steps": "5",
         "checkpoint": "{}",
     }
-    for each in [*answers["pytorchjobs"], *answers.get("trainjobs", [])]:  # type: ignore[misc, attr-defined]
+    for each in [*answers["pytorchjobs"], *answers.get("trainjobs", [])]:  # type: ignore[misc]
         each["metadata"]["annotations"] = {f"neva-pretrain/{key}": text for key, text in told.items()}
     trees = {key: answer for key, answer in answers.items() if isinstance(answer, list)}
     for _ in range(data.draw(st.integers(1, 3))):

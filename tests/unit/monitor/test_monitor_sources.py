@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from neva_pod.monitor.tail import Tail, newest_log
 from neva_pretrain.monitor import sources
-from neva_pretrain.monitor.sources import Chunk, ClusterError, JobLog, Kubectl, Stamped
+from neva_pretrain.monitor.kubectl import ClusterError, Kubectl
+from neva_pretrain.monitor.sources import Chunk, JobLog, Stamped
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import bar
 
