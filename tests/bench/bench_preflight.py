@@ -17,7 +17,13 @@ from time import perf_counter
 
 from PIL import Image
 
-from tests.unit.preflight_tools import config_yaml, inputs, preflight, sample
+from neva_pod.inputs.checkpoint import read_checkpoint
+from neva_pod.inputs.tar import TarStore
+from neva_pod.preflight.checks import CHECKS
+from neva_pod.preflight.registry import Context
+from neva_pod.preflight.run import run_check
+from neva_pod.settings import Settings as PodSettings
+from tests.unit.preflight_tools import config_yaml, sample
 
 MEMBERS, SIZE = 1_000, 10 * 2**30
 IMAGES, IN_A_FOLDER = 10_000, 850
@@ -72,11 +78,11 @@ def bench_checkpoint(folder: Path) -> None:
     """Compare judging a checkpoint with listing its headers."""
     path = folder / "large.nemo"
     write_checkpoint(path)
-    judge = best(lambda: inputs.read_checkpoint(str(path)))
+    judge = best(lambda: read_checkpoint(str(path)))
     gnu = best(lambda: subprocess.run(["tar", "-tf", path], stdout=subprocess.DEVNULL, check=True))
     python = best(lambda: python_names(path))
-    listing = best(lambda: inputs.TarStore(str(path)))
-    found = inputs.read_checkpoint(str(path))
+    listing = best(lambda: TarStore(str(path)))
+    found = read_checkpoint(str(path))
     print(f"{found}: judged in {judge * 1e3:.1f} ms ({judge / gnu:.2f} x tar -tf)")
     print(f"  headers alone {listing * 1e3:.1f} ms; tar -tf {gnu * 1e3:.1f} ms")
     print(f"  Python's tarfile {python * 1e3:.1f} ms ({python / gnu:.2f} x tar -tf)")
@@ -97,9 +103,9 @@ def bench_images(folder: Path) -> None:
             "data": {"annotations": str(folder / "blip.json"), "images": str(folder / "images")},
             "preflight": {"decode": mode},
         }
-        run = preflight.Run(inputs.Settings(settings))
+        run = Context(PodSettings(settings))
         for name in ("images", "decode"):
-            result = preflight.run_check(preflight.CHECKS[name], run)
+            result = run_check(CHECKS[name], run)
             print(f"decode={mode}: {name}: {result.findings[-1].message}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from neva_pod.preflight import CHECKS
+from neva_pod.preflight.checks import CHECKS
 from neva_pretrain.model import catalog, hydra
 from tests.chart import helm
 

@@ -14,7 +14,10 @@ import sentencepiece
 import yaml
 from PIL import Image
 
-from neva_pod import inputs, preflight
+from neva_pod.inputs.tokenizer import extra_tokens
+from neva_pod.preflight.registry import Context, Level
+from neva_pod.preflight.run import Result, run_check, select
+from neva_pod.settings import Settings as PodSettings
 from neva_pretrain.model import catalog, hydra
 
 FILES = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files"
@@ -146,7 +149,7 @@ def with_pieces(model: bytes, tokens: list[str], kind: int) -> bytes:
 
 
 def extended(count: int = 8, kind: int = 4) -> bytes:
-    return with_pieces(tokenizer(), inputs.extra_tokens(count), kind)
+    return with_pieces(tokenizer(), extra_tokens(count), kind)
 
 
 def image_bytes(kind: str = "JPEG", side: int = 16, seed: int = 0) -> bytes:
@@ -241,16 +244,16 @@ def world(tmp: Path) -> dict[str, Any]:
     }
 
 
-def run(settings: dict[str, Any], *names: str) -> dict[str, preflight.Result]:
+def run(settings: dict[str, Any], *names: str) -> dict[str, Result]:
     """Run checks and return their results by name."""
-    level = preflight.Level.FULL
-    started = preflight.Run(inputs.Settings(settings))
+    level = Level.FULL
+    started = Context(PodSettings(settings))
     skip = settings["preflight"].get("skip", [])
-    chosen = preflight.select(level, names, [] if names else skip)
-    return {c.name: preflight.run_check(c, started) for c in chosen}
+    chosen = select(level, names, [] if names else skip)
+    return {c.name: run_check(c, started) for c in chosen}
 
 
 def problems(settings: dict[str, Any], name: str, status: str = "failed") -> list[str]:
     """Return messages and fixes of one check's findings of a status."""
     findings = run(settings, name)[name].findings
-    return [f"{f.message} | {f.fix}" for f in findings if f.status == status]
+    return [f"{f.message} | {f.fix}" for f in findings if f.outcome == status]

@@ -20,6 +20,16 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from neva_pod.findings import UsageError, note
+from neva_pod.inputs.checkpoint import read_checkpoint
+from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, pieces
+from neva_pod.preflight.checks import CHECKS, devices, images
+from neva_pod.preflight.checks.checkpoint import VALUES_OF, as_nemo, llm_problems
+from neva_pod.preflight.checks.devices import has_capability
+from neva_pod.preflight.registry import Check, Context, Level
+from neva_pod.preflight.report import as_json, as_text
+from neva_pod.preflight.run import run_check
+from neva_pod.settings import Settings as PodSettings
 from neva_pretrain import chart
 from neva_pretrain.model import catalog, hydra
 from tests.unit.preflight_tools import (
@@ -28,9 +38,7 @@ from tests.unit.preflight_tools import (
     config_yaml,
     extended,
     image_bytes,
-    inputs,
     legacy,
-    preflight,
     problems,
     run,
     sample,
@@ -73,8 +81,8 @@ def nobody() -> Iterator[Path]:
 def test_right_inputs_pass_every_check(settings: Settings) -> None:
     """Nothing fails, and only the unknown number of samples is worth a warning."""
     results = run(settings)
-    assert {n: r.status for n, r in results.items() if r.status == "failed"} == {}
-    assert [n for n, r in results.items() if r.status == "warning"] == ["dataset"]
+    assert {n: r.outcome for n, r in results.items() if r.outcome == "failed"} == {}
+    assert [n for n, r in results.items() if r.outcome == "warning"] == ["dataset"]
 
 
 class TestDataset:
@@ -262,15 +270,15 @@ class TestDataset:
         """F01: 558,128 entries."""
         self.change(settings, [sample(0, "a.jpg")] * 558128)
         result = run(settings, "dataset")["dataset"]
-        assert result.status == "ok"
+        assert result.outcome == "ok"
         assert "558128 samples: LLaVA-Pretrain-LCS-558K" in result.findings[0].message
 
     @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "[]"])
     def test_a_file_that_is_no_list_of_samples(self, settings: Settings, content: str) -> None:
         Path(settings["data"]["annotations"]).write_text(content)
         results = run(settings, "dataset", "images", "decode")
-        assert results["dataset"].status == "failed"
-        assert results["images"].status == "skipped", "reported once"
+        assert results["dataset"].outcome == "failed"
+        assert results["images"].outcome == "skipped", "reported once"
 
     def test_f03_a_git_lfs_pointer(self, settings: Settings) -> None:
         """F03: the JSON, too, is an LFS file on the hub."""
@@ -309,7 +317,7 @@ class TestImages:
     def test_no_single_file_is_asked_for(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """558K stats over a network file system would take an hour."""
         monkeypatch.setattr(os, "stat", lambda *_a, **_k: pytest.fail("stat"))
-        assert run(settings, "images")["images"].status == "ok"
+        assert run(settings, "images")["images"].outcome == "ok"
 
 
 class TestDecode:
@@ -364,7 +372,7 @@ class TestDecode:
     def test_missing_images_are_left_to_their_own_check(self, settings: Settings) -> None:
         (Path(settings["data"]["images"]) / "00000/000000003.jpg").unlink()
         result = run(settings, "decode")["decode"]
-        assert result.status == "ok"
+        assert result.outcome == "ok"
         assert "19 images decoded" in result.findings[0].message
 
     def test_all_and_none(self, settings: Settings) -> None:
@@ -372,10 +380,10 @@ class TestDecode:
         settings["preflight"]["decode"] = "all"
         assert "20 images decoded" in run(settings, "decode")["decode"].findings[-1].message
         settings["preflight"]["decode"] = "none"
-        assert run(settings, "decode")["decode"].status == "skipped"
+        assert run(settings, "decode")["decode"].outcome == "skipped"
 
     def test_without_pillow_signatures_are_read(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(preflight, "pillow", lambda: None)
+        monkeypatch.setattr(images, "pillow", lambda: None)
         self.put(settings, b"<html>403</html>")
         assert "not an image" in problems(settings, "decode")[0]
         assert "Pillow is not installed" in problems(settings, "decode", "warning")[0]
@@ -440,7 +448,7 @@ class TestCheckpoint:
         """E02: from a tar and from a folder, whatever its name says."""
         files, said = LAYOUTS[layout]
         path = self.use(settings, tmp_path, files, kind)
-        assert str(inputs.read_checkpoint(str(path))).startswith(said)
+        assert str(read_checkpoint(str(path))).startswith(said)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_e03_distributed_loads_at_any_parallelism_legacy_at_its_own(
@@ -618,7 +626,7 @@ class TestCheckpoint:
         assert "layernorm_epsilon" not in message, "what model_config.yaml leaves out is not compared"
         assert fix in message
         owned, facts = chart.rules()["ownedConfig"], chart.rules()["llmConfig"]
-        assert {k: owned[f"model.{k}"] for k in facts if f"model.{k}" in owned} == preflight.VALUES_OF
+        assert {k: owned[f"model.{k}"] for k in facts if f"model.{k}" in owned} == VALUES_OF
 
     @pytest.mark.parametrize(
         ("model", "config", "said"),
@@ -646,7 +654,7 @@ class TestCheckpoint:
     ) -> None:
         """N01: a Hugging Face config.json, as NeMo's converters would write it."""
         settings["llm"] = hydra.llm({}, catalog.get(model))
-        found = preflight.llm_problems(preflight.as_nemo(config), inputs.Settings(settings), "config.json")
+        found = llm_problems(as_nemo(config), PodSettings(settings), "config.json")
         messages = [f.message for f in found]
         assert [bool(messages), said in "".join(messages)] == [bool(said), True], messages
 
@@ -661,7 +669,7 @@ class TestCheckpoint:
         for kind in ("folder", "tar"):
             path = self.use(settings, tmp_path, files, kind)
             result = run(settings, "weights")["weights"]
-            assert result.status == "ok", result
+            assert result.outcome == "ok", result
             assert "tensors under Megatron Core's names" in result.findings[0].message
             shutil.rmtree(path) if kind == "folder" else path.unlink()
 
@@ -700,7 +708,7 @@ class TestCheckpoint:
         """K11: one short finding, whatever the YAML would become."""
         self.use(settings, tmp_path, {**zarr(), "model_config.yaml": BOMBS[bomb].encode()})
         result = run(settings, "checkpoint")["checkpoint"]
-        assert result.status == "failed"
+        assert result.outcome == "failed"
         assert sum(len(f.message + f.fix) for f in result.findings) < 2000
         assert not any("the check itself" in f.message for f in result.findings)
 
@@ -763,7 +771,7 @@ class TestTokenizer:
 
         proto = sentencepiece_model_pb2.ModelProto()
         proto.ParseFromString(extended())
-        assert inputs.pieces(extended()) == [(p.piece, p.type) for p in proto.pieces]
+        assert pieces(extended()) == [(p.piece, p.type) for p in proto.pieces]
 
     def test_e07_tokens_that_are_not_there(self, settings: Settings) -> None:
         """E07: the model's own tokenizer, unprepared."""
@@ -802,7 +810,7 @@ class TestTokenizer:
             extraTokens=0,
         )
         assert "has no tokenizer.json" in problems(settings, "tokenizer")[0]
-        added = [{"id": 60 + i, "content": t} for i, t in enumerate(inputs.LLAMA_3_TOKENS)]
+        added = [{"id": 60 + i, "content": t} for i, t in enumerate(LLAMA_3_TOKENS)]
         data = {"model": {"vocab": {str(i): i for i in range(60)}}, "added_tokens": added}
         (folder / "tokenizer.json").write_text(json.dumps(data))
         (folder / "tokenizer_config.json").write_text("{}")
@@ -907,7 +915,7 @@ class TestVision:
         assert "hub id openai/clip" in problems(settings, "hub-id")[0]
         settings["hf"]["online"] = True
         assert problems(settings, "hub-id") == []
-        assert run(settings, "vision")["vision"].status == "skipped"
+        assert run(settings, "vision")["vision"].outcome == "skipped"
 
 
 class TestResume:
@@ -930,7 +938,7 @@ class TestResume:
     def test_d05_first_run(self, settings: Settings) -> None:
         """D05: nothing to resume is right by default."""
         result = run(settings, "resume")["resume"]
-        assert result.status == "ok"
+        assert result.outcome == "ok"
         assert settings["results"]["checkpointsDir"] in result.findings[0].message
 
     def test_d04_require_prints_the_path(self, settings: Settings) -> None:
@@ -960,7 +968,7 @@ class TestResume:
         self.save(settings, *names)
         self.record(settings)
         result = run(settings, "resume")["resume"]
-        assert result.status == "ok", result
+        assert result.outcome == "ok", result
         assert "resumes from" in result.findings[0].message
 
     def test_d05_several_last(self, settings: Settings) -> None:
@@ -1134,7 +1142,7 @@ class TestNode:
     ) -> None:
         """K06: nvidia-smi waits for a driver that does not answer."""
         self.tool(tmp_path, monkeypatch, text)
-        monkeypatch.setattr(preflight, "ANSWER", 0.5)
+        monkeypatch.setattr(devices, "ANSWER", 0.5)
         (message,) = problems(settings, "gpus")
         assert "nvidia-smi gave no answer in 0 s: the driver hangs" in message
 
@@ -1144,36 +1152,36 @@ class TestNode:
         try:
 
             def hang(_: Any) -> Iterator[Any]:
-                yield inputs.note("before")
+                yield note("before")
                 os.read(reading, 1)
 
-            hung = preflight.Check("hung", preflight.Level.QUICK, "", "", (), hang)
-            started = preflight.Run(inputs.Settings(settings), patience=0.2)
-            result = preflight.run_check(hung, started)
-            assert [f.status.value for f in result.findings] == ["ok", "failed"]
+            hung = Check("hung", Level.QUICK, "", "", (), hang)
+            started = Context(PodSettings(settings), patience=0.2)
+            result = run_check(hung, started)
+            assert [f.outcome.value for f in result.findings] == ["ok", "failed"]
             assert "no sign of progress" in result.findings[1].message
             started.patience = 300
-            assert preflight.run_check(preflight.CHECKS["dataset"], started).status == "warning"
+            assert run_check(CHECKS["dataset"], started).outcome == "warning"
             started.deadline = time.monotonic() + 0.2
-            result = preflight.run_check(hung, started)
+            result = run_check(hung, started)
             assert "when the time of all checks was over" in result.findings[1].message
-            result = preflight.run_check(preflight.CHECKS["dataset"], started)
-            assert (result.status.value, result.findings[0].message) == ("skipped", "no time is left, see above")
+            result = run_check(CHECKS["dataset"], started)
+            assert (result.outcome.value, result.findings[0].message) == ("skipped", "no time is left, see above")
         finally:
             os.write(writing, b"xx")
             os.close(writing)
 
     def test_k06_progress_is_a_sign_of_life(self, settings: Settings) -> None:
-        started = preflight.Run(inputs.Settings(settings), patience=5)
+        started = Context(PodSettings(settings), patience=5)
 
         def slow(run: Any) -> Iterator[Any]:
             for i in range(10):
                 run.progress.moved -= 4.9  # as if each step had taken that long
                 run.progress.step("slow", i, 10)
                 time.sleep(0.01)
-            yield inputs.note("done")
+            yield note("done")
 
-        result = preflight.run_check(preflight.Check("slow", preflight.Level.QUICK, "", "", (), slow), started)
+        result = run_check(Check("slow", Level.QUICK, "", "", (), slow), started)
         assert [f.message for f in result.findings] == ["done"]
 
     @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "folder", "loop"])
@@ -1213,22 +1221,22 @@ class TestNode:
         else:
             path.symlink_to(path.name)
         results = run(settings, *checks)
-        assert "failed" in {r.status.value for r in results.values()}, results
+        assert "failed" in {r.outcome.value for r in results.values()}, results
         assert not [f for r in results.values() for f in r.findings if "itself stopped" in f.message]
 
     def test_memlock(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """C02: a finite limit binds only without the capability."""
         settings["rdma"] = True
-        monkeypatch.setattr(preflight.resource, "getrlimit", lambda _: (8388608, 8388608))
-        monkeypatch.setattr(preflight, "has_capability", lambda _: False)
+        monkeypatch.setattr(devices.resource, "getrlimit", lambda _: (8388608, 8388608))
+        monkeypatch.setattr(devices, "has_capability", lambda _: False)
         assert "memlock limit is 8388608 bytes" in problems(settings, "memlock")[0]
-        monkeypatch.setattr(preflight, "has_capability", lambda _: True)
+        monkeypatch.setattr(devices, "has_capability", lambda _: True)
         assert problems(settings, "memlock") == []
 
     def test_capabilities_are_read_from_the_kernel(self) -> None:
         status = Path("/proc/self/status").read_text()
         bits = int(status.split("CapEff:")[1].split()[0], 16)
-        assert [preflight.has_capability(n) for n in range(41)] == [bool(bits >> n & 1) for n in range(41)]
+        assert [has_capability(n) for n in range(41)] == [bool(bits >> n & 1) for n in range(41)]
 
 
 ODD = [None, True, 10**400, "x\0\ud800", "x" * 5000, {}, [[]], {"a": 1}]
@@ -1265,10 +1273,10 @@ def changed(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
 
 def sound(results: dict[str, Any], what: object) -> None:
     """Whatever the check came to, it came to it by itself, and it can be printed."""
-    text = preflight.as_text(list(results.values()))
+    text = as_text(list(results.values()))
     assert "itself stopped" not in text, what
     assert len(text.encode()) < 20_000, what
-    preflight.as_json(preflight.Level.FULL, list(results.values())).encode()
+    as_json(Level.FULL, list(results.values())).encode()
 
 
 class TestDamage:
@@ -1327,7 +1335,7 @@ class TestDamage:
         Path(settings["data"]["annotations"]).write_text(json.dumps([bad]))
         results = run(settings, "dataset", "images", "decode")
         sound(results, name)
-        assert results["images"].status == "failed"
+        assert results["images"].outcome == "failed"
 
     def test_k22_images_that_are_odd(self, settings: Settings) -> None:
         """A link to nothing, a folder, an empty file, one cut off; each is named by one of the two checks."""
@@ -1373,7 +1381,7 @@ class TestDamage:
     )
     def test_k22_settings_of_the_wrong_type(self, settings: Settings, key: str, value: Any, check: str) -> None:
         data = changed(settings, tuple(key.split(".")), value)
-        with pytest.raises(preflight.UsageError, match=r"^settings: [^\n]{1,200}$"):
+        with pytest.raises(UsageError, match=r"^settings: [^\n]{1,200}$"):
             run(data, check)
 
     def test_k22_more_tokens_than_there_are_pieces(self, settings: Settings) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from neva_pod.preflight.checks import CHECKS, NODE, dataset
+from neva_pod.preflight.registry import Context
+from neva_pod.preflight.report import table
+from neva_pod.preflight.run import run_check
+from neva_pod.progress import Progress
+from neva_pod.settings import Settings as PodSettings
 from neva_pretrain.cli import main
 from neva_pretrain.cli import preflight as cli
-from tests.unit.preflight_tools import ARCHITECTURE, FILES, inputs, preflight, sample, world
+from tests.unit.preflight_tools import ARCHITECTURE, FILES, sample, world
 from tests.waiting import PATIENCE, ended, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
@@ -86,7 +93,7 @@ def test_level_quick_reads_no_content(tmp_path: Path, settings: dict[str, Any]) 
     """Every pod runs it: the node and access to the inputs, not what is in them."""
     done = script(tmp_path, settings, "--level", "quick", "-o", "json")
     names = [c["name"] for c in json.loads(done.stdout)["checks"]]
-    assert names == [c.name for c in preflight.CHECKS.values() if c.level == "quick" and c.name != "gpus"]
+    assert names == [c.name for c in CHECKS.values() if c.level == "quick" and c.name != "gpus"]
 
 
 @pytest.mark.parametrize(("index", "level"), [("0", "full"), (None, "full"), ("1", "quick"), ("12", "quick")])
@@ -186,11 +193,11 @@ def test_k07_a_report_is_written_through_what_is_no_file(tmp_path: Path, setting
 
 
 def test_a_fault_of_a_check_does_not_hide_the_others(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "look_at", lambda *_: 1 / 0)
-    started = preflight.Run(inputs.Settings(settings))
-    results = [preflight.run_check(preflight.CHECKS[n], started) for n in ("dataset", "images")]
+    monkeypatch.setattr(dataset, "look_at", lambda *_: 1 / 0)
+    started = Context(PodSettings(settings))
+    results = [run_check(CHECKS[n], started) for n in ("dataset", "images")]
     assert "the check itself stopped: ZeroDivisionError" in results[0].findings[-1].message
-    assert results[1].status == "ok"
+    assert results[1].outcome == "ok"
 
 
 def test_names_are_data(tmp_path: Path) -> None:
@@ -223,10 +230,10 @@ def test_progress_is_lines_in_a_pod_and_one_line_on_a_terminal(
             pass
 
     clock = iter(range(0, 100_000, 20))
-    monkeypatch.setattr(inputs.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     for terminal in (False, True):
         stream = Stream(terminal)
-        progress = inputs.Progress(stream)
+        progress = Progress(stream)
         for done in range(1, 4):
             progress.step("images", done, 4)
         progress.clear()
@@ -267,7 +274,7 @@ def test_runs_on_the_images_python(tmp_path: Path, settings: dict[str, Any]) -> 
 def test_docs_list_every_check() -> None:
     """One fact, one place: the table of the docs is the registry's."""
     rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
-    assert rows[: len(preflight.CHECKS)] == preflight.table().splitlines()[2:]
+    assert rows[: len(CHECKS)] == table().splitlines()[2:]
 
 
 def test_list_prints_the_registry() -> None:
@@ -277,7 +284,7 @@ def test_list_prints_the_registry() -> None:
         text=True,
         check=True,
     )
-    assert re.findall(r"^\| `([\w-]+)`", done.stdout, re.M) == list(preflight.CHECKS)
+    assert re.findall(r"^\| `([\w-]+)`", done.stdout, re.M) == list(CHECKS)
 
 
 class TestLocally:
@@ -319,7 +326,7 @@ class TestLocally:
         assert code == 0, said
         assert "20 images in 2 folders" in said
         assert f"no checkpoint in {tmp_path}/gpfs/r/results/checkpoints" in said
-        for name in preflight.NODE:
+        for name in NODE:
             assert f" {name} " not in said
 
     def test_every_problem_and_exit_code(self, tmp_path: Path) -> None:

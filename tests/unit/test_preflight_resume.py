@@ -20,8 +20,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from neva_pod.preflight.checks.resume import consumed_samples, resume_state
+from neva_pod.preflight.checks.sampler import sampler_takes
 from tests.tools import nemo
-from tests.unit.preflight_tools import preflight, problems, run, world
+from tests.unit.preflight_tools import problems, run, world
 
 Settings = dict[str, Any]
 
@@ -106,7 +108,7 @@ def test_x16_decides_as_nemo_does(
     except (ValueError, NotFoundError):
         stopped = True
     assert bool(problems(settings, "resume")) == stopped
-    assert preflight.resume_state(str(folder)).chosen == (trainer.ckpt_path or "")
+    assert resume_state(str(folder)).chosen == (trainer.ckpt_path or "")
     shutil.rmtree(log)
 
 
@@ -144,7 +146,7 @@ def test_r03_the_rule_is_the_samplers() -> None:
                     taken = True
                 except (AssertionError, ZeroDivisionError):
                     taken = False
-                assert preflight.sampler_takes(samples, consumed, micro * replicas) == taken, (samples, consumed, micro)
+                assert sampler_takes(samples, consumed, micro * replicas) == taken, (samples, consumed, micro)
                 seen.add(taken)
     assert seen == {True, False}
 
@@ -166,7 +168,7 @@ def test_r03_consumed_samples_as_nemo_reads_them(name: str, consumed: int) -> No
     path = "nemo/collections/nlp/models/language_modeling/megatron_base_model.py"
     theirs = nemo.take(path, "_extract_consumed_samples_from_ckpt", re=re, logging=quiet)
     assert theirs["_extract_consumed_samples_from_ckpt"](None, f"/r/{name}") == consumed
-    assert preflight.consumed_samples(f"/r/{name}") == consumed
+    assert consumed_samples(f"/r/{name}") == consumed
 
 
 @pytest.fixture
@@ -245,7 +247,7 @@ def test_r03_an_unfinished_run_on_more_nodes(settings: Settings) -> None:
     (message,) = problems(settings, "resume", "warning")
     assert "at this global batch training.maxSteps=706 sees the same samples" in message
     settings["training"].update(globalBatchSize=256, microBatchSize=32, maxSteps=2170)
-    assert run(settings, "resume")["resume"].status == "warning", "only the nodes"
+    assert run(settings, "resume")["resume"].outcome == "warning", "only the nodes"
     assert "maxSteps=" not in problems(settings, "resume", "warning")[0]
 
 

@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pod import prepare
-from tests.unit.preflight_tools import inputs, legacy, write_tar
+from neva_pod.findings import ProblemError
+from neva_pod.inputs.tar import Member, TarStore, tar_members
+from neva_pod.inputs.tokenizer import pieces
+from neva_pod.prepare.convert import unpack
+from tests.unit.preflight_tools import legacy, write_tar
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(
     lambda n: n.strip(".") and len(n.encode()) <= 255
@@ -23,9 +26,9 @@ NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
 
-def read(path: Path) -> dict[str, inputs.Member]:
+def read(path: Path) -> dict[str, Member]:
     with path.open("rb") as file:
-        return inputs.tar_members(file.fileno())
+        return tar_members(file.fileno())
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -38,7 +41,7 @@ def test_same_members_as_python(tmp_path_factory: pytest.TempPathFactory, form: 
         wanted = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()}
     assert {n: (m.offset, m.size) for n, m in found.items()} == wanted
     for name, content in files.items():
-        with inputs.TarStore(str(path)).open(name) as file:
+        with TarStore(str(path)).open(name) as file:
             assert file.read() == content
 
 
@@ -91,7 +94,7 @@ def test_damage_in_the_middle_is_seen(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[place + 3] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(inputs.ProblemError, match=f"is damaged at byte {place}"):
+    with pytest.raises(ProblemError, match=f"is damaged at byte {place}"):
         read(path)
 
 
@@ -134,7 +137,7 @@ def test_k05_what_is_not_read_is_refused(tree: Path, tmp_path: Path, case: str) 
     """K05: never a listing without it, by GNU tar's own files; the way out is said."""
     command = ["tar", "-cf", tmp_path / "x.tar", *(a.format(tree) for a in GNU_TAR[case])]
     subprocess.run(command, cwd=tree, check=False, capture_output=True, stdin=subprocess.DEVNULL)
-    with pytest.raises(inputs.ProblemError, match="the tar ") as raised:
+    with pytest.raises(ProblemError, match="the tar ") as raised:
         read([tmp_path / "x.tar", *sorted(tmp_path.glob("v*"))][-1])  # of volumes the last one
     assert "tar -xf FILE" in raised.value.finding.fix or "do not use this file" in raised.value.finding.fix
 
@@ -144,13 +147,13 @@ def test_k05_hard_links_are_the_file(tree: Path, tmp_path: Path, form: str) -> N
     """K05: every name of a file that is packed once."""
     names = ["folder", "hard", "plain"] if form != "ustar" else ["hard", "plain"]
     subprocess.run(["tar", f"--format={form}", "-cf", tmp_path / "x.tar", *names], cwd=tree, check=True)
-    store = inputs.TarStore(str(tmp_path / "x.tar"))
+    store = TarStore(str(tmp_path / "x.tar"))
     assert set(store.sizes) == {"hard", "plain"} | ({"folder/" + "long" * 40} if form != "ustar" else set())
     assert set(store.sizes.values()) == {7}
     for name in store.sizes:
         with store.open(name) as file:
             assert file.read() == b"content"
-    prepare.unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+    unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
     assert (tmp_path / "out" / "hard").read_bytes() == (tmp_path / "out" / "plain").read_bytes() == b"content"
 
 
@@ -183,8 +186,8 @@ def test_k05_what_is_listed_is_what_unpacks(
             file.write(member.tobuf(form) + content[: member.size].ljust(-(-member.size // 512) * 512, b"\0"))
         file.write(bytes(1024))
     try:
-        store = inputs.TarStore(str(folder / "x.tar"))
-    except inputs.ProblemError:
+        store = TarStore(str(folder / "x.tar"))
+    except ProblemError:
         return
     with tarfile.open(folder / "x.tar", "r:") as tar:
         for found in tar.getmembers():
@@ -194,7 +197,7 @@ def test_k05_what_is_listed_is_what_unpacks(
     assert {name: read_member(store, name) for name in store.sizes} == unpacked
 
 
-def read_member(store: inputs.TarStore, name: str) -> bytes:
+def read_member(store: TarStore, name: str) -> bytes:
     with store.open(name) as file:
         return bytes(file.read())
 
@@ -226,8 +229,8 @@ def test_k11_any_header_ends(blocks: list[Any]) -> None:
         file.flush()
         real = os.pread
         patch.setattr(os, "pread", lambda *a: (steps.append(a), real(*a))[1])
-        with contextlib.suppress(inputs.ProblemError):
-            assert inputs.tar_members(file.fileno()) is not None
+        with contextlib.suppress(ProblemError):
+            assert tar_members(file.fileno()) is not None
     assert len(steps) <= 2 * (len(data) // 512 + 2)
 
 
@@ -258,7 +261,7 @@ def test_k11_pax_headers(tmp_path: Path, records: bytes, kind: bytes) -> None:
     file = tarfile.TarInfo("a")
     data = header.tobuf() + records.ljust(512, b"\0") + file.tobuf() + bytes(1024)
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(inputs.ProblemError):
+    with pytest.raises(ProblemError):
         read(tmp_path / "x.tar")
 
 
@@ -268,14 +271,14 @@ def test_any_bytes_are_a_tar_or_a_problem(content: bytes) -> None:
     with io.BytesIO(content), os.fdopen(os.memfd_create("x"), "wb+") as file:
         file.write(content)
         file.flush()
-        with contextlib.suppress(inputs.ProblemError):
-            assert inputs.tar_members(file.fileno()) is not None
+        with contextlib.suppress(ProblemError):
+            assert tar_members(file.fileno()) is not None
 
 
 @given(content=st.binary(max_size=300))
 def test_any_bytes_are_a_tokenizer_or_a_value_error(content: bytes) -> None:
     """Protobuf's wire format has no magic number."""
     try:
-        inputs.pieces(content)
+        pieces(content)
     except ValueError:
         return

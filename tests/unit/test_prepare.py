@@ -26,14 +26,22 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from neva_pod import prepare
+from neva_pod.inputs.checkpoint import read_checkpoint
+from neva_pod.inputs.tokenizer import extra_tokens
+from neva_pod.prepare import convert, dataset, llm
+from neva_pod.prepare import run as runner
+from neva_pod.prepare.convert import CONVERTERS
+from neva_pod.prepare.dataset import IMAGE_LIMIT
+from neva_pod.prepare.errors import unwritten
+from neva_pod.prepare.steps import Step
+from neva_pod.prepare.tokenizer import HUGGINGFACE_TOKENIZER
+from neva_pod.settings import Settings as PodSettings
 from tests.unit.preflight_tools import (
     ARCHITECTURE,
     DATA,
     VISION,
     extended,
     image_bytes,
-    inputs,
     legacy,
     problems,
     sample,
@@ -80,7 +88,7 @@ sys.exit(code)
 def nemo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Lay stand-ins where the container has NeMo's scripts."""
     root = tmp_path / "opt NeMo"
-    names = {f"scripts/checkpoint_converters/{n}" for n in prepare.CONVERTERS.values()}
+    names = {f"scripts/checkpoint_converters/{n}" for n in CONVERTERS.values()}
     for name in (*names, "examples/nlp/language_modeling/megatron_change_num_partitions.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(STAND_IN)
@@ -180,7 +188,7 @@ def out(settings: Settings) -> Path:
 
 def run(settings: Settings, capsys: pytest.CaptureFixture[str], *only: str) -> tuple[int, str]:
     """Run steps in this process; return the number of failed ones and what was said."""
-    failed = prepare.run(inputs.Settings(settings), only)
+    failed = runner.run(PodSettings(settings), only)
     return failed, capsys.readouterr().out
 
 
@@ -242,7 +250,7 @@ class TestTokenizer:
         assert ours == theirs
         loaded = sentencepiece.SentencePieceProcessor(model_file=str(final))
         size = loaded.get_piece_size()
-        tokens = inputs.extra_tokens(8)
+        tokens = extra_tokens(8)
         assert [loaded.piece_to_id(t) for t in tokens] == list(range(size - 8, size))
         assert "<extra_id_3>" in loaded.encode("the fox <extra_id_3> dog", out_type=str)
 
@@ -276,10 +284,10 @@ class TestTokenizer:
         source = Path(settings["prepare"]["llm"]["source"])
         settings["model"].update(tokenizerLibrary="huggingface", tokenizerPath=str(tmp_path / "tok"))
         assert run(settings, capsys, "tokenizer")[0] == 1
-        for name in prepare.HUGGINGFACE_TOKENIZER:
+        for name in HUGGINGFACE_TOKENIZER:
             (source / name).write_text('{"model": {"vocab": {"a": 0}}}')
         assert run(settings, capsys, "tokenizer")[0] == 0
-        assert sorted(p.name for p in (tmp_path / "tok").iterdir()) == sorted(prepare.HUGGINGFACE_TOKENIZER)
+        assert sorted(p.name for p in (tmp_path / "tok").iterdir()) == sorted(HUGGINGFACE_TOKENIZER)
 
 
 class TestVision:
@@ -390,7 +398,7 @@ class TestModel:
             *("--tokenizer_model_path", settings["prepare"]["llm"]["source"] + "/tokenizer.model"),
             "--tp_conversion_only",
         ]
-        found = inputs.read_checkpoint(settings["model"]["checkpointPath"])
+        found = read_checkpoint(settings["model"]["checkpointPath"])
         assert (found.tensor_parallel, found.pipeline_parallel) == (4, 1)
 
     def test_e03_with_pipeline_parallelism(
@@ -415,16 +423,16 @@ class TestModel:
         """E06: the script throws; the source itself is not changed."""
         self.legacy(tmp_path, monkeypatch, 2, sequence_parallel=True)
         kept = tmp_path / "kept.nemo"
-        real = prepare.call
+        real = convert.call
 
-        def keep(command: list[str]) -> None:
-            real(command)
+        def keep(command: list[str], folder: str) -> None:
+            real(command, folder)
             if "--model_file" in command:
                 shutil.copy(command[command.index("--model_file") + 1], kept)
 
-        monkeypatch.setattr(prepare, "call", keep)
+        monkeypatch.setattr(convert, "call", keep)
         assert run(settings, capsys, "llm")[0] == 0
-        found = inputs.read_checkpoint(str(kept))
+        found = read_checkpoint(str(kept))
         assert found.config is not None
         assert found.config["sequence_parallel"] is False
         assert found.tensor_parallel == 2
@@ -473,7 +481,7 @@ class TestModel:
         assert run(settings, capsys, "llm")[0] == 0
         assert calls(tmp_path) == []
         assert Path(settings["model"]["checkpointPath"]).is_file() is (kind == "file" and not unpack)
-        assert inputs.read_checkpoint(settings["model"]["checkpointPath"]).tensor_parallel == 4
+        assert read_checkpoint(settings["model"]["checkpointPath"]).tensor_parallel == 4
 
     def test_e04_a_killed_converter_leaves_nothing(
         self,
@@ -519,7 +527,7 @@ class TestModel:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """A killed conversion of another source must not become this model."""
-        monkeypatch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
+        monkeypatch.setattr(llm, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
         assert run(settings, capsys, "llm")[0] == 1
         monkeypatch.undo()
         monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
@@ -962,9 +970,10 @@ class TestHub:
         """Long downloads say how far they are."""
         hub.pause = 0.5
         script = (
-            "import sys; from neva_pod import prepare; new = prepare.Progress.__init__\n"
+            "import sys; from neva_pod.prepare.__main__ import main; from neva_pod.progress import Progress\n"
+            "new = Progress.__init__\n"
             "def soon(self): new(self); self._pause = self._next = 0\n"
-            "prepare.Progress.__init__ = soon; sys.exit(prepare.main(sys.argv[1:]))"
+            "Progress.__init__ = soon; sys.exit(main(sys.argv[1:]))"
         )
         hub.repositories["openai/clip"]["pytorch_model.bin"] = bytes(100_000)
         line = command(tmp_path, settings, "--only", "vision")
@@ -1057,7 +1066,7 @@ class TestDisk:
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
     def test_each_has_its_words(self, code: int) -> None:
         """No errno is blamed on the volume's mount alone."""
-        found = prepare.unwritten("/models/x", OSError(code, os.strerror(code))).finding
+        found = unwritten("/models/x", OSError(code, os.strerror(code))).finding
         assert found.message.startswith("/models/x: ")
         assert found.fix
 
@@ -1114,7 +1123,7 @@ class TestDamaged:
         else:
             file.write_bytes(content)
         failed, said = run(settings, capsys)
-        others = len(prepare.STEPS) - 1
+        others = len(runner.STEPS) - 1
         assert (failed, said.count("ERROR: "), said.count("made ")) == (1, 1, others), said
         assert f"prepare: {step}: ERROR: {tmp_path}" in said or f"prepare: {step}: ERROR: image" in said
         assert "stopped by" not in said
@@ -1137,8 +1146,8 @@ class TestDamaged:
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """K08: also what nobody thought of stops one step only."""
-        step = prepare.Step(lambda _: (_ for _ in ()).throw(RecursionError("deep")), *[lambda *_: ""] * 3)
-        monkeypatch.setitem(prepare.STEPS, "vision", step)
+        step = Step(lambda _: "", lambda _: list, lambda *_: (_ for _ in ()).throw(RecursionError("deep")))
+        monkeypatch.setitem(runner.STEPS, "vision", step)
         failed, said = run(settings, capsys)
         assert (failed, said.count("made ")) == (1, 3)
         assert "vision: ERROR: stopped by RecursionError: deep in test_prepare.py, line" in said
@@ -1164,14 +1173,14 @@ class TestZip:
         assert not [f for f in digest(out(settings)) if "settings.json" not in f], "nothing is extracted"
 
     def test_k09_a_large_member(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-        self.write(settings, [("a.jpg", bytes(prepare.IMAGE_LIMIT + 1))], "a.jpg")
+        self.write(settings, [("a.jpg", bytes(IMAGE_LIMIT + 1))], "a.jpg")
         self.refused(settings, capsys, "has 1 images larger than 64.0 MiB: a.jpg")
 
     def test_k09_many_members(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Each is small, together they are a bomb."""
-        monkeypatch.setattr(prepare, "TOTAL_FLOOR", 2**20)
+        monkeypatch.setattr(dataset, "TOTAL_FLOOR", 2**20)
         names = [f"{i}.bmp" for i in range(20)]
         self.write(settings, [(n, bytes(2**20)) for n in names], *names)
         self.refused(settings, capsys, "unpack to 20.0 MiB; must be at most 100 times as much")
@@ -1179,14 +1188,14 @@ class TestZip:
     def test_k09_memory_does_not_grow_with_a_member(
         self, settings: Settings, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        self.write(settings, [("a.bmp", bytes(prepare.IMAGE_LIMIT))], "a.bmp")
+        self.write(settings, [("a.bmp", bytes(IMAGE_LIMIT))], "a.bmp")
         tracemalloc.start()
         try:
             assert run(settings, capsys, "dataset")[0] == 0
             assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
         finally:
             tracemalloc.stop()
-        assert (Path(settings["data"]["images"]) / "a.bmp").stat().st_size == prepare.IMAGE_LIMIT
+        assert (Path(settings["data"]["images"]) / "a.bmp").stat().st_size == IMAGE_LIMIT
 
     def test_k09_a_link(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         link = zipfile.ZipInfo("a.jpg")
@@ -1243,7 +1252,7 @@ def test_a_local_source_that_changes_is_not_mixed(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K03's local side: what was converted of the old weights is not taken up."""
-    monkeypatch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
+    monkeypatch.setattr(llm, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
     assert run(settings, capsys, "llm")[0] == 1
     (Path(settings["prepare"]["llm"]["source"]) / "model.safetensors").write_bytes(b"WEIGHTS")
     assert run(settings, capsys, "llm")[0] == 1

@@ -182,7 +182,7 @@ settings.json: |
 
 {{/* Files that the mode of the release runs, as neva-pretrain.podFiles has them. Takes the root. */}}
 {{- define "neva-pretrain.jobFiles" -}}
-{{- $names := list "__init__" "inputs" "preflight" "samples" -}}
+{{- $names := list "__init__" "findings" "inputs" "preflight" "progress" "settings" -}}
 {{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
 {{- $files := include "neva-pretrain.podFiles" (list . $names) | fromJson -}}
 {{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}

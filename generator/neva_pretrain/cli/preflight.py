@@ -13,8 +13,12 @@ from typing import Any
 
 import click
 
-from neva_pod.inputs import Settings, Status, UsageError
-from neva_pod.preflight import NODE, Level, Run, as_json, as_text, run_check, select
+from neva_pod.findings import Outcome, UsageError
+from neva_pod.preflight.checks import NODE
+from neva_pod.preflight.registry import Context, Level
+from neva_pod.preflight.report import as_json, as_text
+from neva_pod.preflight.run import run_check, select
+from neva_pod.settings import Settings
 from neva_pretrain import chart
 from neva_pretrain.chart.access import Values
 from neva_pretrain.chart.values import merge, read
@@ -190,11 +194,11 @@ def preflight(
 
 def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
-    run = Run(Settings(settings))
+    shared = Context(Settings(settings))
     try:
         checks = select(Level.FULL, only, [*skip, *sorted(NODE)])
-        found = [run_check(c, run) for c in checks]
+        found = [run_check(c, shared) for c in checks]
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     say(as_json(Level.FULL, found) if output == "json" else as_text(found))
-    context.exit(1 if any(r.status is Status.FAILED for r in found) else 0)
+    context.exit(1 if any(r.outcome is Outcome.FAILED for r in found) else 0)

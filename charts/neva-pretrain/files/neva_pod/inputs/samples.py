@@ -2,7 +2,7 @@
 
 NeMo reads a sample only when it is drawn, in a DataLoader worker: what it asserts, or would crash on, ends the run
 hours later. Sources: neva_dataset.py (LazySupervisedDataset, preprocess_*), conversation.py, and for what has to
-match on the GPU neva_model.py (replace_media_embeddings). Python 3.10 and its standard library.
+match on the GPU neva_model.py (replace_media_embeddings).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Reads what a run is given: tar files, NeMo checkpoints, tokenizers, samples; never weights."""

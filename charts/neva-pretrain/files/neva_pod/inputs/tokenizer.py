@@ -1,0 +1,133 @@
+"""Tokenizers: sentencepiece models, Hugging Face folders, and the media tokens that NeVa needs in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from neva_pod.findings import Finding, ProblemError, brief, failed, show, some
+from neva_pod.inputs.files import INDEX, read_file, read_json
+
+USER_DEFINED = 4
+"""sentencepiece_model.proto, SentencePiece.Type."""
+LLAMA_3_TOKENS = tuple(f"<|reserved_special_token_{i}|>" for i in range(8))
+"""NeVa's media tokens of model_type llama_3 are among these."""
+
+
+def extra_tokens(count: int) -> list[str]:
+    """Return NeVa's media tokens for sentencepiece models."""
+    return [f"<extra_id_{i}>" for i in range(count)]
+
+
+def pieces(model: bytes) -> list[tuple[str, int]]:
+    """Return text and type of a sentencepiece model's pieces; a piece's place is its id.
+
+    Reads protobuf's wire format: field 1 of ModelProto is the pieces, of which 1 is the text and
+    3 the type.
+
+    Raises:
+        ValueError: not a sentencepiece model.
+
+    """
+    found = []
+    for number, value in _fields(model):
+        if number == 1 and isinstance(value, bytes):
+            text, kind = "", 1
+            for inner, content in _fields(value):
+                if inner == 1 and isinstance(content, bytes):
+                    text = content.decode("utf-8")
+                elif inner == 3 and isinstance(content, int):
+                    kind = content
+            found.append((text, kind))
+    if not found:
+        raise ValueError("no pieces")
+    return found
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        if wire == 2:
+            size, at = _varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {at}")
+        if at + size > len(data):
+            raise ValueError(f"ends within a field at byte {at}")
+        yield number, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        value |= (data[at] & 0x7F) << shift
+        if data[at] < 0x80:
+            return value, at + 1
+        at, shift = at + 1, shift + 7
+    raise ValueError(f"bad number at byte {at}")
+
+
+def read_pieces(path: str) -> list[tuple[str, int]]:
+    """Read a sentencepiece model's pieces from its file."""
+    data = read_file(path, 4 * INDEX)
+    try:
+        return pieces(data)
+    except ValueError as error:
+        raise ProblemError(
+            f"{show(path)} is not a sentencepiece model: {error}",
+            "name the model's tokenizer.model",
+        ) from None
+
+
+def piece_problems(path: str, found: Sequence[tuple[str, int]], count: int) -> Iterator[Finding]:
+    """Check that the last pieces are <extra_id_0..count-1>, in order and USER_DEFINED (E07)."""
+    wanted = extra_tokens(min(count, len(found) + 1))
+    last = found[len(found) - count :]
+    by_text = dict(found)
+    fix = "add them with prepare.tokenizer, or NeMo's script with --is_userdefined"
+    missing = [t for t in wanted if t not in by_text]
+    control = [t for t in wanted if t in by_text and by_text[t] != USER_DEFINED]
+    if missing:
+        yield failed(f"{show(path)}: has no pieces {some(missing)} of the {count} that NeVa needs", fix)
+    if control:
+        yield failed(
+            f"{show(path)}: {some(control)} are not of type USER_DEFINED: text would never be cut into them",
+            "start from the model's own tokenizer.model and " + fix,
+        )
+    if not missing and not control and [t for t, _ in last] != wanted:
+        yield failed(
+            f"{show(path)}: <extra_id_N> are not the last {count} pieces, so other tokens have moved to other ids",
+            "start from the model's own tokenizer.model and " + fix,
+        )
+
+
+def huggingface_vocabulary(path: str) -> tuple[int, set[str]]:
+    """Return size of a Hugging Face tokenizer's vocabulary and the names of its added tokens."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not os.path.exists(os.path.join(path, name)):
+            raise ProblemError(
+                f"{show(path)}: has no {name}",
+                "copy the tokenizer's files from the model's repository",
+            )
+    file = os.path.join(path, "tokenizer.json")
+    data = read_json(file, 4 * INDEX)
+    try:
+        vocabulary, added = data["model"]["vocab"], data.get("added_tokens") or []
+        own = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        ids = {*own, *(t["id"] for t in added)}
+        if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+            raise ValueError("an id is no number")
+        return max(ids, default=-1) + 1, {str(t["content"]) for t in added}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ProblemError(
+            f"{show(file)} is not a tokenizer of Hugging Face: {type(error).__name__} {brief(str(error))}",
+            "copy the tokenizer's files from the model's repository",
+        ) from None

@@ -1,0 +1,225 @@
+"""The language model's checkpoint, by what is inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from neva_pod.findings import Finding, brief, failed, note, show, some, warning
+from neva_pod.inputs.checkpoint import CONFIG, Checkpoint
+from neva_pod.inputs.weights import Shape
+from neva_pod.preflight.registry import Context, Level, check
+from neva_pod.settings import Settings
+
+
+@check(
+    Level.FULL,
+    "model.checkpointPath",
+    cost="reads the tar's headers or lists the folder, and model_config.yaml; never the weights",
+    prevents="a checkpoint of another model, RoPE, TP or PP, another code path, or not written to its end",
+)
+def check_checkpoint(context: Context) -> Iterator[Finding]:
+    """D12, E02, E03, E05: by what is inside, never by name."""
+    found = context.checkpoint()
+    yield from layout_problems(context.settings, found)
+    if found.config is None:
+        yield warning(f"PyYAML is not installed: {CONFIG} is not compared", "use the NeMo image")
+    else:
+        yield from config_problems(found.config, context.settings.mapping("architecture"))
+        yield from llm_problems(found.config, context.settings)
+    yield note(str(found))
+
+
+def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
+    """Compare the layout with what is demanded and with the job's TP and PP."""
+    demanded = settings.text("model.checkpointFormat", "auto")
+    actual = "distributed" if found.distributed else "legacy"
+    if demanded not in ("auto", actual):
+        yield failed(
+            f"{show(found.path)}: is {actual}; model.checkpointFormat demands {demanded}",
+            "convert it again, or set model.checkpointFormat=auto",
+        )
+    tensor, pipeline = (
+        settings.find("training.tensorParallelSize"),
+        settings.find("training.pipelineParallelSize"),
+    )
+    if found.distributed or tensor is None:
+        return
+    if (found.tensor_parallel, found.pipeline_parallel) != (tensor, pipeline or 1):
+        yield failed(
+            f"{show(found.path)}: is split for TP {found.tensor_parallel} PP "
+            f"{found.pipeline_parallel}; must be "
+            f"TP {tensor} PP {pipeline or 1}",
+            "repartition it (prepare.llm), or set "
+            f"training.tensorParallelSize={found.tensor_parallel} and "
+            f"training.pipelineParallelSize={found.pipeline_parallel}",
+        )
+
+
+MEGATRON_NAMES = {
+    "numLayers": "num_layers",
+    "hiddenSize": "hidden_size",
+    "ffnHiddenSize": "ffn_hidden_size",
+    "numAttentionHeads": "num_attention_heads",
+    "numQueryGroups": "num_query_groups",
+    "numExperts": "num_moe_experts",
+}
+
+
+def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare model_config.yaml with the architecture (E05), and demand Megatron Core (D12)."""
+    if config.get("mcore_gpt") is not True:
+        yield failed(
+            f"{CONFIG}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
+            "other names are ignored "
+            "without an error, and the projector learns against a random language model",
+            "convert it again with the 24.07 container",
+        )
+    unset = {"num_query_groups": config.get("num_attention_heads"), "num_moe_experts": 1}
+    wrong = []
+    for key, name in MEGATRON_NAMES.items():
+        value = config.get(name)
+        value = unset.get(name) if value is None else value
+        if key in architecture and value != architecture[key]:
+            wrong.append(f"{name} is {brief(value)}, must be {architecture[key]}")
+    if wrong:
+        yield failed(
+            f"{CONFIG}: {'; '.join(wrong)}",
+            "name the checkpoint of this model, or the model of this checkpoint (model.name)",
+        )
+
+
+VALUES_OF = {"rotary_base": "model.architecture.rotaryBase", "moe_router_topk": "model.architecture.expertsPerToken"}
+"""Values that say what others say in ``config``."""
+UNREAD = re.compile(
+    r"rope(?!.*fusion)|rotary|yarn|position_?emb|positional|window|interpolat|soft_?cap|alibi|embedding_scal|logit_scal"
+)
+"""Names of what changes attention or embeddings, and NeVa does not read unless rules.yaml's llmConfig lists it."""
+
+
+def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CONFIG) -> Iterator[Finding]:
+    """Compare what makes the language model another one without an error with the run's Hydra config (N01)."""
+    facts: Mapping[str, Mapping[str, Any]] = settings.objects("llm")
+    dense = config.get("num_moe_experts") in (None, 0, 1)
+    names = [
+        n
+        for n, fact in facts.items()
+        if (n in config or "default" in fact) and "run" in fact and not (dense and n.startswith("moe_"))
+    ]
+    theirs = {n: config.get(n, facts[n].get("default")) for n in names}
+    ours = {n: facts[n]["run"] for n in names}
+    shape = settings.find("architecture.hiddenSize"), settings.find("architecture.numAttentionHeads")
+    left = canonical(theirs, config.get("hidden_size"), config.get("num_attention_heads"))
+    right = canonical(ours, *shape)
+    wrong = [n for n in names if left[n] != right[n] and (theirs[n] is not None or ours[n] is not None)]
+    if wrong:
+        said = "; ".join(f"{n} is {brief(theirs[n])}, the run's config says {brief(ours[n])}" for n in wrong)
+        yield failed(
+            f"{where}: {said}: the weights would load, without an error, into another model than theirs",
+            "name the checkpoint of this model (model.name), or if it is meant set "
+            + ", ".join(f"{VALUES_OF.get(n, f'config.model.{n}')}={brief(theirs[n])}" for n in wrong),
+        )
+    names = [n for n in config if isinstance(n, str) and n not in facts and n != "max_position_embeddings"]
+    unread = [n for n in names if UNREAD.search(n[:100])]
+    more = [f"{n} {brief(config[n])}" for n in unread if config.get(n) not in (None, False, 0, "", [], {})]
+    if facts and more:
+        yield failed(
+            f"{where}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
+            "use a model without it, such as the one of the catalog (model.name)",
+        )
+
+
+def as_nemo(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what NeMo's converters make of a Hugging Face config.json, as far as it is compared."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope = rope if isinstance(rope, dict) else {"type": rope}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    made = {
+        "hidden_size": config.get("hidden_size"),
+        "num_attention_heads": config.get("num_attention_heads"),
+        "num_moe_experts": config.get("num_local_experts"),
+        "rotary_base": config.get("rope_theta", rope.get("rope_theta", 10000.0)),
+        "seq_len_interpolation_factor": rope.get("factor") if kind == "linear" else None,
+        "rope_scaling": None if kind in ("linear", "default") else kind,
+        "window_size": [window, 0] if window else None,
+        "qkv_bias": bool(config.get("attention_bias")),
+    }
+    names = {
+        "rms_norm_eps": "layernorm_epsilon",
+        "head_dim": "kv_channels",
+        "num_experts_per_tok": "moe_router_topk",
+        "partial_rotary_factor": "rotary_percentage",
+        "tie_word_embeddings": "share_embeddings_and_output_weights",
+    }
+    return made | {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
+
+
+def canonical(values: Mapping[str, Any], hidden: Any, heads: Any) -> dict[str, Any]:
+    """Return config values so that what NeMo and Megatron take for the same is equal."""
+    found = {name: _plain(value) for name, value in values.items()}
+    if isinstance(found.get("activation"), str):
+        found["activation"] = found["activation"].removeprefix("fast-")
+    if found.pop("layernorm_zero_centered_gamma", None) and found.get("normalization") == "layernorm":
+        found["normalization"] = "layernorm1p"
+    if found.get("moe_router_load_balancing_type") == "none":
+        found["moe_router_load_balancing_type"] = "aux_loss"  # the same forward pass
+    if found.get("kv_channels") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        found["kv_channels"] = hidden // heads
+    if found.get("seq_len_interpolation_factor") == 1:
+        found["seq_len_interpolation_factor"] = None
+    window = found.get("window_size")
+    if isinstance(window, tuple) and window[:1] == (-1,):
+        found["window_size"] = None
+    return {name: found.get(name) for name in values}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number for what YAML 1.1 reads as text and OmegaConf as a number, such as 1e-6."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value.lower()
+
+
+EMBEDDING = "embedding.word_embeddings.weight"
+
+
+def embedding_of(shapes: Mapping[str, Shape]) -> Shape | None:
+    """Return rows and columns of the word embeddings."""
+    found = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
+    return found if found and len(found) == 2 else None
+
+
+@check(
+    Level.FULL,
+    "model.checkpointPath",
+    cost="reads the index of the weights (names and shapes), never the weights",
+    prevents="weights whose names do not fit are ignored without an error (loss stays near 10)",
+)
+def check_weights(context: Context) -> Iterator[Finding]:
+    """D12: NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
+    context.checkpoint()
+    shapes = context.shapes()
+    names = {n.removeprefix("model.") for n in shapes}
+    if any(n.startswith("language_model.") for n in names) or not any(n.startswith("decoder.layers.") for n in names):
+        yield failed(
+            "names of the weights are not Megatron Core's (model.decoder.layers. ...): "
+            f"{some(sorted(shapes))}; NeVa "
+            "would ignore them without an error",
+            "convert it again with the 24.07 container",
+        )
+        return
+    embedding = embedding_of(shapes)
+    hidden = context.settings.find("architecture.hiddenSize")
+    if embedding and hidden is not None and embedding[1] != hidden:
+        yield failed(
+            f"word embeddings are {embedding[1]} wide; must be {hidden}",
+            "name the checkpoint of this model",
+        )
+    yield note(f"{len(shapes)} tensors under Megatron Core's names")

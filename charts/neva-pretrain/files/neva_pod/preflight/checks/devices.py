@@ -1,0 +1,109 @@
+"""The GPUs of the node and the memory that RDMA pins."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+
+from neva_pod.findings import Finding, ProblemError, failed, note
+from neva_pod.preflight.registry import Context, Level, check
+
+
+@check(
+    Level.QUICK,
+    "training.gpusPerNode",
+    cost="two nvidia-smi calls",
+    prevents="fewer processes than GPUs, MIG slices, or a node whose GPU fell off the bus",
+)
+def check_gpus(context: Context) -> Iterator[Finding]:
+    """A05, N10."""
+    wanted, (found, slices, mig) = context.settings.integer("training.gpusPerNode"), count_gpus()
+    where = os.environ.get("NODE_NAME") or os.uname().nodename
+    if slices or mig:
+        said = f"{slices} MIG slices" if slices else f"MIG is on for {mig} GPUs"
+        yield failed(
+            f"{said} on {where}; must be {wanted} whole GPUs: a training process sees one slice only",
+            "switch MIG off on that node, or keep the job away from it (scheduling.avoidNodes)",
+        )
+    elif found != wanted:
+        yield failed(
+            f"{found} GPUs visible on {where}; must be {wanted} (training.gpusPerNode)",
+            "check the node's health and the container's GPU resource",
+        )
+    yield note(f"{found} GPUs")
+
+
+ANSWER = 60.0
+"""Seconds that a tool of the driver has; a sound one takes one."""
+
+
+def count_gpus() -> tuple[int, int, int]:
+    """Return GPUs and MIG slices by nvidia-smi, and GPUs whose MIG mode is on; without it, GPUs by device files."""
+    try:
+        listed = output_of(["nvidia-smi", "-L"], ANSWER).splitlines()
+        modes = output_of(["nvidia-smi", "--query-gpu=mig.mode.current", "--format=csv,noheader"], ANSWER).split()
+    except OSError:
+        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")), 0, 0
+    slices = sum(bool(re.match(r"\s*MIG\s|.*UUID: MIG-", line)) for line in listed)
+    return sum(line.startswith("GPU ") for line in listed), slices, modes.count("Enabled")
+
+
+def output_of(command: list[str], limit: float) -> str:
+    """Return what a tool prints.
+
+    Raises:
+        OSError: it cannot be started.
+        ProblemError: it has not ended after ``limit`` seconds; it is killed, but not waited for: a driver may hold it.
+
+    """
+    with open(os.devnull, "rb") as nothing:
+        process = subprocess.Popen(
+            command, stdin=nothing, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        printed = process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=5)
+        raise ProblemError(
+            f"{command[0]} gave no answer in {limit:.0f} s: the driver hangs",
+            "restart that node, or keep the job away from it (scheduling.avoidNodes)",
+        ) from None
+    return printed.decode("utf-8", "replace")
+
+
+CAP_IPC_LOCK = 14
+"""linux/capability.h"""
+
+
+@check(
+    Level.QUICK,
+    "rdma",
+    cost="none",
+    prevents="memory cannot be pinned for RDMA and NCCL falls back to TCP without a word",
+)
+def check_memlock(context: Context) -> Iterator[Finding]:
+    """C02: the limit binds unless the capability is effective, as it is for root only."""
+    if not context.settings.flag("rdma"):
+        yield note("RDMA is off")
+        return
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit != resource.RLIM_INFINITY and not has_capability(CAP_IPC_LOCK):
+        yield failed(
+            f"memlock limit is {limit} bytes as uid {os.geteuid()} without CAP_IPC_LOCK; must be unlimited for RDMA",
+            "run as root with the IPC_LOCK capability, or raise the container runtime's memlock limit",
+        )
+
+
+def has_capability(number: int) -> bool:
+    """Whether a capability is effective in this process."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return bool(effective >> number & 1)

@@ -1,0 +1,245 @@
+"""What is there to resume, and whether the run can go on from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neva_pod.findings import Finding, brief, failed, note, show, some, warning
+from neva_pod.inputs.files import read_json
+from neva_pod.preflight.checks.sampler import sampler_problems
+from neva_pod.preflight.registry import Context, Level, check
+from neva_pod.settings import Settings
+
+
+@check(
+    Level.FULL,
+    "results.checkpointsDir",
+    cost="lists the run's checkpoints folder, reads run.json; the dataset's length where the batch sizes changed",
+    prevents="training silently starts from 0, resumes another run, ends at once, or dies in NeMo's sampler",
+)
+def check_resume(context: Context) -> Iterator[Finding]:
+    """D04, D05, X16, R03: as NeMo's exp_manager.check_resume decides, with the path that was looked at."""
+    folder, mode = context.settings.text("results.checkpointsDir"), context.settings.text("resume", "auto")
+    state = resume_state(folder)
+    where = show(folder)
+    if state.unfinished:
+        yield warning(
+            f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them",
+            "none needed",
+        )
+    if mode == "never":
+        if state.last or state.end:
+            yield warning(
+                f"{where}: has {some(state.last + state.end)} while checkpoint.resume is never: the new run mixes its "
+                "files with them",
+                "choose another run.id",
+            )
+        return
+    if state.end:
+        yield failed(
+            f"{where}: {some(state.end)} says that the run has ended; NeMo stops at that",
+            "choose another run.id",
+        )
+    elif not state.last:
+        yield from _nothing_to_resume(context, folder, mode)
+        return
+    elif not state.chosen:
+        yield failed(
+            f"{where}: several checkpoints match *last: {some(state.last)}; NeMo stops at that",
+            "keep the right one only",
+        )
+    else:
+        if len(set(state.last)) > 1:
+            yield warning(
+                f"{where}: several checkpoints match *last: {some(state.last)}; each rank takes the one that its file "
+                f"system lists first, here {show(os.path.basename(state.chosen))}",
+                "keep the right one only",
+            )
+        yield from continuation_problems(context, state.chosen)
+    yield from other_run(context.settings, state.chosen)
+    if state.chosen:
+        yield note(f"resumes from {show(state.chosen)}")
+
+
+def _nothing_to_resume(context: Context, folder: str, mode: str) -> Iterator[Finding]:
+    if mode != "require":
+        yield note(f"no checkpoint in {show(folder)}: starts from step 0")
+        return
+    others = _other_checkpoints(os.path.dirname(context.settings.text("results.path", folder)), folder)
+    hint = f"; there are some in {some(others)}: set run.id to theirs" if others else ""
+    yield failed(
+        f"no checkpoint that matches *last in {show(folder)}, and checkpoint.resume is require",
+        f"check run.id and storage.results, or set checkpoint.resume=auto{hint}",
+    )
+
+
+RANK_FOLDERS = ("mp_rank", "tp_rank", "fsdp_shard")
+"""Parts of a path by which NeMo knows a rank's own file."""
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """What NeMo sees in a checkpoints folder, by name, and the path that it resumes from ("" for none)."""
+
+    last: list[str]
+    end: list[str]
+    unfinished: list[str]
+    chosen: str = ""
+
+
+def resume_state(folder: str) -> ResumeState:
+    """Look into a checkpoints folder, with the calls and in the order of NeMo.
+
+    A distributed checkpoint is a folder ``*-last``; where there is none, a legacy one is ``*last.ckpt`` at any depth,
+    once in each rank's folder. Source: NeMo r2.0.0rc1, exp_manager.check_resume and
+    _filter_out_unfinished_checkpoints, NeMoModelCheckpoint.format_checkpoint_unfinished_marker_path.
+    """
+    place = Path(folder)
+    folders = [d for d in place.glob("*") if d.is_dir()]
+
+    def matching(word: str) -> list[Path]:
+        found = [d for d in folders if d.match(f"*{word}")] or list(place.rglob(f"*{word}.ckpt"))
+        return [c for c in found if not _marker(str(c)).exists()]
+
+    end, last = matching("end"), matching("last")
+    chosen = ""
+    if last and not end and (len(last) == 1 or any(r in str(last[0]) for r in RANK_FOLDERS)):
+        chosen = str(last[0]) if len(last) == 1 else without_rank(str(last[0]))
+    markers = [m.name.removesuffix("-unfinished") for m in place.glob("*-unfinished") if m.is_file()]
+    return ResumeState(sorted({c.name for c in last}), sorted({c.name for c in end}), sorted(markers), chosen)
+
+
+def without_rank(path: str) -> str:
+    """Return a checkpoint's path without the rank's folder. Source: model_utils.uninject_model_parallel_rank."""
+    if not any(rank in path for rank in RANK_FOLDERS):
+        return path
+    return os.path.join(os.path.dirname(os.path.dirname(path)), os.path.basename(path))
+
+
+def _marker(path: str) -> Path:
+    plain = without_rank(path)
+    for ending in (".nemo", ".ckpt", "-EMA"):
+        plain = plain.removesuffix(ending)
+    return Path(plain + "-unfinished")
+
+
+def consumed_samples(path: str) -> int:
+    """Return the samples that NeMo takes a checkpoint to have seen: by its path, 0 where that does not say.
+
+    Source: NeMo r2.0.0rc1, megatron_base_model._extract_consumed_samples_from_ckpt.
+    """
+    try:
+        return int(float(re.findall(r"consumed_samples\=([0-9]+.[0-9]+)", path)[0]))
+    except (ValueError, IndexError, OverflowError):
+        return 0
+
+
+def step_of(path: str) -> int | None:
+    """Return a checkpoint's step, by its name."""
+    match = re.search(r"step=([0-9]{1,18})", os.path.basename(path))
+    return int(match[1]) if match else None
+
+
+def steps_for_the_rest(settings: Settings, chosen: str) -> int | None:
+    """Return the maxSteps with which a run whose global batch has changed sees all of its samples.
+
+    NeMo goes on counting steps: those before the checkpoint had another size.
+    """
+    step, consumed = step_of(chosen), consumed_samples(chosen)
+    steps, batch = settings.find("training.maxSteps"), settings.find("training.globalBatchSize")
+    if step is None or not consumed or not isinstance(steps, int) or not isinstance(batch, int) or batch < 1:
+        return None
+    left = steps * batch - consumed
+    return step - (-left // batch) if left > 0 and consumed != step * batch else None
+
+
+def continuation_problems(context: Context, chosen: str) -> Iterator[Finding]:
+    """Compare a checkpoint's step and samples with the run's steps and batch sizes."""
+    name = show(os.path.basename(chosen))
+    step, steps = step_of(chosen), context.settings.find("training.maxSteps")
+    if step is not None and steps is not None and step >= steps:
+        rest = steps_for_the_rest(context.settings, chosen)
+        more = f" (to {rest} for the samples that are left at this global batch)" if rest else ""
+        yield failed(
+            f"{name} is at step {step} of {steps}: the run is finished",
+            f"choose another run.id, or raise training.maxSteps{more}",
+        )
+    yield from sampler_problems(context, name, consumed_samples(chosen))
+
+
+def _other_checkpoints(results: str, folder: str) -> list[str]:
+    """Return checkpoints folders of other runs, or deeper ones, that have something to resume."""
+    found = []
+    for place, inner, _ in os.walk(results):
+        depth = os.path.relpath(place, results).count("/")
+        if os.path.basename(place) == "checkpoints":
+            inner[:] = []
+            if os.path.normpath(place) != os.path.normpath(folder) and resume_state(place).last:
+                found.append(place)
+        elif depth > 3:
+            inner[:] = []
+    return sorted(found)
+
+
+FIXED = (
+    "model.name",
+    "model.projector",
+    "architecture",
+    "vision",
+    "training.tensorParallelSize",
+    "training.pipelineParallelSize",
+)
+"""Settings whose change a checkpoint does not survive."""
+WATCHED = (
+    *(
+        f"training.{k}"
+        for k in (
+            "globalBatchSize",
+            "microBatchSize",
+            "precision",
+            "seed",
+            "learningRate",
+            "maxSteps",
+            "nodes",
+        )
+    ),
+    "data.annotations",
+    "data.images",
+    "model.checkpointPath",
+    "model.tokenizerPath",
+    "model.visionEncoderPath",
+    "image",
+)
+"""Settings whose change bends the curve of a resumed run."""
+
+
+def other_run(settings: Settings, chosen: str) -> Iterator[Finding]:
+    """Compare with run.json, which the first launch of this run wrote beside its results."""
+    path = os.path.join(settings.text("results.path", "/"), "run.json")
+    if not os.path.exists(path):
+        yield warning(
+            f"{show(path)}: not there, so the checkpoint's settings are unknown",
+            "check that they are this run's",
+        )
+        return
+    before, rest = Settings(read_json(path)), steps_for_the_rest(settings, chosen)
+    more = f"; at this global batch training.maxSteps={rest} sees the same samples" if rest else ""
+    for keys, make, fix in (
+        (FIXED, failed, "choose another run.id, or go back to those settings"),
+        (WATCHED, warning, f"nothing if it is meant; else go back to those settings{more}"),
+    ):
+        changed = [k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)]
+        if changed:
+            said = "; ".join(f"{k} was {shown(before.find(k))}, is {shown(settings.find(k))}" for k in changed)
+            yield make(f"{show(path)}: the run to resume had other settings: {said}", fix)
+
+
+def shown(value: Any) -> str:
+    """Return a setting as short JSON."""
+    return json.dumps(value) if isinstance(value, str) and len(value) < 300 else brief(value)

@@ -1,0 +1,1 @@
+"""Makes what a run is given: tokenizer, vision encoder, language model, dataset."""
