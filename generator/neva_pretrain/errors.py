@@ -7,11 +7,10 @@ meets the same words from ``neva-values`` and from ``helm install``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Violation:
+class Violation(NamedTuple):
     """A rule that a value breaks.
 
     Attributes:

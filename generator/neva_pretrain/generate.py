@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -27,8 +27,7 @@ from neva_pretrain.plan.setup import Kernels
 SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What a user says of a run beside its sizes; None is the chart's default.
 
     Attributes:

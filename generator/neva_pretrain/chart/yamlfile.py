@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -35,8 +35,7 @@ MOST_LEVELS = 100
 """Levels of maps and lists."""
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """A plain word that is no string for Helm.
 
     Attributes:
@@ -54,8 +53,7 @@ class Word:
     is_key: bool = False
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A file's content, None where it has none, its plain words that are no strings, and whether it is UTF-16."""
 
     content: Any

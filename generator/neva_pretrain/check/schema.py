@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -58,14 +57,14 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
     if error.validator == "additionalProperties":
         known = list(part["properties"])
         for key in sorted(set(instance) - set(known)):
-            close = difflib.get_close_matches(key, known, n=1)
+            close = _close(key, known)
             fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
             got = "a value" if is_secret_name(key) else show(instance[key])
             yield Violation(f"{path}.{key}".removeprefix("."), got, "must be a known key", fix)
     else:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
         known = [text(choice) for choice in _listed(limit) if choice is not None]
-        close = difflib.get_close_matches(text(instance), known, n=1)
+        close = _close(text(instance), known)
         rule, fix = {
             "type": (f"must be of type {', '.join(kinds)}", _FIXES.get(kinds[0] if kinds else "", "")),
             "enum": (f"must be one of {', '.join(known)}", f"use {(close or known)[0] or 'another'}"),
@@ -91,6 +90,13 @@ _FIXES = {
     "array": "use a list",
     "object": "use a map",
 }
+
+
+def _close(word: str, known: list[str]) -> list[str]:
+    """Return the known word that is most like another, if one is."""
+    from difflib import get_close_matches  # here, since most values need it not
+
+    return get_close_matches(word, known, n=1)
 
 
 def _listed(limit: Any) -> list[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import section
@@ -26,8 +26,7 @@ STORE_SCALE = 1024
 """Ranks up to which torch's TCPStore is known to start; at 1536 resets were seen (PyTorch #76913, B05)."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is wrong with a values file, and what a user should know of it: warnings begin with the value's key."""
 
     violations: tuple[Violation, ...] = ()

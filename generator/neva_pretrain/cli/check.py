@@ -44,7 +44,7 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | Non
                 "file": str(file),
                 "ok": not messages,
                 "errors": [{"message": m} for m in unreadable]
-                + [{**vars(v), "message": str(v)} for v in verdict.violations],
+                + [{**v._asdict(), "message": str(v)} for v in verdict.violations],
                 "warnings": warnings,
             }
         )

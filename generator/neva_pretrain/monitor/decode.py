@@ -69,23 +69,21 @@ class Decoder:
             self._head += data
             if _may_be_more(self._head):
                 return
-            data = self._begin()
-        assert self._feed is not None  # noqa: S101 (for the type checker)
+            self._feed, data = self._begin()
         yield from self._feed(data)
 
     def close(self) -> Iterator[bytes]:
         """Yield what waits for more."""
         if self._feed is None and self._head:
-            data = self._begin()
-            assert self._feed is not None  # noqa: S101 (for the type checker)
+            self._feed, data = self._begin()
             yield from self._feed(data)
         if self._inner is not None:
             yield from self._inner.close()
             if self._inner._feed is None and not self._whole:
                 raise InputError(f"{self._name}: is cut off before its first text")
 
-    def _begin(self) -> bytes:
-        """Choose by the first bytes; return them without a byte order mark."""
+    def _begin(self) -> tuple[Callable[[bytes], Iterator[bytes]], bytes]:
+        """Choose a reader by the first bytes; return it and them, without a byte order mark."""
         head, self._head = self._head, b""
         for magic, words in _REFUSED.items():
             if head.startswith(magic):
@@ -95,26 +93,21 @@ class Decoder:
                 if self._packed:
                     raise InputError(f"{self._name}: is compressed twice; unpack it first")
                 self._inner = Decoder(self._name, packed=True)
-                self._feed = self._unpack(magic, new)
-                return head
+                return self._unpack(magic, new, self._inner), head
         for mark, encoding in _BYTE_ORDER_MARKS:
             if head.startswith(mark):
-                self._feed = _recode(encoding)
-                return head[len(mark) :]
+                return _recode(encoding), head[len(mark) :]
         encoding = _utf16_without_mark(head)
         if encoding:
-            self._feed = _recode(encoding)
-        elif _TAR in head[257:262]:
+            return _recode(encoding), head
+        if _TAR in head[257:262]:
             raise InputError(f"{self._name}: is a tar file; unpack it first: tar -x")
-        elif _is_binary(head):
+        if _is_binary(head):
             raise InputError(f"{self._name}: must be a text log, and is binary")
-        else:
-            self._feed = _as_it_is
-        return head
+        return _as_it_is, head
 
-    def _unpack(self, magic: bytes, new: Callable[[], Any]) -> Callable[[bytes], Iterator[bytes]]:
-        inner, stream = self._inner, new()
-        assert inner is not None  # noqa: S101 (for the type checker)
+    def _unpack(self, magic: bytes, new: Callable[[], Any], inner: Decoder) -> Callable[[bytes], Iterator[bytes]]:
+        stream = new()
 
         def feed(data: bytes) -> Iterator[bytes]:
             nonlocal stream

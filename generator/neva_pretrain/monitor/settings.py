@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neva_pod.monitor.run import Settings
 from neva_pretrain.chart import values
@@ -34,8 +34,7 @@ RECORD_BYTES = 1 << 20
 """Bytes of a record that are read; it has a few KiB."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the command line says of a run; it wins over all else.
 
     Attributes:

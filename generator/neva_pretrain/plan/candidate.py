@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from neva_pretrain.errors import Violation
 from neva_pretrain.model.hardware import GIB
@@ -62,8 +63,7 @@ class Candidate:
         return self.seconds * self.setup.world_size / 3600
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A parallelism, or from some micro batch size on, that is not possible."""
 
     tensor_parallel_size: int

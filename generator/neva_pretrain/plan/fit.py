@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log2
+from typing import NamedTuple
 
 from neva_pretrain.errors import Violation
 from neva_pretrain.model.hardware import GIB
@@ -13,8 +13,7 @@ from neva_pretrain.plan.search import SearchRequest, enumerate_candidates
 from neva_pretrain.plan.setup import Setup
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """Whether a setup fits: violations refuse it, warnings do not; ``nearest`` is one that does."""
 
     memory: Memory
