@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import tempfile
@@ -191,7 +192,10 @@ class TestDataset:
 
     def test_n03_samples_of_one_batch_have_one_number_of_images(self, settings: Settings) -> None:
         """N03: default_collate stacks them; a batch of one is always right."""
-        two = {"image": ["a.jpg", "b.jpg"], "conversations": [{"from": "human", "value": "<image> <image>"}]}
+        two: dict[str, Any] = {
+            "image": ["a.jpg", "b.jpg"],
+            "conversations": [{"from": "human", "value": "<image> <image>"}],
+        }
         two["conversations"].append({"from": "gpt", "value": "a"})
         settings["samples"] = {"template": "mistral"}
         settings["training"]["microBatchSize"] = 2
@@ -1227,7 +1231,7 @@ class TestNode:
     def test_memlock(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         """C02: a finite limit binds only without the capability."""
         settings["rdma"] = True
-        monkeypatch.setattr(devices.resource, "getrlimit", lambda _: (8388608, 8388608))
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (8388608, 8388608))
         monkeypatch.setattr(devices, "has_capability", lambda _: False)
         assert "memlock limit is 8388608 bytes" in problems(settings, "memlock")[0]
         monkeypatch.setattr(devices, "has_capability", lambda _: True)
@@ -1239,7 +1243,7 @@ class TestNode:
         assert [has_capability(n) for n in range(41)] == [bool(bits >> n & 1) for n in range(41)]
 
 
-ODD = [None, True, 10**400, "x\0\ud800", "x" * 5000, {}, [[]], {"a": 1}]
+ODD: list[Any] = [None, True, 10**400, "x\0\ud800", "x" * 5000, {}, [[]], {"a": 1}]
 """What stands in the place of something else; JSON can say all of it."""
 
 TORN: list[bytes] = [

@@ -8,7 +8,7 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +33,9 @@ def read(path: Path) -> dict[str, Member]:
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), max_size=6))
-def test_same_members_as_python(tmp_path_factory: pytest.TempPathFactory, form: int, files: dict[str, bytes]) -> None:
+def test_same_members_as_python(
+    tmp_path_factory: pytest.TempPathFactory, form: Literal[0, 1, 2], files: dict[str, bytes]
+) -> None:
     """Names of any length and script, in both formats: name, place and size."""
     path = write_tar(tmp_path_factory.mktemp("t") / "a.tar", files, form)
     found = read(path)
@@ -55,7 +57,7 @@ def test_same_members_as_gnu_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_beyond_8_gib(tmp_path: Path, form: int) -> None:
+def test_members_beyond_8_gib(tmp_path: Path, form: Literal[0, 1, 2]) -> None:
     """A rank of a large model: sizes that octal digits do not hold."""
     path = tmp_path / "large.nemo"
     size = 9 * 2**30 + 1
@@ -135,7 +137,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("case", GNU_TAR)
 def test_k05_what_is_not_read_is_refused(tree: Path, tmp_path: Path, case: str) -> None:
     """K05: never a listing without it, by GNU tar's own files; the way out is said."""
-    command = ["tar", "-cf", tmp_path / "x.tar", *(a.format(tree) for a in GNU_TAR[case])]
+    command = ["tar", "-cf", str(tmp_path / "x.tar"), *(a.format(tree) for a in GNU_TAR[case])]
     subprocess.run(command, cwd=tree, check=False, capture_output=True, stdin=subprocess.DEVNULL)
     with pytest.raises(ProblemError, match="the tar ") as raised:
         read([tmp_path / "x.tar", *sorted(tmp_path.glob("v*"))][-1])  # of volumes the last one
@@ -173,7 +175,7 @@ MEMBERS = st.tuples(
 @settings(max_examples=200, deadline=None)
 @given(members=st.lists(MEMBERS, min_size=1, max_size=5), form=st.sampled_from(FORMS))
 def test_k05_what_is_listed_is_what_unpacks(
-    tmp_path_factory: pytest.TempPathFactory, members: list[Any], form: int
+    tmp_path_factory: pytest.TempPathFactory, members: list[Any], form: Literal[0, 1, 2]
 ) -> None:
     """K05: a tar is refused, or listed as NeMo's unpacking (Python's, member by member) makes it."""
     folder = tmp_path_factory.mktemp("t")
@@ -223,12 +225,17 @@ def test_k11_any_header_ends(blocks: list[Any]) -> None:
             header[place : place + length] = value[:length].ljust(length, b"\0")
         header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 256)
         data += bytes(header) + (content.ljust(512, b"\0") if content else b"")
-    steps = []
+    steps: list[Any] = []
     with os.fdopen(os.memfd_create("x"), "wb+") as file, pytest.MonkeyPatch.context() as patch:
         file.write(data + bytes(1024))
         file.flush()
         real = os.pread
-        patch.setattr(os, "pread", lambda *a: (steps.append(a), real(*a))[1])
+
+        def counted(*arguments: Any) -> bytes:
+            steps.append(arguments)
+            return real(*arguments)
+
+        patch.setattr(os, "pread", counted)
         with contextlib.suppress(ProblemError):
             assert tar_members(file.fileno()) is not None
     assert len(steps) <= 2 * (len(data) // 512 + 2)

@@ -371,8 +371,8 @@ class TestModel:
         assert [c[0] for c in calls(tmp_path)] == ["convert_llama_hf_to_nemo.py"]
         assert (Path(settings["model"]["checkpointPath"]) / "model_config.yaml").exists(), "unpacked"
 
-    def legacy(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, *at: int, **config: Any) -> None:
-        file = write_tar(tmp / "legacy.nemo", legacy(*at, **config))
+    def legacy(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, tensor: int, pipeline: int = 1, **config: Any) -> None:
+        file = write_tar(tmp / "legacy.nemo", legacy(tensor, pipeline, **config))
         monkeypatch.setenv("STAND_IN_CONVERTED", str(file))
 
     def test_e03_legacy_is_split_for_this_tp(
