@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from neva_pod.monitor import exporter as exporter_module
-from neva_pod.monitor.run import Settings
+from neva_pod.monitor.records import RunSettings
 from tests.chart import helm
 from tests.chart.helm import notes
 from tests.waiting import PATIENCE
@@ -37,7 +37,7 @@ def test_only_the_first_node_tells_metrics(
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
     if index is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
-    settings = Settings(name="run", max_steps=10)
+    settings = RunSettings(name="run", max_steps=10)
     served = exporter_module._open(tmp_path / "train.log", ("127.0.0.1", 0), settings)
     thread = threading.Thread(target=served.serve)
     thread.start()

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from neva_pod.monitor.run import Settings
+from neva_pod.monitor.records import RunSettings
 from neva_pretrain import chart
 from neva_pretrain.chart import access, values
 from neva_pretrain.check import rules, schema
@@ -385,7 +385,7 @@ def assert_agree(partials: list[dict[str, Any]]) -> None:
             assert replace(monitor.from_facts(monitor.of_annotations(made["annotations"])), name="neva") == told
 
 
-def assert_same_facts(complete: dict[str, Any], theirs: dict[str, Any]) -> Settings:
+def assert_same_facts(complete: dict[str, Any], theirs: dict[str, Any]) -> RunSettings:
     """The chart's settings.json, whole, is the generator's fact sheet; the monitor predicts what plan does."""
     theirs.pop("chart")  # its version is not the values'
     found = Facts(complete, "neva", "default")

@@ -15,9 +15,11 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from neva_pod.monitor.judge import Judgement, Level, Limits, Status, exit_code, judge, status
+from neva_pod.monitor.judge import Judgement, Severity, Status, exit_code, judge, status
+from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.parser import LogParser
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.records import RunSettings
+from neva_pod.monitor.run import Run
 from neva_pretrain import __version__
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS
@@ -43,7 +45,7 @@ Exit codes:
   1  failed, or cannot start   3  a warning, or waiting with a reason
 """
 
-_SEVERITY = (Level.FAILED, Level.WARNING, Level.OK)
+_SEVERITY = (Severity.FAILED, Severity.WARNING, Severity.OK)
 _PLAIN_EVERY = 30.0
 _FRAME_EVERY = 0.5
 _WIDEST = 110
@@ -63,7 +65,7 @@ class _Input:
     """
 
     chunks: Iterator[Chunk]
-    settings: Settings
+    settings: RunSettings
     ending: Callable[[], tuple[str, bool]]
     grows: bool = False
     findings: Callable[[], list[Judgement]] = list
@@ -79,7 +81,7 @@ class _Input:
         found = sorted([*beside, *of_log], key=lambda j: _SEVERITY.index(j.level))
         state = status(run, found)
         if state is Status.STARTING or (waits and state is Status.TRAINING):
-            state = Status.WAITING if exit_code(beside) == Level.WARNING.value else state
+            state = Status.WAITING if exit_code(beside) == Severity.WARNING.value else state
         return found, state
 
 

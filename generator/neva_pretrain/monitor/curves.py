@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-from neva_pod.monitor.run import Point
+from neva_pod.monitor.records import Point
 from neva_pretrain.monitor.text import number
 
 Curve = list[tuple[float, float]]

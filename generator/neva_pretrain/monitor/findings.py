@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from neva_pod.monitor.judge import Judgement, Level
+from neva_pod.monitor.judge import Judgement, Severity
 
 SHOWN = 3
 """Different words of pods that one finding shows."""
@@ -103,7 +103,7 @@ class Trouble(NamedTuple):
     """What is wrong with one pod, or with the job."""
 
     code: str
-    level: Level
+    level: Severity
     said: str
     pod: str = ""
 
@@ -122,7 +122,7 @@ def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
         if len(words) > SHOWN:
             lines.append(f"... and {len(words) - SHOWN} more")
         count = sum(bool(t.pod) for t in mine)
-        level = min((t.level for t in mine), key=(Level.FAILED, Level.WARNING).index)
+        level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING).index)
         title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")
         found.append(Judgement(code, level, title, "\n".join(lines), advice.cause, advice.action))
     return found
@@ -136,7 +136,7 @@ def _named(pods: list[str]) -> str:
 
 def unreadable(words: str) -> Judgement:
     """Return that the master's log cannot be read."""
-    return grouped([Trouble("log", Level.WARNING, short(words))], 0)[0]
+    return grouped([Trouble("log", Severity.WARNING, short(words))], 0)[0]
 
 
 def short(said: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from neva_pod.monitor.judge import Judgement, Status
-from neva_pod.monitor.run import Point, Run
+from neva_pod.monitor.records import Point
+from neva_pod.monitor.run import Run
 from neva_pretrain.monitor.curves import curves_of, restart_steps, svg
 from neva_pretrain.monitor.text import UNKNOWN, duration, number, percent
 from neva_pretrain.output import printable

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from neva_pod.monitor.judge import Judgement, Level
+from neva_pod.monitor.judge import Judgement, Severity
 from neva_pretrain.monitor.findings import Trouble, grouped, short
 from neva_pretrain.monitor.kubectl import (
     ClusterError,
@@ -111,7 +111,7 @@ class Look:
             ]
             queue = word(at(workload, "spec").get("queueName"))
             said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not looked at yet"]
-        return Trouble("queued", Level.WARNING, short(said[0] if said else "the job is suspended"))
+        return Trouble("queued", Severity.WARNING, short(said[0] if said else "the job is suspended"))
 
     def _not_created(self, job: Job, pods: int) -> Iterator[Trouble]:
         """Yield why pods are missing: what the makers of pods complain of, or that there are none."""
@@ -125,7 +125,7 @@ class Look:
         ]
         if complaints:
             said = _event(complaints[-1])
-            level = Level.WARNING if _MAY_PASS.search(said) else Level.FAILED
+            level = Severity.WARNING if _MAY_PASS.search(said) else Severity.FAILED
             yield Trouble("not-created", level, said)
             return
         known = {kind: said for kind, _, said in conditions(job.found)}
@@ -133,7 +133,7 @@ class Look:
             operator = "the training operator" if job.kind == "pytorchjob" else "Trainer"
             last = list(known.values())[-1] if known else f"does {operator} run?"
             said = f"{job.kind} {job.name} has no pods after {self._age(job.found):.0f} s: {last}"
-            yield Trouble("not-created", Level.WARNING, said)
+            yield Trouble("not-created", Severity.WARNING, said)
 
     def _of_pod(self, pod: Object) -> Iterator[Trouble]:
         """Yield what is the matter with a pod: the first that holds."""
@@ -162,28 +162,28 @@ class Look:
                     return self._ended(pod, container, before, previous=True)
                 if reason not in _WAITS:
                     said = f"{name}: {reason}: {word(waiting.get('message'))}".rstrip(": ")
-                    return Trouble("container", Level.FAILED, said)
+                    return Trouble("container", Severity.FAILED, said)
                 if name == "wait-for-master" and "running" in state:
                     waits = f"its init container wait-for-master runs{self._since(at(state, 'running'))}"
-        return Trouble("wait-for-master", Level.WARNING, waits) if waits else None
+        return Trouble("wait-for-master", Severity.WARNING, waits) if waits else None
 
     def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
         name, code = word(container.get("name")), _code(ended)
         reason, message = word(ended.get("reason")), word(ended.get("message")).strip()
         if reason == "OOMKilled":
-            return Trouble("host-oom", Level.FAILED, f"{name}: OOMKilled, exit code {code}")
+            return Trouble("host-oom", Severity.FAILED, f"{name}: OOMKilled, exit code {code}")
         if reason in ("ContainerCannotRun", "StartError"):
-            return Trouble("container", Level.FAILED, f"{name}: {reason}: {message}")
+            return Trouble("container", Severity.FAILED, f"{name}: {reason}: {message}")
         if code == 143:
-            return Trouble("terminated", Level.WARNING, f"{name}: exit code 143")
+            return Trouble("terminated", Severity.WARNING, f"{name}: exit code 143")
         lines = message.splitlines() or self._lines(pod, container, name, previous)
         if name == "preflight":
             failed = [" ".join(line.split()) for line in _failed_lines(lines)] or _last(lines)
-            return Trouble("preflight", Level.FAILED, "; ".join(failed) or f"exit code {code}")
+            return Trouble("preflight", Severity.FAILED, "; ".join(failed) or f"exit code {code}")
         means = _EXITS.get((name, code)) or _EXITS.get((None, code))
         said = f"{name}: exit code {code}" + (f" ({means})" if means else "")
         errors = [line for line in lines if _ERROR_LINE.search(line)][-1:] or _last(lines)
-        return Trouble("exit", Level.FAILED, ": ".join([said, *errors]))
+        return Trouble("exit", Severity.FAILED, ": ".join([said, *errors]))
 
     def _lines(self, pod: Object, container: Object, name: str, previous: bool) -> list[str]:
         """Return a finished container's last lines; of few pods only, since they mostly say the same."""
@@ -205,18 +205,18 @@ class Look:
             if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
                 reason, said = word(condition.get("reason")), word(condition.get("message"))
                 if reason == "SchedulingGated":
-                    return Trouble("queued", Level.WARNING, f"{reason}: {said}")
+                    return Trouble("queued", Severity.WARNING, f"{reason}: {said}")
                 if _OF_A_VOLUME.search(said):
                     return self._claims(pod, said)
-                return Trouble("unschedulable", Level.WARNING, f"{reason}: {said}")
+                return Trouble("unschedulable", Severity.WARNING, f"{reason}: {said}")
         if at(pod, "status").get("phase") == "Pending" and self._age(pod) > UNSEEN_SECONDS:
             scheduler = word(at(pod, "spec").get("schedulerName"))
             said = f"no scheduler has looked at it for {self._age(pod):.0f} s: does {scheduler or 'the scheduler'} run?"
-            return Trouble("unschedulable", Level.WARNING, said)
+            return Trouble("unschedulable", Severity.WARNING, said)
         return None
 
     def _claims(self, pod: Object, said: str) -> Trouble:
-        level = Level.FAILED if _OF_A_THING.search(said) else Level.WARNING
+        level = Severity.FAILED if _OF_A_THING.search(said) else Severity.WARNING
         claims = {
             word(at(volume, "persistentVolumeClaim").get("claimName"))
             for volume in objects(at(pod, "spec").get("volumes"))
@@ -245,8 +245,8 @@ class Look:
             return None
         reason, said = word(events[-1].get("reason")), _event(events[-1])
         if "Volume" in reason or "Mount" in reason:
-            return Trouble("volume", Level.FAILED if _OF_A_THING.search(said) else Level.WARNING, said)
-        return Trouble("container", Level.WARNING, said)
+            return Trouble("volume", Severity.FAILED if _OF_A_THING.search(said) else Severity.WARNING, said)
+        return Trouble("container", Severity.WARNING, said)
 
     def _node(self, pod: Object) -> Trouble | None:
         """Return that a pod's node is not ready: its pod is not, but its containers were when last heard of."""
@@ -256,7 +256,7 @@ class Look:
         were = bool(containers) and all(c.get("ready") is True for c in containers)
         if at(pod, "status").get("phase") == "Unknown" or (not ready and holds.get("ContainersReady", (were,))[0]):
             node = word(at(pod, "spec").get("nodeName"))
-            return Trouble("node-lost", Level.WARNING, f"node {node} is not ready{f': {said}' if said else ''}")
+            return Trouble("node-lost", Severity.WARNING, f"node {node} is not ready{f': {said}' if said else ''}")
         return None
 
     def _asked(self, which: str) -> list[Object]:
@@ -286,13 +286,13 @@ def _taken_away(pod: Object) -> Trouble | None:
             reason, said = word(condition.get("reason")), word(condition.get("message")) or said
     if not reason:
         return None
-    return Trouble("node-lost" if reason in _LOST else "evicted", Level.WARNING, f"{reason}: {said}".rstrip(": "))
+    return Trouble("node-lost" if reason in _LOST else "evicted", Severity.WARNING, f"{reason}: {said}".rstrip(": "))
 
 
 def _image(container: str, reason: str, message: str) -> Trouble:
     certain = reason in ("InvalidImageName", "ErrImageNeverPull") or _OF_AN_IMAGE.search(message)
     return Trouble(
-        "image", Level.FAILED if certain else Level.WARNING, f"{container}: {reason}: {message}".rstrip(": ")
+        "image", Severity.FAILED if certain else Severity.WARNING, f"{container}: {reason}: {message}".rstrip(": ")
     )
 
 

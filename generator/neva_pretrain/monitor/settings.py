@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neva_pod.monitor.run import Settings
+from neva_pod.monitor.records import RunSettings
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import Values, mapping
 from neva_pretrain.check import schema
@@ -56,7 +56,7 @@ class Options(NamedTuple):
     gpu: Gpu | None = None
 
 
-def chosen(sheet: Values, options: Options, name: str = "") -> Settings:
+def chosen(sheet: Values, options: Options, name: str = "") -> RunSettings:
     """Return what is recorded of a run, or in place of it a values file; options win.
 
     Args:
@@ -86,7 +86,7 @@ def chosen(sheet: Values, options: Options, name: str = "") -> Settings:
     )
 
 
-def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
+def from_facts(sheet: Values, gpu: Gpu | None = None) -> RunSettings:
     """Return the settings in a fact sheet, whole or in part.
 
     Args:
@@ -98,14 +98,14 @@ def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
     kind = gpu or planned_for
     plan = mapping(sheet, "plan") if kind == planned_for else {}
     every = checkpoint.get("everyNSteps") if checkpoint.get("enabled", True) else 0
-    settings = Settings(
+    settings = RunSettings(
         name=_text(mapping(sheet, "run").get("release")),
         model=_text(mapping(sheet, "model").get("name")),
         max_steps=recorded.count(training.get("maxSteps")),
         global_batch_size=recorded.count(training.get("globalBatchSize")),
         gpus=recorded.count(mapping(sheet, "derived").get("worldSize")) or recorded.gpus_of(training),
         tokens_per_sample=recorded.count(mapping(sheet, "model").get("tokensPerSample")),
-        vocab_size=recorded.count(mapping(sheet, "architecture").get("vocabSize")) or Settings.vocab_size,
+        vocab_size=recorded.count(mapping(sheet, "architecture").get("vocabSize")) or RunSettings.vocab_size,
         planned_step_seconds=_number(plan.get("stepSeconds")),
         flops_per_sample=_number(plan.get("flopsPerSample")),
         peak_flops=1e12 * (_number(plan.get("peakTflops")) or kind.peak_tflops),
@@ -124,7 +124,7 @@ def from_facts(sheet: Values, gpu: Gpu | None = None) -> Settings:
     )
 
 
-def from_values(partial: Values, gpu: Gpu | None = None) -> Settings:
+def from_values(partial: Values, gpu: Gpu | None = None) -> RunSettings:
     """Return the settings in the content of a values file; what it leaves out is the chart's default.
 
     Raises:
@@ -164,7 +164,7 @@ def of_record(log: Path) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def _with_model(settings: Settings, name: str) -> Settings:
+def _with_model(settings: RunSettings, name: str) -> RunSettings:
     """Return the settings with what the catalog says of that model."""
     model = catalog.get(name)
     tokens = settings.tokens_per_sample or model.tokens_per_sample

@@ -10,8 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from neva_pod.monitor.judge import Judgement, Level, Status
-from neva_pod.monitor.run import Run, Speed
+from neva_pod.monitor.judge import Judgement, Severity, Status
+from neva_pod.monitor.records import Speed
+from neva_pod.monitor.run import Run
 from neva_pretrain.monitor.text import UNKNOWN, braille, duration, number, percent
 from neva_pretrain.output import printable
 
@@ -24,7 +25,7 @@ _STATUS_STYLE = {
     Status.FAILED: "red",
     Status.FINISHED: "green",
 }
-_LEVEL_STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILED: "red"}
+_LEVEL_STYLE = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
 _PLOT_HEIGHT = 6
 
 
@@ -69,7 +70,7 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
     plot = _loss_plot(run, inner)
     if plot is not None:
         parts += [Text(), plot]
-    shown = [j for j in judgements if j.level is not Level.OK]
+    shown = [j for j in judgements if j.level is not Severity.OK]
     if shown:
         parts += [Text(), *map(_judgement, shown)]
     style = _STATUS_STYLE[status]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from neva_pod.monitor.parser import Event, LogParser, Step
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.parser import LogParser
+from neva_pod.monitor.records import Event, RunSettings, StepRecord
+from neva_pod.monitor.run import Run
 
 SAMPLES = {
     # 1.x launcher (NeMo-Framework-Launcher#55): no train_step_timing, hours past 24
@@ -168,13 +169,13 @@ def parse(text: str | bytes) -> list[Event]:
     return parser.feed(text.encode() if isinstance(text, str) else text) + parser.close()
 
 
-def steps(text: str | bytes) -> list[Step]:
+def steps(text: str | bytes) -> list[StepRecord]:
     """Return all steps of a log."""
-    return [event for event in parse(text) if isinstance(event, Step)]
+    return [event for event in parse(text) if isinstance(event, StepRecord)]
 
 
 def run_of(text: str, now: float = 0.0, **settings: object) -> Run:
     """Return the state after a log."""
-    run = Run(Settings(**settings))  # type: ignore[arg-type]
+    run = Run(RunSettings(**settings))  # type: ignore[arg-type]
     run.update(parse(text), now)
     return run

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from neva_pod.monitor.judge import CODES, Level, judge, status
-from neva_pod.monitor.run import Point, Settings
+from neva_pod.monitor.judge import CODES, Severity, judge, status
+from neva_pod.monitor.records import Point, RunSettings
 from neva_pretrain.chart.values import complete
 from neva_pretrain.cli import monitor as cli
 from neva_pretrain.facts import Facts
@@ -455,7 +455,7 @@ def test_documentation_has_every_code_option_and_metric() -> None:
     from neva_pod.monitor.exporter import metrics
 
     run = run_of(bar(1) + bar(2), 0.0)
-    run.settings = Settings(
+    run.settings = RunSettings(
         global_batch_size=1,
         gpus=1,
         tokens_per_sample=1,
@@ -464,7 +464,7 @@ def test_documentation_has_every_code_option_and_metric() -> None:
     )
     for name in re.findall(r"^# TYPE (\w+)", metrics(run, 1.0), re.M):
         assert f"`{name}`" in text
-    for level in Level:
+    for level in Severity:
         assert level.name.lower() in text
 
 

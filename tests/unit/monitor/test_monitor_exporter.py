@@ -28,7 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from neva_pod.monitor.exporter import Exporter, address, metrics
 from neva_pod.monitor.judge import CODES
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.records import RunSettings
+from neva_pod.monitor.run import Run
 from neva_pod.monitor.tail import Tail
 from tests.unit.monitor.nemo_logs import bar, parse, run_of
 from tests.waiting import PATIENCE, ended, until
@@ -36,7 +37,7 @@ from tests.waiting import PATIENCE, ended, until
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "neva-pretrain" / "files"
 POD = FILES / "neva_pod"
-SETTINGS = Settings(
+SETTINGS = RunSettings(
     name='a "quoted" \\ name',
     model="llama2_7b_chat",
     max_steps=2170,

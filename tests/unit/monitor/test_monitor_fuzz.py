@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from neva_pod.monitor.exporter import metrics
 from neva_pod.monitor.judge import judge
-from neva_pod.monitor.parser import LogParser, Step
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.parser import LogParser
+from neva_pod.monitor.records import RunSettings, StepRecord
+from neva_pod.monitor.run import Run
 from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, ranks
 
 LOGGED = re.compile(rb"global_step(?:=|: )([\d.e+]+)(?=[,\]]| \|)")
@@ -68,7 +69,7 @@ def mutate(line: bytes, rng: random.Random, earlier: bytes) -> bytes:
 def feed_mutations(count: int, seed: int) -> None:
     """Feed mutated lines of every kind in chunks of every size."""
     rng = random.Random(seed)  # noqa: S311 (a test's seed)
-    parser, run = LogParser(), Run(Settings(global_batch_size=256, max_steps=2170))
+    parser, run = LogParser(), Run(RunSettings(global_batch_size=256, max_steps=2170))
     window = b""
     pending = b""
     for number in range(count):
@@ -81,7 +82,7 @@ def feed_mutations(count: int, seed: int) -> None:
         pending = b""
         known = numbers(window)
         for event in events:
-            if isinstance(event, Step):
+            if isinstance(event, StepRecord):
                 assert event.global_step in known
         run.update(events, float(number))
         if number % 1000 < 3:
@@ -93,7 +94,7 @@ def train_damaged(count: int, seed: int) -> None:
     """Feed a whole run of which one line in four is damaged; the step is never ahead of it."""
     rng = random.Random(seed)  # noqa: S311 (a test's seed)
     for _ in range(max(1, count // 2170)):
-        parser, run = LogParser(), Run(Settings())
+        parser, run = LogParser(), Run(RunSettings())
         earlier = bar(0).encode()
         for step in range(2170):
             line = bar(step).encode()
@@ -133,7 +134,7 @@ def test_any_bytes(pieces: list[bytes]) -> None:
         run.update(events, 1.0)
     run.update(parser.close(), 2.0)
     for event in parser.feed(text) + parser.close():
-        if isinstance(event, Step):
+        if isinstance(event, StepRecord):
             assert event.global_step in numbers(text)
     judge(run, 1e9)
     metrics(run, 1e9)

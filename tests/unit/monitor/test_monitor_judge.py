@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from neva_pod.monitor.judge import (
-    CODES,
-    Judgement,
-    Level,
-    Limits,
-    Status,
-    exit_code,
-    judge,
-    status,
-)
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.judge import CODES, Judgement, Severity, Status, exit_code, judge, status
+from neva_pod.monitor.limits import Limits
+from neva_pod.monitor.records import RunSettings
+from neva_pod.monitor.run import Run
 from tests.unit.monitor.nemo_logs import HYDRA, REGISTERED, SAMPLES, TORCHRUN, bar, clock, parse, ranks, run_of
 
 TRAINING = "".join(bar(n) for n in range(60))
@@ -51,7 +44,7 @@ def test_starting() -> None:
 def test_finished(text: str) -> None:
     """By the last step, or because the trainer says so; noise at the end is no failure."""
     found = only(judgements(text + "\n[rank1]: ValueError: at exit\n"))
-    assert (found.code, found.level) == ("finished", Level.OK)
+    assert (found.code, found.level) == ("finished", Severity.OK)
     assert exit_code([found]) == 0
 
 
@@ -60,7 +53,7 @@ def test_l09_nan_in_a_row() -> None:
     text = TRAINING + bar(60, loss=math.nan) + bar(61, loss=math.nan)
     assert judgements(text) == []
     found = only(judgements(text + bar(62, loss=math.inf)))
-    assert (found.code, found.level) == ("nan", Level.FAILED)
+    assert (found.code, found.level) == ("nan", Severity.FAILED)
     assert found.evidence == "step 61: reduced_train_loss=nan"
     assert "FAILED(nan)" in found.title
     run = run_of(text)
@@ -70,14 +63,14 @@ def test_l09_nan_in_a_row() -> None:
 def test_l09_nan_crash_line() -> None:
     """L09: the line of one rank is enough."""
     found = only(judgements(TRAINING + "\n7: Unexpected result nan (message='found NaN in local grad norm')\n"))
-    assert (found.code, found.level, found.rank) == ("nan", Level.FAILED, 7)
+    assert (found.code, found.level, found.rank) == ("nan", Severity.FAILED, 7)
 
 
 def test_d12_random_loss() -> None:
     """D12: above 0.9 ln(vocabulary) from step 50 on; not before, and not below."""
     assert judgements("".join(bar(n, loss=10.4) for n in range(49))) == []
     found = only(judgements("".join(bar(n, loss=9.34) for n in range(50))))
-    assert (found.code, found.level) == ("random-loss", Level.WARNING)
+    assert (found.code, found.level) == ("random-loss", Severity.WARNING)
     assert "9.34" in found.evidence
     assert "LLM weights" in found.cause
     assert judgements("".join(bar(n, loss=9.33) for n in range(50))) == []
@@ -89,7 +82,7 @@ def test_stalled() -> None:
     assert judgements(TRAINING, now=300.0) == []
     run = run_of(TRAINING)
     found = only(judge(run, 301.0))
-    assert (found.code, found.level) == ("stalled", Level.FAILED)
+    assert (found.code, found.level) == ("stalled", Severity.FAILED)
     assert status(run, [found]) is Status.STALLED
     slow = "".join(bar(n, seconds=60.0) for n in range(20))
     assert judgements(slow, now=599.0) == []
@@ -107,7 +100,7 @@ def test_slow() -> None:
     """Below 80 % of the planned speed, once enough steps are timed."""
     text = "".join(bar(n, seconds=2.0) for n in range(30))
     found = only(judgements(text, planned_step_seconds=1.24))
-    assert (found.code, found.level, found.title) == ("slow", Level.WARNING, "62% of plan")
+    assert (found.code, found.level, found.title) == ("slow", Severity.WARNING, "62% of plan")
     assert judgements(text, planned_step_seconds=1.61) == []
     few = "".join(bar(n, seconds=2.0) for n in range(10))
     assert judgements(few, planned_step_seconds=1.0) == []
@@ -135,7 +128,7 @@ FAILURES = [
 def test_failures(code: str, line: str, rank: int | None) -> None:
     """Each with its line as evidence, a cause and a next step; over once steps follow."""
     found = only(judgements(TRAINING + f"\n{line}\n"))
-    assert (found.code, found.level, found.evidence, found.rank) == (code, Level.FAILED, line, rank)
+    assert (found.code, found.level, found.evidence, found.rank) == (code, Severity.FAILED, line, rank)
     assert found.cause
     assert found.action
     assert exit_code([found]) == 1
@@ -158,28 +151,28 @@ def test_cause_before_consequence() -> None:
 def test_an_exception_alone_is_a_warning_until_the_end() -> None:
     """A caught exception does no harm; one that ends the log did."""
     run = run_of("ModuleNotFoundError: No module named 'apex'\n")
-    assert [(j.code, j.level) for j in judge(run, 1.0)] == [("crash", Level.WARNING)]
+    assert [(j.code, j.level) for j in judge(run, 1.0)] == [("crash", Severity.WARNING)]
     run.end("end of the input")
-    assert ("crash", Level.FAILED) in [(j.code, j.level) for j in judge(run, 1.0)]
+    assert ("crash", Severity.FAILED) in [(j.code, j.level) for j in judge(run, 1.0)]
 
 
 def test_still_trying_is_a_warning() -> None:
     """Retries of the rendezvous are usual for a while."""
     line = "[W socket.cpp:601] [c10d] The client socket has failed to connect to [neva]:23456"
     found = only(judgements(line + "\n"))
-    assert (found.code, found.level) == ("rendezvous", Level.WARNING)
+    assert (found.code, found.level) == ("rendezvous", Severity.WARNING)
 
 
 def test_duplicate_rank() -> None:
     """B04: the same node rank twice, seen in a log of all nodes."""
     found = only(judgements(ranks(2, of=4) + ranks(2, of=4)))
-    assert (found.code, found.level, found.rank) == ("ranks", Level.FAILED, 1)
+    assert (found.code, found.level, found.rank) == ("ranks", Severity.FAILED, 1)
 
 
 def test_world_size_is_not_the_number_of_gpus() -> None:
     """Each node trains alone, or ranks are missing."""
     found = only(judgements(ranks(8) + REGISTERED.format(8), gpus=128))
-    assert (found.code, found.level) == ("ranks", Level.FAILED)
+    assert (found.code, found.level) == ("ranks", Severity.FAILED)
     assert "8 ranks" in found.title
     assert "128" in found.title
 
@@ -188,7 +181,7 @@ def test_checkpoint_not_saved() -> None:
     """D01: val_loss is monitored and never there; harmless once a checkpoint was saved."""
     line = "\nEpoch 0, global step 60: 'val_loss' was not in top 10\n"
     found = only(judgements(TRAINING + line))
-    assert (found.code, found.level) == ("checkpoint", Level.WARNING)
+    assert (found.code, found.level) == ("checkpoint", Severity.WARNING)
     saved = "\nEpoch 0, global step 50: 'step' reached 50 (best 50), saving model to '/r/x'\n"
     assert judgements(TRAINING + saved + line) == []
 
@@ -205,7 +198,7 @@ def test_lost_progress() -> None:
     text = TRAINING + ranks(8) + REGISTERED.format(8)
     again = "".join(bar(n) for n in range(30))
     found = only(judgements(text + again))
-    assert (found.code, found.level) == ("lost-progress", Level.WARNING)
+    assert (found.code, found.level) == ("lost-progress", Severity.WARNING)
     assert "60 steps" in found.title
     assert judgements(text + "".join(bar(n) for n in range(61))) == []
 
@@ -216,7 +209,7 @@ def test_ends() -> None:
     assert only(judgements(TRAINING + "\n" + limit)).code == "ended-early"
     run = run_of(TRAINING)
     run.end("end of the input")
-    assert [(j.code, j.level) for j in judge(run, 1e6)] == [("ended-early", Level.WARNING)]
+    assert [(j.code, j.level) for j in judge(run, 1e6)] == [("ended-early", Severity.WARNING)]
     assert status(run, judge(run, 1e6)) is Status.ENDED
     run.end("pytorchjob neva: Failed", failed=True)
     assert status(run, judge(run, 1e6)) is Status.FAILED
@@ -225,16 +218,16 @@ def test_ends() -> None:
 def test_terminated() -> None:
     """Told to stop: worth a look, not a failure of the training."""
     found = only(judgements(TRAINING + "\nReceived Signals.SIGTERM death signal, shutting down\n"))
-    assert (found.code, found.level) == ("terminated", Level.WARNING)
+    assert (found.code, found.level) == ("terminated", Severity.WARNING)
     assert exit_code([found]) == 3
 
 
 def test_worst_first_and_only_known_codes() -> None:
     """Failures before warnings; every code is listed for scripts and metrics."""
-    run = Run(Settings(planned_step_seconds=0.1))
+    run = Run(RunSettings(planned_step_seconds=0.1))
     run.update(parse(TRAINING + "\nOSError: No space left on device\n"), 0.0)
     found = judge(run, 1.0)
-    assert [j.level for j in found] == [Level.FAILED, Level.WARNING]
+    assert [j.level for j in found] == [Severity.FAILED, Severity.WARNING]
     assert {j.code for j in found} <= set(CODES)
     assert status(run, found) is Status.FAILED
 
@@ -287,7 +280,7 @@ def test_n09_a_broken_gpu(cause: str, after: str) -> None:
     said = WATCHDOG.format(cause)
     others = "[rank2]: torch.distributed.DistBackendError: NCCL error in: x, remote process exited\n" if after else ""
     found = judgements(f"{TRAINING}\n{said}\nterminate called\n  what():  {said}\n{others}{after}")
-    assert (found[0].code, found[0].level, found[0].rank) == ("gpu-error", Level.FAILED, 5)
+    assert (found[0].code, found[0].level, found[0].rank) == ("gpu-error", Severity.FAILED, 5)
     assert cause in found[0].evidence
     assert "scheduling.avoidNodes" in found[0].action
     assert {j.code for j in found[1:]} <= {"nccl-error", "crash"}
@@ -323,7 +316,7 @@ def test_r07_the_exception_under_hydra(rank: str, raised: str, evidence: str | N
     failed = "".join(f"{rank}{line}\n" for line in HYDRA.format(raised).splitlines())
     for end in ("", TORCHRUN.format(code=1, rank=3, signal="To enable traceback see: x")):
         found = only(judgements(caught + failed + end))
-        assert (found.code, found.level) == ("crash", Level.FAILED)
+        assert (found.code, found.level) == ("crash", Severity.FAILED)
         assert (evidence or raised) in found.evidence
         assert found.rank == (3 if rank or end else None)
 
@@ -344,13 +337,13 @@ def test_r08_a_rerun_of_a_finished_run() -> None:
     for text in (STOPPED, begun + STOPPED, bar(19, total=20) + "\n" + STOPPED + begun + STOPPED):
         run = run_of(text)
         found = only(judge(run, 1.0))
-        assert (found.code, found.level, run.completed, run.max_steps) == ("finished", Level.OK, 20, 20)
+        assert (found.code, found.level, run.completed, run.max_steps) == ("finished", Severity.OK, 20, 20)
         assert found.title == "finished before: all 20 steps were already done, this start made none"
     refused = "ValueError: Found /r/x--step=20-end indicating that the last training run has already completed."
     run = run_of(HYDRA.format(refused) + TORCHRUN.format(code=1, rank=0, signal="x"))
     run.end("pytorchjob neva: Failed", failed=True)
     found = only(judge(run, 1.0))
-    assert (found.code, found.level, status(run, [found])) == ("finished", Level.WARNING, Status.FINISHED)
+    assert (found.code, found.level, status(run, [found])) == ("finished", Severity.WARNING, Status.FINISHED)
     assert "finished before: all 20 steps" in found.title
     assert only(judgements(TRAINING + "\n" + STOPPED)).title == "finished: 60 steps"
 
@@ -390,7 +383,7 @@ def test_r07_the_evidence_says_what_is_the_matter(raised: str, said: str) -> Non
     """R07: where the exception's own line only announces it, what follows is part of the evidence."""
     log = TRAINING + "\n" + HYDRA.format(raised) + TORCHRUN.format(code=1, rank=0, signal="x")
     found = only(judgements(log))
-    assert (found.code, found.level) == ("crash", Level.FAILED)
+    assert (found.code, found.level) == ("crash", Severity.FAILED)
     assert said in found.evidence
     assert "nothing caught" in found.cause
 
@@ -452,4 +445,4 @@ def test_u09_nan_is_counted_in_steps() -> None:
 def test_n09_other_words_for_broken_hardware_and_memory(line: str, code: str) -> None:
     """N09: CUDA's other hardware errors are findings of their own; so is what else has a cause outside the code."""
     found = only(judgements(TRAINING + f"\n{line}\n"))
-    assert (found.code, found.level, found.evidence) == (code, Level.FAILED, line)
+    assert (found.code, found.level, found.evidence) == (code, Severity.FAILED, line)

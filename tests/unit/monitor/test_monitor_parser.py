@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pod.monitor.parser import (
-    MAX_EVIDENCE,
-    MAX_LINE,
-    MAX_RECORD,
-    Kind,
-    LogParser,
-    Notice,
-    Step,
-)
+from neva_pod.monitor.notices import MAX_EVIDENCE
+from neva_pod.monitor.parser import MAX_LINE, MAX_RECORD, LogParser
+from neva_pod.monitor.records import Kind, Notice, StepRecord
 from tests.unit.monitor.nemo_logs import (
     REGISTERED,
     SAMPLES,
@@ -34,18 +28,18 @@ from tests.unit.monitor.nemo_logs import (
 @pytest.mark.parametrize(
     ("sample", "expected"),
     [
-        ("S1", Step(0, 795, 77225, 794, 0, 3.09, 41.36, 1.63e6, 5000, 9 * 3600 + 478, None)),
-        ("S2", Step(0, 2, 128, 1, 0, 10.6, 23.7, 256, 0, 47, None)),
-        ("S3", Step(0, 58, 128, 56, 0, 6.82, 74.4, 1.19e5, 500, 4445, None)),
-        ("S4", Step(0, 2000, 2000, 2000, 5, 0.139, 68.7, 2.56e5, 500, 156294, None)),
-        ("S5", Step(0, 2000, 603000, 2000, 5, 2.6, 1.9, 1.28e6, 5000, 3797, None)),
-        ("S6", Step(0, 6024, 10000, 6023, 0, 0.0252, 2.59, 96384, 0, 16014, None)),
-        ("S7", Step(1, 1, None, 1, 0, 0.674, 3.37, 128, 0, 4, None)),
-        ("S8", Step(0, 200, 4000, 199, 0, 10.85, 1.085, 4800, 0, None, 24)),
-        ("S9", Step(0, 122, 150, 121, 0, 1.288, 0.03163, 122, 0, None, 1)),
+        ("S1", StepRecord(0, 795, 77225, 794, 0, 3.09, 41.36, 1.63e6, 5000, 9 * 3600 + 478, None)),
+        ("S2", StepRecord(0, 2, 128, 1, 0, 10.6, 23.7, 256, 0, 47, None)),
+        ("S3", StepRecord(0, 58, 128, 56, 0, 6.82, 74.4, 1.19e5, 500, 4445, None)),
+        ("S4", StepRecord(0, 2000, 2000, 2000, 5, 0.139, 68.7, 2.56e5, 500, 156294, None)),
+        ("S5", StepRecord(0, 2000, 603000, 2000, 5, 2.6, 1.9, 1.28e6, 5000, 3797, None)),
+        ("S6", StepRecord(0, 6024, 10000, 6023, 0, 0.0252, 2.59, 96384, 0, 16014, None)),
+        ("S7", StepRecord(1, 1, None, 1, 0, 0.674, 3.37, 128, 0, 4, None)),
+        ("S8", StepRecord(0, 200, 4000, 199, 0, 10.85, 1.085, 4800, 0, None, 24)),
+        ("S9", StepRecord(0, 122, 150, 121, 0, 1.288, 0.03163, 122, 0, None, 1)),
     ],
 )
-def test_samples(sample: str, expected: Step) -> None:
+def test_samples(sample: str, expected: StepRecord) -> None:
     """S1 to S9: one step each, whatever is glued around it."""
     assert steps(SAMPLES[sample]) == [expected]
 
@@ -108,7 +102,7 @@ def test_l04_endless_line_in_bounded_memory() -> None:
         found += parser.feed("".join(records).encode())
         assert len(parser._rest) <= MAX_LINE
     found += parser.close()
-    assert [e.n for e in found if isinstance(e, Step)] == list(range(1, 50 * 900 + 1))
+    assert [e.n for e in found if isinstance(e, StepRecord)] == list(range(1, 50 * 900 + 1))
 
 
 def test_endless_garbage_is_not_kept() -> None:
@@ -329,7 +323,7 @@ def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Rando
         events += parser.feed(data[at : at + size])
         at += size
     events += parser.feed(data[at:]) + parser.close()
-    assert [e for e in events if isinstance(e, Step)] == steps(data)
+    assert [e for e in events if isinstance(e, StepRecord)] == steps(data)
     assert [e.kind for e in events if isinstance(e, Notice)] == [e.kind for e in parse(data) if isinstance(e, Notice)]
 
 
@@ -423,9 +417,9 @@ def test_x02_another_rank_writes_into_a_number(at: str) -> None:
     for other in ("[rank3]: RuntimeError: CUDA error: unspecified launch failure", "ValueError: x"):
         text = whole[:cut] + other + whole[cut:]
         found = parse(text)
-        assert {s.global_step for s in found if isinstance(s, Step)} <= {123}
-        assert {s.loss for s in found if isinstance(s, Step)} <= {None, 6.79}
-        assert {s.seconds for s in found if isinstance(s, Step)} <= {None, 1.23}
+        assert {s.global_step for s in found if isinstance(s, StepRecord)} <= {123}
+        assert {s.loss for s in found if isinstance(s, StepRecord)} <= {None, 6.79}
+        assert {s.seconds for s in found if isinstance(s, StepRecord)} <= {None, 1.23}
         if "CUDA" in other:
             assert [n.rank for n in found if isinstance(n, Notice)] == [3]
 

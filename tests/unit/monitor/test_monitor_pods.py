@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neva_pod.monitor.judge import Level, Status, exit_code
+from neva_pod.monitor.judge import Severity, Status, exit_code
 from neva_pod.monitor.run import Run
 from neva_pretrain.model.hardware import H100
 from neva_pretrain.monitor import page, report, view
@@ -151,105 +151,106 @@ NOT_READY = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "
 TAKEN = {"type": "DisruptionTarget", "status": "True"}
 PULL = 'Back-off pulling image "nvcr.io/nvidia/nemo:24.70": ErrImagePull: '
 
-CASES: dict[str, tuple[str, Level, str, Object]] = {
+CASES: dict[str, tuple[str, Severity, str, Object]] = {
     # name: code, level, a part of the evidence, what kubectl answers
-    "no room": ("unschedulable", Level.WARNING, GPUS, {"pods": [unscheduled(GPUS)]}),
-    "no scheduler": ("unschedulable", Level.WARNING, "does my-scheduler run?", {
+    "no room": ("unschedulable", Severity.WARNING, GPUS, {"pods": [unscheduled(GPUS)]}),
+    "no scheduler": ("unschedulable", Severity.WARNING, "does my-scheduler run?", {
         "pods": [{**pod(node=""), "spec": {"schedulerName": "my-scheduler"}}]}),
-    "a gate": ("queued", Level.WARNING, "non-empty scheduling gates", {
+    "a gate": ("queued", Severity.WARNING, "non-empty scheduling gates", {
         "pods": [unscheduled("Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated")]}),
-    "no claim": ("volume", Level.FAILED, NO_CLAIM, {"pods": [unscheduled(NO_CLAIM)]}),
-    "a claim without a volume": ("volume", Level.WARNING, 'results: ProvisioningFailed: storageclass "x" not found', {
+    "no claim": ("volume", Severity.FAILED, NO_CLAIM, {"pods": [unscheduled(NO_CLAIM)]}),
+    "a claim without a volume": ("volume", Severity.WARNING,
+        'results: ProvisioningFailed: storageclass "x" not found', {
         "pods": [{**unscheduled(UNBOUND), "spec": {"volumes": [{"persistentVolumeClaim": {"claimName": "results"}}]}}],
         "events": [event("ProvisioningFailed", 'storageclass "x" not found', "PersistentVolumeClaim", "results")]}),
-    "volumes elsewhere": ("volume", Level.WARNING, "volume node affinity conflict", {
+    "volumes elsewhere": ("volume", Severity.WARNING, "volume node affinity conflict", {
         "pods": [unscheduled("0/16 nodes are available: 16 node(s) had volume node affinity conflict.")]}),
-    "no such tag": ("image", Level.FAILED, "pytorch: ImagePullBackOff: Back-off", {
+    "no such tag": ("image", Severity.FAILED, "pytorch: ImagePullBackOff: Back-off", {
         "pods": [pod(**waiting("ImagePullBackOff", PULL + "nvcr.io/nvidia/nemo:24.70: not found"))]}),
-    "a registry that is away": ("image", Level.WARNING, "i/o timeout", {
+    "a registry that is away": ("image", Severity.WARNING, "i/o timeout", {
         "pods": [pod(**waiting("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout"))]}),
-    "no name of an image": ("image", Level.FAILED, "preflight: InvalidImageName", {
+    "no name of an image": ("image", Severity.FAILED, "preflight: InvalidImageName", {
         "pods": [pod(**first(state={"waiting": {"reason": "InvalidImageName", "message": "couldn't parse"}}))]}),
-    "no Secret": ("container", Level.FAILED, 'CreateContainerConfigError: secret "wandb" not found', {
+    "no Secret": ("container", Severity.FAILED, 'CreateContainerConfigError: secret "wandb" not found', {
         "pods": [pod(**waiting("CreateContainerConfigError", 'secret "wandb" not found'))]}),
-    "no command": ("container", Level.FAILED, "StartError: exec: /bin/bash: no such file", {
+    "no command": ("container", Severity.FAILED, "StartError: exec: /bin/bash: no such file", {
         "pods": [pod(phase="Failed", **ended(128, "StartError", message="exec: /bin/bash: no such file"))]}),
-    "a mount": ("volume", Level.WARNING, "FailedMount: MountVolume.SetUp failed: hostPath type check failed", {
+    "a mount": ("volume", Severity.WARNING, "FailedMount: MountVolume.SetUp failed: hostPath type check failed", {
         "pods": [pod(**waiting("ContainerCreating", ""))],
         "events": [event("FailedScheduling", "old", at=3),
                    event("FailedMount", "MountVolume.SetUp failed: hostPath type check failed", at=2)]}),
-    "a mount of a Secret": ("volume", Level.FAILED, 'secret "key" not found', {
+    "a mount of a Secret": ("volume", Severity.FAILED, 'secret "key" not found', {
         "pods": [pod()], "events": [event("FailedMount", 'MountVolume.SetUp failed: secret "key" not found')]}),
-    "an attachment": ("volume", Level.WARNING, "Multi-Attach", {
+    "an attachment": ("volume", Severity.WARNING, "Multi-Attach", {
         "pods": [pod()], "events": [event("FailedAttachVolume", "Multi-Attach error for volume")]}),
-    "a sandbox": ("container", Level.WARNING, "FailedCreatePodSandBox: network", {
+    "a sandbox": ("container", Severity.WARNING, "FailedCreatePodSandBox: network", {
         "pods": [pod()], "events": [event("FailedCreatePodSandBox", "network is not ready")]}),
-    "a quota": ("not-created", Level.WARNING, "FailedCreatePod: " + QUOTA, {
+    "a quota": ("not-created", Severity.WARNING, "FailedCreatePod: " + QUOTA, {
         "events": [event("FailedCreatePod", QUOTA, "PyTorchJob", "neva-1")]}),
-    "Pod Security": ("not-created", Level.FAILED, "violates PodSecurity", {
+    "Pod Security": ("not-created", Severity.FAILED, "violates PodSecurity", {
         "events": [event("FailedCreatePod", POD_SECURITY, "PyTorchJob", "neva-1")]}),
-    "a webhook says no": ("not-created", Level.FAILED, 'webhook "policy.example" denied the request', {
+    "a webhook says no": ("not-created", Severity.FAILED, 'webhook "policy.example" denied the request', {
         "events": [event("FailedCreate", 'admission webhook "policy.example" denied the request', "Job",
                          "neva-1-node-0")]}),
-    "a webhook that is away": ("not-created", Level.WARNING, "failed calling webhook", {
+    "a webhook that is away": ("not-created", Severity.WARNING, "failed calling webhook", {
         "events": [event("FailedCreatePod", 'failed calling webhook "x": no route', "PyTorchJob", "neva-1")]}),
-    "no operator": ("not-created", Level.WARNING, "no pods after 100 s: does the training operator run?", {
+    "no operator": ("not-created", Severity.WARNING, "no pods after 100 s: does the training operator run?", {
         "pytorchjobs": [{**job(), "status": {}}]}),
-    "suspended": ("queued", Level.WARNING, "the job is suspended", {
+    "suspended": ("queued", Severity.WARNING, "the job is suspended", {
         "pytorchjobs": [job(runPolicy={"suspend": True})]}),
-    "a queue without room": ("queued", Level.WARNING, "queue research: QuotaReserved: insufficient unused quota", {
+    "a queue without room": ("queued", Severity.WARNING, "queue research: QuotaReserved: insufficient unused quota", {
         "pytorchjobs": [job(runPolicy={"suspend": True})],
         "workloads": [workload("insufficient unused quota for nvidia.com/gpu in flavor h100, 8 more needed")]}),
-    "no such queue": ("queued", Level.WARNING, "LocalQueue research doesn't exist", {
+    "no such queue": ("queued", Severity.WARNING, "LocalQueue research doesn't exist", {
         "pytorchjobs": [job(runPolicy={"suspend": True})],
         "workloads": [workload("LocalQueue research doesn't exist")]}),
-    "a TrainJob in a queue": ("queued", Level.WARNING, "insufficient", {
+    "a TrainJob in a queue": ("queued", Severity.WARNING, "insufficient", {
         "pytorchjobs": [], "trainjobs": [job("TrainJob", suspend=True)], "workloads": [workload("insufficient")]}),
-    "preflight": ("preflight", Level.FAILED,
+    "preflight": ("preflight", Severity.FAILED,
         "neva-1-master-0: FAILED dataset /datasets/preset/images: must have the images of the annotations; 3 of 1000 "
         "are missing; fix: copy them again; FAILED resume", {
         "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1, "reason": "Error"}}))],
         "neva-1-master-0/preflight": REPORT}),
-    "preflight again and again": ("preflight", Level.FAILED, "FAILED resume", {
+    "preflight again and again": ("preflight", Severity.FAILED, "FAILED resume", {
         "pods": [pod(**first(state={"waiting": {"reason": "CrashLoopBackOff"}},
                              lastState={"terminated": {"exitCode": 1}}, restartCount=3))],
         "neva-1-master-0/preflight": REPORT}),
-    "preflight that broke": ("preflight", Level.FAILED, "ImportError: no json", {
+    "preflight that broke": ("preflight", Severity.FAILED, "ImportError: no json", {
         "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1}}))],
         "neva-1-master-0/preflight": "Traceback (most recent call last):\nImportError: no json\n\n"}),
-    "a worker that waits": ("wait-for-master", Level.WARNING, "wait-for-master runs for 100 s", {
+    "a worker that waits": ("wait-for-master", Severity.WARNING, "wait-for-master runs for 100 s", {
         "pods": [pod("neva-1-worker-0", **WAITS)]}),
-    "a master that never came": ("exit", Level.FAILED, "wait-for-master: exit code 69 (the master was not reached", {
+    "a master that never came": ("exit", Severity.FAILED, "wait-for-master: exit code 69 (the master was not reached", {
         "pods": [pod("neva-1-worker-0", "Failed", initContainerStatuses=[
             {"name": "wait-for-master", "state": {"terminated": {"exitCode": 69}}}])],
         "neva-1-worker-0/wait-for-master": "neva: waiting\nneva: ERROR: neva-1-master-0: not reachable after 900 s\n"}),
-    "a wrong environment": ("exit", Level.FAILED, "(wrong environment): neva: ERROR: PET_NODE_RANK: not set", {
+    "a wrong environment": ("exit", Severity.FAILED, "(wrong environment): neva: ERROR: PET_NODE_RANK: not set", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(64))],
         "neva-1-master-0/pytorch": "neva: one\nneva: ERROR: PET_NODE_RANK: not set on a job of 2 nodes\n"}),
-    "an exception": ("exit", Level.FAILED, "exit code 1: KeyError: 'x'", {
+    "an exception": ("exit", Severity.FAILED, "exit code 1: KeyError: 'x'", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(1))],
         "neva-1-master-0/pytorch": "Traceback (most recent call last):\nKeyError: 'x'\nbye\n"}),
-    "told to stop": ("terminated", Level.WARNING, "exit code 143", {
+    "told to stop": ("terminated", Severity.WARNING, "exit code 143", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(143))]}),
-    "out of memory": ("host-oom", Level.FAILED, "pytorch: OOMKilled, exit code 137", {
+    "out of memory": ("host-oom", Severity.FAILED, "pytorch: OOMKilled, exit code 137", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(137, "OOMKilled"))]}),
-    "out of memory, again": ("host-oom", Level.FAILED, "OOMKilled", {
+    "out of memory, again": ("host-oom", Severity.FAILED, "OOMKilled", {
         "pods": [pod(phase="Running", **main(state={"waiting": {"reason": "CrashLoopBackOff"}},
                                              lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))]}),
-    "killed": ("exit", Level.FAILED, "exit code 137 (killed", {
+    "killed": ("exit", Severity.FAILED, "exit code 137 (killed", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(137))]}),
-    "evicted": ("evicted", Level.WARNING, "Evicted: The node was low on resource: memory", {
+    "evicted": ("evicted", Severity.WARNING, "Evicted: The node was low on resource: memory", {
         "pods": [pod("neva-1-master-0", "Failed", reason="Evicted", message="The node was low on resource: memory.")]}),
-    "preempted": ("evicted", Level.WARNING, "PreemptionByScheduler: default-scheduler: preempting", {
+    "preempted": ("evicted", Severity.WARNING, "PreemptionByScheduler: default-scheduler: preempting", {
         "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "PreemptionByScheduler",
                                                    "message": "default-scheduler: preempting to accommodate"}])]}),
-    "no device": ("evicted", Level.WARNING, "UnexpectedAdmissionError: Allocate failed", {
+    "no device": ("evicted", Severity.WARNING, "UnexpectedAdmissionError: Allocate failed", {
         "pods": [pod("neva-1-master-0", "Failed", reason="UnexpectedAdmissionError", message="Allocate failed")]}),
-    "a node is lost": ("node-lost", Level.WARNING, "DeletionByTaintManager", {
+    "a node is lost": ("node-lost", Severity.WARNING, "DeletionByTaintManager", {
         "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}])]}),
-    "a node is not ready": ("node-lost", Level.WARNING, "node gpu-0001 is not ready", {
+    "a node is not ready": ("node-lost", Severity.WARNING, "node gpu-0001 is not ready", {
         "pods": [pod(phase="Running", conditions=NOT_READY, **main(**RUNNING))]}),
-    "a node is not ready, long ago": ("node-lost", Level.WARNING, "node gpu-0001 is not ready", {
+    "a node is not ready, long ago": ("node-lost", Severity.WARNING, "node gpu-0001 is not ready", {
         "pods": [pod(phase="Running", conditions=NOT_READY[:1], **main(ready=True, **RUNNING))]}),
 }  # fmt: skip
 
@@ -273,7 +274,7 @@ def test_u02_the_reason_is_told(name: str) -> None:
     assert words in finding.evidence
     assert finding.cause
     assert finding.action
-    assert exit_code([finding]) == {Level.FAILED: 1, Level.WARNING: 3}[level]
+    assert exit_code([finding]) == {Severity.FAILED: 1, Severity.WARNING: 3}[level]
 
 
 def test_u02_every_code_is_documented() -> None:

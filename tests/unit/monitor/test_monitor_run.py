@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neva_pod.monitor.run import LAG, RECENT_STEPS, Point, Run, Series, Settings
+from neva_pod.monitor.pace import LAG, RECENT_STEPS
+from neva_pod.monitor.records import Point, RunSettings, Series
+from neva_pod.monitor.run import Run
 from tests.unit.monitor.nemo_logs import (
     HYDRA,
     REGISTERED,
@@ -250,10 +252,10 @@ def test_series_is_bounded_and_keeps_the_newest(count: int, limit: int) -> None:
 
 def test_state_does_not_grow() -> None:
     """Constant memory, however long the run."""
-    run = Run(Settings())
+    run = Run(RunSettings())
     for step in range(20_000):
         run.update(parse(bar(step, total=10**6)), step)
-    assert len(run._seconds) == len(run._pace) == RECENT_STEPS
+    assert len(run.pace._seconds) == len(run.pace._clock) == RECENT_STEPS
     assert len(run.series.points()) <= 2049
 
 
@@ -306,7 +308,7 @@ def test_u09_speed_is_taken_over_steps_not_lines(every: int) -> None:
     speed = run.speed()
     assert speed is not None
     assert speed.median == 2.0
-    assert run.steps_a_line == every
+    assert run.pace.steps_a_line == every
 
 
 def test_u09_speed_by_the_clock_where_no_step_time_is_logged() -> None:

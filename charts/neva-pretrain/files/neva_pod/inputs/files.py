@@ -87,8 +87,7 @@ def writable(path: str) -> Finding | None:
     except OSError as error:
         if error.errno == errno.EROFS:
             return failed(
-                f"{show(path)}: {show(place)} is on a read-only file system",
-                "name a path on a writable volume",
+                f"{show(path)}: {show(place)} is on a read-only file system", "name a path on a writable volume"
             )
         return denied(place, error)
     return None

@@ -63,8 +63,7 @@ def tar_members(fd: int) -> dict[str, Member]:
         header = os.pread(fd, BLOCK, position)
         if len(header) < BLOCK:
             raise ProblemError(
-                f"the tar ends after {total} bytes without its end mark: truncated",
-                "copy or convert it again",
+                f"the tar ends after {total} bytes without its end mark: truncated", "copy or convert it again"
             )
         if header == bytes(BLOCK):
             break
@@ -80,8 +79,7 @@ def tar_members(fd: int) -> dict[str, Member]:
             size = int(given.get("size", size))
         if data + size > total:
             raise ProblemError(
-                f"a member needs {data + size} bytes, the tar has {total}: truncated",
-                "copy or convert it again",
+                f"a member needs {data + size} bytes, the tar has {total}: truncated", "copy or convert it again"
             )
         position = data + -(-size // BLOCK) * BLOCK
         if extra:

@@ -82,8 +82,7 @@ def read_pieces(path: str) -> list[tuple[str, int]]:
         return pieces(data)
     except ValueError as error:
         raise ProblemError(
-            f"{show(path)} is not a sentencepiece model: {error}",
-            "name the model's tokenizer.model",
+            f"{show(path)} is not a sentencepiece model: {error}", "name the model's tokenizer.model"
         ) from None
 
 
@@ -113,10 +112,7 @@ def huggingface_vocabulary(path: str) -> tuple[int, set[str]]:
     """Return size of a Hugging Face tokenizer's vocabulary and the names of its added tokens."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not os.path.exists(os.path.join(path, name)):
-            raise ProblemError(
-                f"{show(path)}: has no {name}",
-                "copy the tokenizer's files from the model's repository",
-            )
+            raise ProblemError(f"{show(path)}: has no {name}", "copy the tokenizer's files from the model's repository")
     file = os.path.join(path, "tokenizer.json")
     data = read_json(file, 4 * INDEX)
     try:

@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neva_pod.monitor.endpoint import Endpoint
-from neva_pod.monitor.judge import CODES, DEFAULT_LIMITS, Limits, judge
+from neva_pod.monitor.judge import CODES, judge
+from neva_pod.monitor.limits import DEFAULT_LIMITS, Limits
 from neva_pod.monitor.parser import LogParser
-from neva_pod.monitor.run import Run, Settings
+from neva_pod.monitor.records import RunSettings
+from neva_pod.monitor.run import Run
 from neva_pod.monitor.tail import Tail
 
 POLL_SECONDS = 1.0
@@ -49,11 +51,7 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
     speed = run.speed()
     if speed is not None:
         yield _gauge("step_time_seconds", "Median step time of the last steps.", speed.median)
-        yield _gauge(
-            "step_time_p95_seconds",
-            "95th percentile of the step time of the last steps.",
-            speed.p95,
-        )
+        yield _gauge("step_time_p95_seconds", "95th percentile of the step time of the last steps.", speed.p95)
         yield _gauge("samples_per_second", "Samples a second, whole job.", speed.samples)
         yield _gauge("samples_per_second_per_gpu", "Samples a second and GPU.", speed.samples_per_gpu)
         yield _gauge("tokens_per_second", "Tokens a second, whole job.", speed.tokens)
@@ -62,19 +60,10 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
     yield _gauge("left_seconds", "Time to the last step at the present pace.", run.seconds_left())
     yield _gauge("last_step_age_seconds", "Time since the last new step.", _age(run.last_step_at, now))
     yield _gauge("last_checkpoint_step", "Step of the last checkpoint.", run.checkpoint_step)
-    yield _gauge(
-        "last_checkpoint_age_seconds",
-        "Time since the last checkpoint.",
-        _age(run.checkpoint_at, now),
-    )
+    yield _gauge("last_checkpoint_age_seconds", "Time since the last checkpoint.", _age(run.checkpoint_at, now))
     yield _family("checkpoints_total", "counter", "Checkpoints saved, as logged.", [({}, run.checkpoints)])
     yield _family("restarts_total", "counter", "Restarts of the training process.", [({}, run.restarts)])
-    yield _family(
-        "nonfinite_losses_total",
-        "counter",
-        "Steps with NaN or infinite loss.",
-        [({}, run.nan_total)],
-    )
+    yield _family("nonfinite_losses_total", "counter", "Steps with NaN or infinite loss.", [({}, run.nan_total)])
     said = {j.code: j.level.name.lower() for j in judge(run, now, limits)}
     yield _family(
         "judgement",
@@ -118,7 +107,7 @@ class Exporter:
     def __init__(
         self,
         log: Path,
-        settings: Settings,
+        settings: RunSettings,
         listen: tuple[str, int],
         limits: Limits = DEFAULT_LIMITS,
         pod_start: float = 0.0,
@@ -228,15 +217,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--global-batch-size", type=int, metavar="N", help="samples a step")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the whole job")
     parser.add_argument("--tokens-per-sample", type=int, metavar="N")
-    parser.add_argument("--vocab-size", type=int, default=Settings.vocab_size, metavar="N")
-    parser.add_argument(
-        "--planned-step-seconds",
-        type=float,
-        metavar="S",
-        help="step time that the planner predicts",
-    )
+    parser.add_argument("--vocab-size", type=int, default=RunSettings.vocab_size, metavar="N")
+    parser.add_argument("--planned-step-seconds", type=float, metavar="S", help="step time that the planner predicts")
     parser.add_argument("--flops-per-sample", type=float, metavar="F", help="model FLOPs to train on one sample")
-    parser.add_argument("--peak-flops", type=float, default=Settings.peak_flops, metavar="F", help="of one GPU")
+    parser.add_argument("--peak-flops", type=float, default=RunSettings.peak_flops, metavar="F", help="of one GPU")
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints, 0 = off")
     return parser
 
@@ -252,7 +236,7 @@ def _is_first_node() -> bool:
     return os.environ.get("JOB_COMPLETION_INDEX", "0") == "0"
 
 
-def _open(log: Path, listen: tuple[str, int], settings: Settings) -> Exporter:
+def _open(log: Path, listen: tuple[str, int], settings: RunSettings) -> Exporter:
     """Wait for a port that is in use: a sidecar that ends takes the master's name out of DNS."""
     while True:
         try:
@@ -266,7 +250,7 @@ def _open(log: Path, listen: tuple[str, int], settings: Settings) -> Exporter:
 def main(argv: list[str] | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     values = vars(_arguments().parse_args(argv))
-    exporter = _open(values.pop("log"), values.pop("listen"), Settings(**values))
+    exporter = _open(values.pop("log"), values.pop("listen"), RunSettings(**values))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: exporter.stop())
     print(f"serving /metrics on port {exporter.port}", flush=True)

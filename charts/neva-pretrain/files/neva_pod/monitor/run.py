@@ -1,127 +1,17 @@
-"""The state of a training run, folded from the events of its log. The time is passed in."""
+"""The state of a training run, folded from the events of its log. The time is passed in.
+
+One file: steps, attempts and incidents are one state, and an event moves several of them at once.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import NamedTuple
 
-from neva_pod.monitor.parser import HEADER, HYDRA, WRAPPER, Event, Kind, Notice, Step
-
-LAG = 10
-"""Steps that shown metrics may be behind the bar (NeMo's log_every_n_steps, rarely above 10)."""
-
-RECENT_STEPS = 256
-"""Steps over which step times and pace are taken."""
-
-SERIES_POINTS = 2048
-"""Points that a plot keeps; beyond that every second one is dropped."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the run is meant to do, as far as it is known.
-
-    Attributes:
-        name: name to show.
-        model: name in the catalog.
-        max_steps: trainer.max_steps.
-        global_batch_size: samples a step.
-        gpus: GPUs of the whole job.
-        tokens_per_sample: padded tokens of one sample.
-        vocab_size: of the language model; sets the loss of random guessing, ln(vocab_size).
-        planned_step_seconds: what the planner predicts for a step.
-        flops_per_sample: model FLOPs that training on one sample needs.
-        peak_flops: dense BF16 FLOP/s of one GPU (H100 SXM: 989.4e12, NVIDIA's data sheet).
-        checkpoint_every: steps between checkpoints; 0 = checkpoints are off.
-
-    """
-
-    name: str = ""
-    model: str = ""
-    max_steps: int | None = None
-    global_batch_size: int | None = None
-    gpus: int | None = None
-    tokens_per_sample: int | None = None
-    vocab_size: int = 32000
-    planned_step_seconds: float | None = None
-    flops_per_sample: float | None = None
-    peak_flops: float = 989.4e12
-    checkpoint_every: int | None = None
-
-
-class Point(NamedTuple):
-    """One step for plots: ``attempt`` counts the starts of the training process from 1."""
-
-    step: int
-    loss: float | None
-    seconds: float | None
-    attempt: int
-
-
-class Series:
-    """The points of a run, thinned evenly so that memory does not grow; the newest always stays."""
-
-    def __init__(self, limit: int = SERIES_POINTS) -> None:
-        self._limit = limit
-        self._stride = 1
-        self._kept: list[Point] = []
-        self._skipped = 0
-        self._last: Point | None = None
-
-    def append(self, point: Point) -> None:
-        """Add the newest point."""
-        self._last = point
-        self._skipped += 1
-        if self._skipped < self._stride:
-            return
-        self._skipped = 0
-        self._kept.append(point)
-        if len(self._kept) > self._limit:
-            self._kept = self._kept[::2]
-            self._stride *= 2
-
-    def points(self) -> list[Point]:
-        """Return the kept points, oldest first."""
-        if self._last is None or (self._kept and self._kept[-1] == self._last):
-            return list(self._kept)
-        return [*self._kept, self._last]
-
-
-@dataclass(frozen=True)
-class Incident:
-    """A bad sign in the log: the first line that showed it, and how often it came."""
-
-    kind: Kind
-    line: str
-    rank: int | None
-    count: int
-    step: int | None
-
-
-class Speed(NamedTuple):
-    """Rates over the last steps; a field is None where its inputs are not known.
-
-    Attributes:
-        median: seconds of a step.
-        p95: seconds of a step, 95th percentile.
-        samples: samples/s of the job.
-        samples_per_gpu: samples/s of one GPU.
-        tokens: tokens/s of the job.
-        mfu: model FLOP/s over the GPUs' peak, 0 to 1.
-        of_plan: planned over measured step time; 1 = as planned, 0.5 = half as fast.
-
-    """
-
-    median: float
-    p95: float
-    samples: float | None
-    samples_per_gpu: float | None
-    tokens: float | None
-    mfu: float | None
-    of_plan: float | None
+from neva_pod.monitor.pace import LAG, Pace
+from neva_pod.monitor.patterns import HEADER, HYDRA, WRAPPER
+from neva_pod.monitor.records import Event, Incident, Kind, Notice, Point, RunSettings, Series, Speed, StepRecord
 
 
 @dataclass
@@ -145,12 +35,11 @@ class Run:
     a second that disagrees.
     """
 
-    settings: Settings = field(default_factory=Settings)
+    settings: RunSettings = field(default_factory=RunSettings)
     step: int | None = None
     best_step: int = 0
     attempt: int = 1
     attempt_first_step: int | None = None
-    _first_steps: float = 1.0
     lost_steps: int = 0
     loss: float | None = None
     series: Series = field(default_factory=Series)
@@ -177,7 +66,7 @@ class Run:
     ended: str = ""
     failed: bool = False
     _bar: _Bar | None = None
-    _doubted: tuple[Step, int] | None = None
+    _doubted: tuple[StepRecord, int] | None = None
     _agreed: bool = False
     _fresh: bool = True
     _log_total: int | None = None
@@ -186,8 +75,7 @@ class Run:
     _restored: int | None = None
     _saves: bool = False
     longest_save: float = 0.0
-    _seconds: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    _pace: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    pace: Pace = field(default_factory=Pace)
 
     def update(self, events: list[Event], now: float) -> None:
         """Take events that were written at ``now`` (seconds of any one clock)."""
@@ -195,7 +83,7 @@ class Run:
             self.started_at = now
         for event in events:
             self.last_event_at = now
-            if isinstance(event, Step):
+            if isinstance(event, StepRecord):
                 self._step(event, now)
             else:
                 self._notice(event, now)
@@ -220,7 +108,7 @@ class Run:
         self._saves = False
         self._retire_incidents()
 
-    def _step(self, record: Step, now: float) -> None:
+    def _step(self, record: StepRecord, now: float) -> None:
         done = self._completed(record)
         if self.step is None or self._follows(record, done):
             self._agreed = self.step is not None
@@ -242,7 +130,7 @@ class Run:
             return
         self._doubted = None
 
-    def _believe(self, record: Step, done: int, now: float) -> bool:
+    def _believe(self, record: StepRecord, done: int, now: float) -> bool:
         """Take a doubted record that the next one confirms, unless it is old text shown again."""
         if done > (self.step or 0):
             self._bar = None
@@ -254,7 +142,7 @@ class Run:
         self._begin_attempt(record, done, now)
         return True
 
-    def _completed(self, record: Step) -> int:
+    def _completed(self, record: StepRecord) -> int:
         """Return the steps completed: the logged 0-based number + 1, sharpened if it is rounded."""
         done = int(record.global_step) + 1
         if record.step_error:
@@ -270,7 +158,7 @@ class Run:
         limit = self.settings.max_steps
         return limit if limit is not None and done == limit + 1 else done
 
-    def _follows(self, record: Step, done: int) -> bool:
+    def _follows(self, record: StepRecord, done: int) -> bool:
         """Tell whether the record may come next: not a step back, not ahead of its bar."""
         step, bar = self.step, self._bar
         if step is None or bar is None:
@@ -282,22 +170,21 @@ class Run:
             return lead <= bar.lead
         return record.epoch > bar.epoch and step - LAG <= lead <= step + LAG
 
-    def _is_old_text(self, record: Step, done: int) -> bool:
+    def _is_old_text(self, record: StepRecord, done: int) -> bool:
         """Tell text shown again from a restart, whose bar begins anew, has another lead or an earlier clock."""
         bar = self._bar
         if bar is None or record.n <= LAG or not bar.lead - LAG <= done - record.n <= bar.lead:
             return False
-        then = next((elapsed for step, elapsed in self._pace if done <= step <= done + LAG), None)
+        then = self.pace.elapsed_at(done)
         return then is None or record.elapsed is None or record.elapsed >= then / 2
 
-    def _begin_attempt(self, record: Step, done: int, now: float) -> None:
+    def _begin_attempt(self, record: StepRecord, done: int, now: float) -> None:
         self.lost_steps += max(0, (self.step or 0) - self._begun_at(record, done))
         self.step = self._bar = None
-        self._seconds.clear()
-        self._pace.clear()
+        self.pace.clear()
         self._advance(record, done, now)
 
-    def _begun_at(self, record: Step, done: int) -> int:
+    def _begun_at(self, record: StepRecord, done: int) -> int:
         """Return the step that a restart went back to: as restored, else by its bar.
 
         After a resume the bar begins anew or, with Lightning 2.4, goes on.
@@ -307,7 +194,7 @@ class Run:
         goes_on = record.n > LAG and done - record.n <= LAG
         return max(0, done - 1 if goes_on else done - record.n)
 
-    def _advance(self, record: Step, done: int, now: float) -> None:
+    def _advance(self, record: StepRecord, done: int, now: float) -> None:
         bar = self._bar
         if bar is None or bar.epoch != record.epoch:
             self._bar = _Bar(record.epoch, done - record.n)
@@ -324,27 +211,17 @@ class Run:
         self.best_step = max(self.best_step, done)
         if self.attempt_first_step is None:
             self.attempt_first_step = done
-            by_clock = record.elapsed / record.seconds if record.elapsed is not None and record.seconds else math.inf
-            self._first_steps = min(record.n, by_clock)
+            self.pace.begin(record)
         if self._saves and self.last_step_at is not None:
             self.longest_save = max(self.longest_save, now - self.last_step_at)
         self._saves = False
         self.last_step_at = now
         if self.incidents:
             self._retire_incidents()
-        loss, seconds = record.loss, record.seconds
-        if loss is not None:
-            self._loss(loss, done)
-        if seconds is not None:
-            if 0 < seconds < math.inf:
-                self._seconds.append((done, seconds))
-                while len(self._seconds) > LAG and self._seconds[0][0] <= done - RECENT_STEPS:
-                    self._seconds.popleft()
-            else:
-                seconds = None
-        if record.elapsed is not None:
-            self._pace.append((done, record.elapsed))
-        self.series.append(Point(done, loss, seconds, self.attempt))
+        if record.loss is not None:
+            self._loss(record.loss, done)
+        seconds = self.pace.add(record, done)
+        self.series.append(Point(done, record.loss, seconds, self.attempt))
 
     def _loss(self, loss: float, done: int) -> None:
         self.loss = loss
@@ -483,12 +360,9 @@ class Run:
 
     def speed(self) -> Speed | None:
         """Rates over the last steps of this attempt, or None before the first."""
-        times = sorted(seconds for _, seconds in self._seconds)
+        times = self.pace.times()
         if not times:
-            pace = self._clock_pace()
-            if pace is None:
-                return None
-            times = [pace]
+            return None
         middle = median(times)
         s = self.settings
         samples = self.global_batch_size / middle if self.global_batch_size else None
@@ -504,50 +378,20 @@ class Run:
         )
 
     @property
-    def timed_lines(self) -> int:
-        """Step times that :meth:`speed` rests on."""
-        return len(self._seconds) or len(self._pace)
-
-    @property
-    def timed_steps(self) -> int:
-        """Steps of this attempt from the first timed one to the last, however many of them were logged."""
-        timed = self._seconds or self._pace
-        return timed[-1][0] - timed[0][0] + 1 if timed else 0
-
-    @property
-    def steps_a_line(self) -> float:
-        """Steps from one line of the log to the next: 1, or what the bar's refresh rate makes of it.
-
-        The first line alone tells how many steps came before it; so does its clock, where the bar goes on after a
-        resume.
-        """
-        if self.timed_lines > 1:
-            return (self.timed_steps - 1) / (self.timed_lines - 1)
-        return max(1.0, self._first_steps)
-
-    @property
     def is_saving(self) -> bool:
         """A checkpoint was written after the last step: the next one waits for it."""
         return self._saves
-
-    def _clock_pace(self) -> float | None:
-        """Return the seconds of a step by the bar's clock, once LAG lines tell it."""
-        if len(self._pace) >= LAG:
-            (first, begun), (last, until) = self._pace[0], self._pace[-1]
-            if last > first and until > begun:
-                return (until - begun) / (last - first)
-        return None
 
     def seconds_left(self) -> float | None:
         """Time to max_steps at the pace of the bar's clock, saving included, else by step time."""
         limit, step, speed = self.max_steps, self.completed, self.speed()
         if limit is None or step is None:
             return None
-        paces = [pace for pace in (speed.median if speed else None, self._clock_pace()) if pace is not None]
+        paces = [pace for pace in (speed.median if speed else None, self.pace.by_clock()) if pace is not None]
         return (limit - step) * max(paces) if paces else None
 
 
-def _continues(first: Step, first_done: int, record: Step, done: int) -> bool:
+def _continues(first: StepRecord, first_done: int, record: StepRecord, done: int) -> bool:
     """Tell whether the second record may directly follow the first, in the same process."""
     if record.epoch == first.epoch:
         return record.n >= first.n and 0 <= done - first_done <= record.n - first.n + LAG

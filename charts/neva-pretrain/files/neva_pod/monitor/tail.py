@@ -13,13 +13,7 @@ CHUNK = 1 << 20
 """Bytes that one read returns at most."""
 
 _SUFFIXES = (".log", ".out", ".txt")
-_NOT_LOGS = (
-    "cmd-args.log",
-    "git-info.log",
-    "nemo_error_log.txt",
-    "lightning_logs.txt",
-    "hparams.txt",
-)
+_NOT_LOGS = ("cmd-args.log", "git-info.log", "nemo_error_log.txt", "lightning_logs.txt", "hparams.txt")
 
 
 def newest_log(directory: Path) -> Path | None:

@@ -43,13 +43,7 @@ def parser() -> argparse.ArgumentParser:
         default="full",
         help="quick: only checks for every pod; auto: quick unless JOB_COMPLETION_INDEX is 0",
     )
-    made.add_argument(
-        "--only",
-        type=_names,
-        default=[],
-        metavar="A,B",
-        help="run these checks, whatever the level",
-    )
+    made.add_argument("--only", type=_names, default=[], metavar="A,B", help="run these checks, whatever the level")
     made.add_argument("--skip", type=_names, default=[], metavar="A,B", help="leave these checks out")
     made.add_argument("-o", "--output", choices=["text", "json"], default="text")
     made.add_argument("--json-file", help="write the JSON report here, too")

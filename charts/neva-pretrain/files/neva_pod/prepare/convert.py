@@ -115,10 +115,7 @@ def repartition(settings: Settings, found: Checkpoint, source: str, work: str) -
         }
         if exists(source, "tokenizer.model"):  # the model's own: a .nemo file has it inside
             options["tokenizer_model_path"] = os.path.join(source, "tokenizer.model")
-        command = [
-            sys.executable,
-            os.path.join(settings.text("prepare.nemoPath", "/opt/NeMo"), *script),
-        ]
+        command = [sys.executable, os.path.join(settings.text("prepare.nemoPath", "/opt/NeMo"), *script)]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         if found.pipeline_parallel == pipeline == 1:

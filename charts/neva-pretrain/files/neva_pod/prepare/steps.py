@@ -65,8 +65,7 @@ def source_of(settings: Settings, name: str) -> str:
         raise ProblemError(f"prepare.{name}.source: is empty; must be an absolute path or a hub id", "name one")
     if not source.startswith("/") and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise ProblemError(
-            f"prepare.{name}.source: got {show(source)}; must be an absolute path or a hub id",
-            "begin a path with /",
+            f"prepare.{name}.source: got {show(source)}; must be an absolute path or a hub id", "begin a path with /"
         )
     return source
 

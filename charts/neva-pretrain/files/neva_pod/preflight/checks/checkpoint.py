@@ -40,10 +40,7 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
             f"{show(found.path)}: is {actual}; model.checkpointFormat demands {demanded}",
             "convert it again, or set model.checkpointFormat=auto",
         )
-    tensor, pipeline = (
-        settings.find("training.tensorParallelSize"),
-        settings.find("training.pipelineParallelSize"),
-    )
+    tensor, pipeline = (settings.find("training.tensorParallelSize"), settings.find("training.pipelineParallelSize"))
     if found.distributed or tensor is None:
         return
     if (found.tensor_parallel, found.pipeline_parallel) != (tensor, pipeline or 1):
@@ -218,8 +215,5 @@ def check_weights(context: Context) -> Iterator[Finding]:
     embedding = embedding_of(shapes)
     hidden = context.settings.find("architecture.hiddenSize")
     if embedding and hidden is not None and embedding[1] != hidden:
-        yield failed(
-            f"word embeddings are {embedding[1]} wide; must be {hidden}",
-            "name the checkpoint of this model",
-        )
+        yield failed(f"word embeddings are {embedding[1]} wide; must be {hidden}", "name the checkpoint of this model")
     yield note(f"{len(shapes)} tensors under Megatron Core's names")

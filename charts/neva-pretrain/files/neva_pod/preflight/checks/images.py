@@ -105,10 +105,7 @@ def check_decode(context: Context) -> Iterator[Finding]:
     if mode == "sample":
         names = names[:: max(1, len(names) // max(1, context.settings.integer("preflight.sample", 1000)))]
     if not pillow():
-        yield warning(
-            "Pillow is not installed: only the first bytes of images are looked at",
-            "use the NeMo image",
-        )
+        yield warning("Pillow is not installed: only the first bytes of images are looked at", "use the NeMo image")
     started = time.perf_counter()
     bad, renamed, decoded = decode(folder, names, context.progress)
     seconds = max(time.perf_counter() - started, 1e-6)
@@ -176,13 +173,7 @@ def in_threads(work: Callable[[str], R], items: Sequence[str], count: int) -> It
         yield done.get()
 
 
-SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"RIFF": "WEBP",
-    b"BM": "BMP",
-}
+SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP", b"BM": "BMP"}
 
 
 def _kinds_of(name: str) -> tuple[str, ...]:

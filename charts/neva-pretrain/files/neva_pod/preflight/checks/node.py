@@ -59,10 +59,7 @@ def check_read_only(context: Context) -> Iterator[Finding]:
             yield denied(path, error)
             continue
         if not read_only:
-            yield failed(
-                f"{show(path)}: is mounted writable; must be read-only",
-                "set readOnly on its volume mount",
-            )
+            yield failed(f"{show(path)}: is mounted writable; must be read-only", "set readOnly on its volume mount")
 
 
 @check(
@@ -124,10 +121,7 @@ def check_results(context: Context) -> Iterator[Finding]:
 )
 def check_unpack_space(context: Context) -> Iterator[Finding]:
     """D11: NeMo's load_nemo_model_weights unpacks a file once for each rank of the node."""
-    path, ranks = (
-        context.settings.text("model.checkpointPath"),
-        context.settings.integer("training.gpusPerNode"),
-    )
+    path, ranks = (context.settings.text("model.checkpointPath"), context.settings.integer("training.gpusPerNode"))
     place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (as tempfile does)
     problem = writable(place)
     if problem:
@@ -160,10 +154,7 @@ def check_hf_home(context: Context) -> Iterator[Finding]:
     home = os.path.normpath(context.settings.text("hf.home"))
     for mount in context.settings.texts("readOnly"):
         if os.path.commonpath([home, os.path.normpath(mount)]) == os.path.normpath(mount):
-            yield failed(
-                f"hf.home: got {show(home)}, below the read-only mount {show(mount)}",
-                "name a writable path",
-            )
+            yield failed(f"hf.home: got {show(home)}, below the read-only mount {show(mount)}", "name a writable path")
             return
     problem = writable(home)
     yield problem or note(f"{show(home)} is writable")

@@ -30,8 +30,7 @@ def check_resume(context: Context) -> Iterator[Finding]:
     where = show(folder)
     if state.unfinished:
         yield warning(
-            f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them",
-            "none needed",
+            f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them", "none needed"
         )
     if mode == "never":
         if state.last or state.end:
@@ -43,8 +42,7 @@ def check_resume(context: Context) -> Iterator[Finding]:
         return
     if state.end:
         yield failed(
-            f"{where}: {some(state.end)} says that the run has ended; NeMo stops at that",
-            "choose another run.id",
+            f"{where}: {some(state.end)} says that the run has ended; NeMo stops at that", "choose another run.id"
         )
     elif not state.last:
         yield from _nothing_to_resume(context, folder, mode)
@@ -199,15 +197,7 @@ FIXED = (
 WATCHED = (
     *(
         f"training.{k}"
-        for k in (
-            "globalBatchSize",
-            "microBatchSize",
-            "precision",
-            "seed",
-            "learningRate",
-            "maxSteps",
-            "nodes",
-        )
+        for k in ("globalBatchSize", "microBatchSize", "precision", "seed", "learningRate", "maxSteps", "nodes")
     ),
     "data.annotations",
     "data.images",
@@ -224,8 +214,7 @@ def other_run(settings: Settings, chosen: str) -> Iterator[Finding]:
     path = os.path.join(settings.text("results.path", "/"), "run.json")
     if not os.path.exists(path):
         yield warning(
-            f"{show(path)}: not there, so the checkpoint's settings are unknown",
-            "check that they are this run's",
+            f"{show(path)}: not there, so the checkpoint's settings are unknown", "check that they are this run's"
         )
         return
     before, rest = Settings(read_json(path)), steps_for_the_rest(settings, chosen)

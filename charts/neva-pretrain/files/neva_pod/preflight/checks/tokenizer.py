@@ -18,19 +18,13 @@ from neva_pod.preflight.registry import Context, Level, check
 )
 def check_tokenizer(context: Context) -> Iterator[Finding]:
     """E07."""
-    path, count = (
-        context.settings.text("model.tokenizerPath"),
-        context.settings.integer("model.extraTokens", 0),
-    )
+    path, count = (context.settings.text("model.tokenizerPath"), context.settings.integer("model.extraTokens", 0))
     if context.sentencepiece:
         found = context.pieces()
         if count:
             yield from piece_problems(path, found, count)
         elif not set(extra_tokens(6)) <= {t for t, _ in found}:
-            yield failed(
-                f"{show(path)}: has no <extra_id_0..5>, NeVa's media tokens",
-                "use the model's own tokenizer",
-            )
+            yield failed(f"{show(path)}: has no <extra_id_0..5>, NeVa's media tokens", "use the model's own tokenizer")
         yield note(f"{len(found)} pieces")
         return
     size, added = context.huggingface()

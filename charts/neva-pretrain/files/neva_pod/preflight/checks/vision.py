@@ -41,10 +41,7 @@ def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     architecture = architectures[0] if isinstance(architectures, list) else architectures
     if known and architecture not in known:
         said = None if architecture is None else brief(architecture)
-        yield failed(
-            f"{show(path)}/config.json: architectures[0] is {said}; must be one of {', '.join(known)}",
-            fix,
-        )
+        yield failed(f"{show(path)}/config.json: architectures[0] is {said}; must be one of {', '.join(known)}", fix)
     tower = config.get("vision_config") or config
     if not isinstance(tower, dict):
         raise ProblemError(f"{show(path)}/config.json: vision_config is {brief(tower)}; must be an object", fix)
@@ -58,10 +55,7 @@ def vision_problems(path: str, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     if os.path.exists(processor):
         read_object(processor)
     else:
-        yield failed(
-            f"{show(path)}: has no preprocessor_config.json",
-            "copy it from the encoder's repository",
-        )
+        yield failed(f"{show(path)}: has no preprocessor_config.json", "copy it from the encoder's repository")
     yield from _vision_weights(path)
 
 
