@@ -23,8 +23,9 @@ install: $(VENV)/.installed  ## Install the package and its development tools in
 tools: install  ## Build helm, kubeconform and helm-docs, once
 	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
 
-docs: tools  ## Make what is made from other files: the chart's README and values.schema.json
+docs: tools  ## Make what follows from other files: values.schema.json, the chart's README, field reports
 	@$(BIN)/python -m tests.tools.schema
+	@$(BIN)/python -m tests.tools.reports
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
 lint: tools  ## ruff, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
@@ -37,6 +38,7 @@ lint: tools  ## ruff, mypy --strict, import-linter, shellcheck, helm lint --stri
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)
 	$(BIN)/python -m tests.tools.schema --check
+	$(BIN)/python -m tests.tools.reports --check
 
 unit: tools  ## Unit, property and chart tests
 	$(BIN)/python -m pytest tests -m "not e2e and not bench"

@@ -489,7 +489,7 @@ class TestModel:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """E04: the OOM killer; half of a file is there, its final name is not."""
+        """E04, R02: the OOM killer leaves half of a file, which has no final name and does not stop the next try."""
         monkeypatch.setenv("STAND_IN_EXIT", "3")
         failed, said = run(settings, capsys, "llm")
         assert failed == 1

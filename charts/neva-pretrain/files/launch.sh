@@ -111,7 +111,7 @@ for tool in python3 torchrun stdbuf tr tee; do
   command -v "$tool" >/dev/null || stop 64 "$tool: not found on PATH; must be in the image; use the NeMo container (image.repository)"
 done
 
-# A node that does not know its rank must not become a second rank 0 (B04).
+# A node that does not know its rank must not become a second rank 0.
 rank=0
 if [[ -v PET_NODE_RANK ]]; then
   rank=$(number PET_NODE_RANK 0 $((nodes - 1)) "check the job's replicas")
@@ -124,7 +124,7 @@ if [[ -n ${PET_NNODES:-} && $PET_NNODES != "$nodes" ]]; then
   stop 64 "PET_NNODES: got $PET_NNODES; must equal the $nodes nodes of the configuration; check that the job's replicas were not edited"
 fi
 
-# Trainer's port is always 29500; the chart's is the user's choice, free on every node with hostNetwork (A15).
+# Trainer's port is always 29500; the chart's is the user's choice, free on every node with hostNetwork.
 [[ -z ${NEVA_MASTER_PORT:-} ]] || export PET_MASTER_PORT=$NEVA_MASTER_PORT
 if (( rank > 0 )); then
   [[ -n ${PET_MASTER_ADDR:-} ]] && host=$PET_MASTER_ADDR || host=$(text MASTER_ADDR "$operator")
@@ -132,7 +132,7 @@ if (( rank > 0 )); then
   port=$(number "$name" 1 65535 "$operator")
 fi
 
-# torchrun would start fewer processes than there are GPUs, or more, without a word (A05). Of MIG slices a CUDA process
+# torchrun would start fewer processes than there are GPUs, or more, without a word. Of MIG slices a CUDA process
 # sees one only, however many the pod has.
 check_gpus() {
   local line gpus=0 slices=0 where=${NODE_NAME:-this node}
@@ -145,7 +145,7 @@ check_gpus() {
 }
 step nvidia-smi 120 check_gpus
 
-# With RDMA, pinned memory above the limit makes NCCL fall back to TCP in silence (C02).
+# With RDMA, pinned memory above the limit makes NCCL fall back to TCP in silence.
 memlock=$(ulimit -l)
 say "memlock limit: $memlock"
 if [[ ${NEVA_RDMA:-0} == 1 && $memlock != unlimited && $EUID != 0 ]]; then
@@ -165,7 +165,7 @@ folder() {
   rm -f "$error"
 }
 
-# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves (D06).
+# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves.
 log=$results/logs/node-$(printf '%05d' "$rank").log
 make_folders() {
   folder "$work" storage.scratch
@@ -180,7 +180,7 @@ make_folders() {
 }
 step "folders of results and scratch" 300 make_folders
 
-# One writer: what this run is, beside its results. The checkpoint holds the projector only (D13).
+# One writer: what this run is, beside its results. The checkpoint holds the projector only.
 write_record() {
   local temporary
   temporary=$(mktemp "$results/.run.json.XXXXXX")
@@ -208,7 +208,7 @@ except Exception as error:
 }
 
 if (( rank > 0 )); then
-  # The port opens only when the master's torchrun is up (B01).
+  # The port opens only when the master's torchrun is up.
   # shellcheck disable=SC2016  # the inner shell expands its own arguments
   step "$host:$port" $((patience + 60)) wait_for "$host:$port" "$patience" bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port"
 else
@@ -219,7 +219,7 @@ arguments=(
   --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
   "$entrypoint"
   --config-path="$config" --config-name=neva_pretrain.yaml
-  # Hydra writes into its run folder: never the container's working folder, never a read-only one (D16).
+  # Hydra writes into its run folder: never the container's working folder, never a read-only one.
   "hydra.run.dir=$work" hydra.output_subdir=null
 )
 cd "$work" || stop 64 "$work: cannot be entered as uid $EUID; must be a folder of its own; check storage.scratch"

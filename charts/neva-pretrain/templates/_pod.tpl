@@ -17,7 +17,7 @@ initContainers:
   {{- end }}
 {{- end }}
 containers:
-  # The operator looks for a container pytorch (A16), Trainer for node, to which it adds its port.
+  # The operator looks for a container pytorch, Trainer for node, to which it adds its port.
   - name: {{ ternary "node" "pytorch" (eq $role "Node") }}
     command: ["/bin/bash", "/etc/neva/launch.sh"]
     {{- $body | trim | nindent 4 }}
@@ -141,7 +141,7 @@ requests:
 {{- define "neva-pretrain.volumes" -}}
 {{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
 {{ include "neva-pretrain.configVolume" (list $root $configMap) }}
-# NCCL and the DataLoader need more than the container runtime's 64 MiB (C01).
+# NCCL and the DataLoader need more than the container runtime's 64 MiB.
 - name: shm
   emptyDir:
     medium: Memory

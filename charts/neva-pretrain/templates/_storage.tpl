@@ -109,7 +109,7 @@ two releases never mean the same one. */}}
   {{- if $volume.hostPath }}
   hostPath:
     path: {{ $volume.hostPath | toJson }}
-    # As in persistentvolume.yaml (G02).
+    # As in persistentvolume.yaml.
     type: Directory
   {{- else if $claim }}
   persistentVolumeClaim:

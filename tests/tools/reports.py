@@ -1,0 +1,75 @@
+"""Fill in the tests that cite each field report: ``python -m tests.tools.reports [--check]``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "docs" / "reference" / "field-reports.md"
+
+_CODE = re.compile(r"\b(?:[A-HKLNRUX]\d\d|P\d)\b")
+_NAME = re.compile(r"\b(?:def|class) (\w+)")
+_CODE_IN_NAME = re.compile(r"(?<=_)(?:[a-hklnrux]\d\d|p\d)(?=_|$)")
+_ROW = re.compile(r"^\| ([A-Z]\d\d?) \| (.+?) \| (.+?) \| (.*?) ?\|$", re.MULTILINE)
+_NOT_CITING = (TABLE, ROOT / "tests" / "tools" / "test_reports.py")
+_FOLDERS = (".ci", "charts", "docs", "generator", "tests", "values")
+_KINDS = (".gotmpl", ".helmignore", ".md", ".py", ".sh", ".tpl", ".txt", ".yaml")
+
+
+def files() -> Iterator[Path]:
+    """Return the files in which a code is a citation."""
+    yield from (ROOT / name for name in (".gitattributes", "CHANGELOG.md", "Makefile", "README.md"))
+    for folder in _FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if (file.suffix in _KINDS or file.name in _KINDS) and file.is_file() and file not in _NOT_CITING:
+                yield file
+
+
+def codes(text: str) -> set[str]:
+    """Return the codes in a text, and in the names that it defines."""
+    names = (code for name in _NAME.findall(text) for code in _CODE_IN_NAME.findall(name))
+    return {*_CODE.findall(text), *(code.upper() for code in names)}
+
+
+def citing() -> dict[str, list[str]]:
+    """Return by code the files that cite it."""
+    found: dict[str, list[str]] = {}
+    for file in files():
+        for code in codes(file.read_text("utf-8")):
+            found.setdefault(code, []).append(file.relative_to(ROOT).as_posix())
+    return found
+
+
+def rows(text: str) -> list[str]:
+    """Return the table's codes in its order."""
+    return [code for code, *_ in _ROW.findall(text)]
+
+
+def made() -> str:
+    """Return the text of the page with its last column filled in."""
+    cited = citing()
+
+    def filled(match: re.Match[str]) -> str:
+        tests = [file.removeprefix("tests/") for file in cited.get(match[1], []) if file.startswith("tests/")]
+        return f"| {match[1]} | {match[2]} | {match[3]} | {', '.join(f'`{test}`' for test in tests)} |"
+
+    return _ROW.sub(filled, TABLE.read_text("utf-8"))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page; with ``--check`` return 1 with a hint when it is not up to date."""
+    if arguments != ["--check"]:
+        TABLE.write_text(made(), "utf-8")
+    elif TABLE.read_text("utf-8") != made():
+        print(
+            f"ERROR: {TABLE.relative_to(ROOT)}: must name the tests that cite each code; run make docs", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
