@@ -28,9 +28,10 @@ docs: tools  ## Make what follows from other files: values.schema.json, the char
 	@$(BIN)/python -m tests.tools.reports
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
-lint: tools  ## ruff, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
+lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy --python-version 3.10 --package neva_pod
