@@ -21,7 +21,7 @@ from neva_pod.preflight.registry import Context, Level, check
     prevents="fewer processes than GPUs, MIG slices, or a node whose GPU fell off the bus",
 )
 def check_gpus(context: Context) -> Iterator[Finding]:
-    """A05, N10."""
+    """As many whole GPUs as processes are started (A05, N10)."""
     wanted, (found, slices, mig) = context.settings.integer("training.gpusPerNode"), count_gpus()
     where = os.environ.get("NODE_NAME") or os.uname().nodename
     if slices or mig:

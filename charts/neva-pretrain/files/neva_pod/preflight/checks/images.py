@@ -26,7 +26,7 @@ from neva_pod.progress import Progress
     prevents="FileNotFoundError in a DataLoader worker when a missing image is drawn",
 )
 def check_images(context: Context) -> Iterator[Finding]:
-    """F01, F02."""
+    """Every image that a sample names is there (F01, F02)."""
     folder, wanted = context.settings.text("data.images"), list(dict.fromkeys(context.image_names))
     started = time.perf_counter()
     missing, odd, folders = missing_images(folder, wanted, context.progress)

@@ -19,7 +19,7 @@ from neva_pod.settings import Settings
     prevents="the shared file system is not mounted on the node and an empty folder of its root disk is used",
 )
 def check_filesystem(context: Context) -> Iterator[Finding]:
-    """G02."""
+    """What is mounted is the file system that the values name (G02)."""
     for path, wanted in context.settings.objects("preflight.filesystems").items():
         fix = "mount the file system on this node, or keep the job away from it (scheduling.avoidNodes)"
         kind, demanded = filesystem_type(path), Settings(wanted).text("type", "")
@@ -150,7 +150,7 @@ def check_unpack_space(context: Context) -> Iterator[Finding]:
     prevents="Hugging Face libraries cannot write their locks, even when all files are there",
 )
 def check_hf_home(context: Context) -> Iterator[Finding]:
-    """D17."""
+    """The hub's library writes, even where all files are there (D17)."""
     home = os.path.normpath(context.settings.text("hf.home"))
     for mount in context.settings.texts("readOnly"):
         if os.path.commonpath([home, os.path.normpath(mount)]) == os.path.normpath(mount):
@@ -167,7 +167,7 @@ def check_hf_home(context: Context) -> Iterator[Finding]:
     prevents="every rank tries to download the vision encoder on a node without network",
 )
 def check_hub_id(context: Context) -> Iterator[Finding]:
-    """D15."""
+    """A hub id needs the hub (D15)."""
     path = context.settings.text("model.visionEncoderPath")
     if not path.startswith("/") and not context.settings.flag("hf.online"):
         yield failed(

@@ -17,7 +17,7 @@ from neva_pod.preflight.registry import Context, Level, check
     prevents="media tokens that do not exist or are never found in text",
 )
 def check_tokenizer(context: Context) -> Iterator[Finding]:
-    """E07."""
+    """The media tokens are there, last and found in text (E07)."""
     path, count = (context.settings.text("model.tokenizerPath"), context.settings.integer("model.extraTokens", 0))
     if context.sentencepiece:
         found = context.pieces()
