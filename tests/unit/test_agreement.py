@@ -336,9 +336,9 @@ def further_values() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-MADE = """{{ if include "neva-pretrain.violations" $root | fromJsonArray -}}
-{{ dict "errors" (include "neva-pretrain.violations" $root | fromJsonArray) | toJson }}
-{{- else -}}{{- $f := include "neva-pretrain.facts" $root | fromJson -}}
+MADE = """{{ $errors := include "neva-pretrain.violations" $root | fromJsonArray }}{{ if $errors -}}
+{{ dict "errors" $errors | toJson }}
+{{- else -}}{{- $f := include "neva-pretrain.uncheckedFacts" $root | fromJson -}}
 {{ dict "settings" (include "neva-pretrain.settings" (list $root $f) | fromJson) "pods" (add 1 $f.workers)
   "annotations" (include "neva-pretrain.jobAnnotations" (list $root $f) | fromYaml) | toJson }}
 {{- end }}"""
@@ -455,12 +455,12 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
 
 def test_every_rule_is_in_both_files() -> None:
     """A check of one side has its twin of the same name on the other."""
-    template = (CHART / "templates" / "_validate.tpl").read_text()
+    templates = "".join(file.read_text() for file in (CHART / "templates").glob("_*.tpl"))
     checks = (rules.check_formats, *rules.CHECKS)
     for check in checks:
         words = check.__name__.removeprefix("check_").split("_")
-        assert f'define "neva-pretrain.check{"".join(w.title() for w in words)}"' in template
-    assert template.count('define "neva-pretrain.check') == len(checks)
+        assert f'define "neva-pretrain.check{"".join(w.title() for w in words)}"' in templates
+    assert templates.count('define "neva-pretrain.check') == len(checks)
 
 
 def test_defaults_obey_all_rules() -> None:

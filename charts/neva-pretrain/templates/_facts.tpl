@@ -8,10 +8,10 @@ All that follows from the values, as JSON. generator/neva_pretrain/facts.py deri
 two equal. "neva-pretrain.facts" has checked them; only _validate.tpl reads the unchecked ones.
 */}}
 {{- define "neva-pretrain.facts" -}}
-{{- include "neva-pretrain.once" (list . "neva-pretrain.checkedFacts" .) -}}
+{{- include "neva-pretrain.once" (list . "neva-pretrain.validatedFacts" .) -}}
 {{- end -}}
 
-{{- define "neva-pretrain.checkedFacts" -}}
+{{- define "neva-pretrain.validatedFacts" -}}
 {{- include "neva-pretrain.validate" . -}}
 {{- include "neva-pretrain.uncheckedFacts" . -}}
 {{- end -}}

@@ -40,6 +40,22 @@ def mapping(values: Values, *path: str) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
+def without_nulls(values: Values) -> dict[str, Any]:
+    """Return values without what is null, at any depth but in the free maps, where null takes away the chart's own."""
+    free = chart.rules()["freeMaps"]
+    return _dropped({key: value for key, value in values.items() if key not in free}) | {
+        key: values[key] for key in free if values.get(key) is not None
+    }
+
+
+def _dropped(values: Values) -> dict[str, Any]:
+    return {
+        key: _dropped(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
 def preparing(values: Values) -> bool:
     """Return whether the release prepares data and models in place of training."""
     return bool(section(values, "prepare").get("enabled"))

@@ -1,7 +1,8 @@
-"""All rules between values, in the order and the words of the chart's ``templates/_validate.tpl``.
+"""What values break, in the order and the words of the chart's ``templates/_validate.tpl``.
 
-Each ``check_*`` function has its twin of that name in the chart; a property test holds the two equal. What one value
-alone can tell is in ``values.schema.json``. The functions take complete values: a file over the chart's defaults.
+The rules are in ``files/rules.yaml``; what needs more than its conditions is a ``check_*`` function here, with its twin
+of that name in the chart; a property test holds the two equal. What one value alone can tell is in
+``values.schema.json``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from math import gcd
 from typing import Any, NamedTuple
@@ -26,8 +28,10 @@ from neva_pretrain.chart.access import (
     read_only,
     section,
     text,
+    without_nulls,
 )
 from neva_pretrain.chart.secrecy import LEVELS, Entry, compiled, is_secret, is_secret_name, scrubbed, select, show, walk
+from neva_pretrain.check.engine import check_rules
 from neva_pretrain.check.pod_security import pod_security_breaks
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import PREPARE_STEPS, Facts, below
@@ -37,8 +41,6 @@ from neva_pretrain.plan.split import check_activation, check_architecture
 
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
-DEFAULT_PORT = 23456
-DEFAULT_EXPORTER_PORT = 9400
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
 SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
 
@@ -128,7 +130,7 @@ def check_formats(values: Values) -> Iterator[Violation]:
         (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
     ]
     missing = {e.path for path, _ in required for e in select(values, path) if e.node is None}
-    for path in sorted(missing - set(facts["mayBeNull"])):
+    for path in sorted(missing - {name for names in facts["optional"].values() for name in names}):
         later = "" if "." in path else " (with helm upgrade: --reset-then-reuse-values)"
         yield Violation(path, "nothing", "must be set", f"leave the default, or set it{later}")
     for form in facts["formats"]:
@@ -206,8 +208,6 @@ def check_training(facts: Facts) -> Iterator[Violation]:
             f"({plan.micro_batch_size} x {plan.data_parallel_size} = {multiple})",
             use(nearest_multiples(plan.global_batch_size, multiple)),
         )
-    if plan.sequence_parallel and tensor == 1:
-        yield Violation("training.sequenceParallel", "true", "must be false when tensorParallelSize is 1", "use false")
     if plan.warmup_steps >= plan.max_steps:
         yield Violation(
             "training.warmupSteps",
@@ -215,29 +215,11 @@ def check_training(facts: Facts) -> Iterator[Violation]:
             f"must be less than maxSteps ({plan.max_steps})",
             f"use {plan.max_steps - 1} or fewer",
         )
-    if t["minLearningRate"] > t["learningRate"]:
-        rate = text(t["learningRate"])
-        yield Violation(
-            "training.minLearningRate",
-            text(t["minLearningRate"]),
-            f"must be at most learningRate ({rate})",
-            f"use {rate}",
-        )
-    if plan.nodes > 1 and values["fabric"] == "none":
-        yield Violation("fabric", "none", f"must name the network of {plan.nodes} nodes", "use ib, roce, efa or tcp")
 
 
 def check_checkpoint(facts: Facts) -> Iterator[Violation]:
-    """Something is saved, and the checkpoint to load exists at this parallelism."""
-    values = facts.values
-    plan, every = facts.plan, int(values["checkpoint"]["everyNSteps"])
-    if values["checkpoint"]["enabled"] and every > plan.max_steps:
-        yield Violation(
-            "checkpoint.everyNSteps",
-            str(every),
-            f"must be at most training.maxSteps ({plan.max_steps}), or nothing would be saved before the end",
-            f"use {plan.max_steps} or fewer",
-        )
+    """The checkpoint to load exists at this parallelism."""
+    values, plan = facts.values, facts.plan
     model = chart.models()["models"].get(values["model"]["name"].replace("-", "_"))
     if model and values["model"]["checkpointFormat"] == "legacy":
         preset = (model["preset"]["tensorParallelSize"], model["preset"]["pipelineParallelSize"])
@@ -381,29 +363,6 @@ def check_paths(facts: Facts) -> Iterator[Violation]:
             )
 
 
-def check_prepare(facts: Facts) -> Iterator[Violation]:
-    """Each step of prepare has a source; the tokenizer's is the language model's unless it has its own."""
-    values = facts.values
-    if not preparing(values):
-        return
-    steps = values["prepare"]
-    needs_llm = steps["llm"]["enabled"] or (steps["tokenizer"]["enabled"] and not steps["tokenizer"]["source"])
-    if needs_llm and not steps["llm"]["source"]:
-        yield Violation(
-            "prepare.llm.source",
-            "nothing",
-            "must name the language model to prepare",
-            "use its folder on a mounted path, or its hub id, or switch the steps llm and tokenizer off",
-        )
-    if steps["dataset"]["enabled"] and not steps["dataset"]["source"]:
-        yield Violation(
-            "prepare.dataset.source",
-            "nothing",
-            "must name the dataset to prepare",
-            "use its folder on a mounted path, or its hub id, or switch the step dataset off",
-        )
-
-
 def check_pods(facts: Facts) -> Iterator[Violation]:
     """Pods get what they ask for, and restart together or not at all."""
     values = facts.values
@@ -415,13 +374,6 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             gpu,
             "must be whole GPUs, since each training process needs one of its own and all its peers",
             "use nvidia.com/gpu",
-        )
-    if rdma.get("resources") and (rdma.get("resourceName") or rdma.get("count")):
-        yield Violation(
-            "rdma.resources",
-            ", ".join(sorted(rdma["resources"])),
-            "must stand alone, without rdma.resourceName and rdma.count",
-            "use one or the other",
         )
     if rdma_enabled(values):
         if gpu in devices:
@@ -447,7 +399,7 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             )
     for key in ("commonLabels", "podLabels", "workerLabels"):
         for name, value in sorted((values.get(key) or {}).items()):
-            owner = reserved(name, "reservedLabels")
+            owner = reserved(name, "reservedLabel")
             if owner and value is not None:
                 yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
     nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
@@ -459,14 +411,6 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             f"must be at most resources.memory ({memory}), which it counts against",
             "use less",
         )
-    backoff = values["runPolicy"].get("backoffLimit")
-    if values["restartPolicy"] == "Never" and backoff:
-        yield Violation(
-            "runPolicy.backoffLimit",
-            str(int(backoff)),
-            "must not be set when restartPolicy is Never, since the operator only counts restarts of containers",
-            "use restartPolicy OnFailure",
-        )
     nccl, timeout = chart.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
     if values["restartPolicy"] == "OnFailure" and nodes > 1 and timeout < nccl:
         yield Violation(
@@ -476,33 +420,10 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             "since nodes that lost a peer only come back when NCCL times out",
             f"use {nccl}",
         )
-    available = section(values, "scheduling", "schedulingPolicy").get("minAvailable")
-    if available and int(available) != nodes:
-        yield Violation(
-            "scheduling.schedulingPolicy.minAvailable",
-            str(int(available)),
-            f"must equal training.nodes ({nodes}), or half a job could hold its GPUs",
-            f"use {nodes}",
-        )
-    networks = section(values, "rdma").get("networks")
-    if values.get("hostNetwork") and networks:
-        yield Violation(
-            "rdma.networks",
-            ", ".join(networks),
-            "must be empty with hostNetwork, since Multus attaches nothing to a pod on the node's network",
-            "use one of both",
-        )
-    if values.get("hostNetwork") and rendezvous["port"] == DEFAULT_PORT:
-        yield Violation(
-            "rendezvous.port",
-            str(DEFAULT_PORT),
-            "must be chosen for this job with hostNetwork, since all jobs of a node share its ports",
-            "use another port below 32768",
-        )
 
 
 def check_placement(facts: Facts) -> Iterator[Violation]:
-    """What the API would refuse of the pods once the job is made."""
+    """What the API would refuse of the pods once the job is made, and Kueue of the job."""
     values = facts.values
     scheduling = section(values, "scheduling")
     for index, taint in enumerate(scheduling.get("tolerations") or []):
@@ -554,123 +475,19 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
             rule = f"must be another than that of {first} with {unsatisfiable}"
             yield Violation(f"{key}.topologyKey", spread["topologyKey"], rule, "keep one")
         seen[spread["topologyKey"], unsatisfiable] = key
-
-
-def check_queues(facts: Facts) -> Iterator[Violation]:
-    """One queue decides when the job starts, and it alone suspends it."""
-    values = facts.values
-    queue = section(values, "scheduling", "queue")
-    name, kai = queue.get("name"), section(values, "scheduling", "kai").get("queue")
-    kinds = ("required", "preferred", "unconstrained")
-    topology = {kind: text(level) for kind in kinds if (level := section(queue, "topology").get(kind))}
-    wishes = {"priorityClass": queue.get("priorityClass")}
-    wishes |= {f"topology.{kind}": level for kind, level in topology.items()}
-    for key, value in wishes.items():
-        if value and not name:
-            yield Violation(
-                f"scheduling.queue.{key}",
-                value,
-                "must come with scheduling.queue.name, since Kueue alone reads it",
-                "name the LocalQueue",
-            )
-    if len(topology) > 1:
+    topology = section(scheduling, "queue", "topology")
+    if len(levels := [level for level in ("required", "preferred", "unconstrained") if topology.get(level)]) > 1:
         yield Violation(
             "scheduling.queue.topology",
-            " and ".join(topology),
+            " and ".join(levels),
             "must be one of them, or Kueue refuses the job",
             "keep one",
-        )
-    if name and kai:
-        yield Violation("scheduling.kai.queue", kai, "must not be set beside scheduling.queue.name", "set one of both")
-    scheduler = section(values, "scheduling").get("schedulerName")
-    if kai and scheduler not in (None, "", "kai-scheduler"):
-        yield Violation(
-            "scheduling.schedulerName",
-            scheduler,
-            "must be kai-scheduler with scheduling.kai.queue, or its pods stay Pending",
-            "leave it empty",
-        )
-    if name and section(values, "runPolicy").get("suspend") is not None:
-        yield Violation(
-            "runPolicy.suspend",
-            text(values["runPolicy"]["suspend"]),
-            "must not be set with scheduling.queue.name, since Kueue suspends and resumes the job",
-            "leave it unset",
-        )
-
-
-def check_kind(facts: Facts) -> Iterator[Violation]:
-    """What a TrainJob has no counterpart for."""
-    values = facts.values
-    if values["job"]["kind"] != "TrainJob":
-        return
-    run, scheduling = values["runPolicy"], section(values, "scheduling")
-    if run["cleanPodPolicy"] != "Running":
-        yield Violation(
-            "runPolicy.cleanPodPolicy",
-            run["cleanPodPolicy"],
-            "must be Running with job.kind TrainJob, "
-            "since its pods that still run are deleted when it fails, and no others",
-            "use Running",
-        )
-    ttl = run.get("ttlSecondsAfterFinished")
-    if ttl is not None:
-        yield Violation(
-            "runPolicy.ttlSecondsAfterFinished",
-            text(ttl),
-            "must not be set with job.kind TrainJob, since Trainer would make the deleted pods anew and train again",
-            "leave it out",
-        )
-    policy = section(scheduling, "schedulingPolicy")
-    instead = {
-        "queue": "use scheduling.queue or scheduling.kai",
-        "priorityClass": "use scheduling.priorityClassName",
-    }
-    for key, fix in instead.items():
-        if policy.get(key):
-            yield Violation(
-                f"scheduling.schedulingPolicy.{key}",
-                policy[key],
-                "must not be set with job.kind TrainJob, since Trainer's pod group has none",
-                fix,
-            )
-    if policy and not scheduling.get("schedulerName") and not section(scheduling, "kai").get("queue"):
-        yield Violation(
-            "scheduling.schedulerName",
-            "nothing",
-            "must name the gang scheduler with job.kind TrainJob and a schedulingPolicy, "
-            "since Trainer makes the pod group only",
-            "use scheduler-plugins-scheduler",
         )
 
 
 def check_monitoring(facts: Facts) -> Iterator[Violation]:
-    """What watches the run finds something to watch, and takes nothing from it."""
+    """What TensorBoard shows is written, and its image has a name that clients take."""
     values = facts.values
-    exporter = section(values, "monitoring", "exporter")
-    if exporter.get("enabled"):
-        port = int(exporter["port"])
-        if port == int(values["rendezvous"]["port"]):
-            yield Violation(
-                "monitoring.exporter.port",
-                str(port),
-                "must differ from rendezvous.port",
-                "use another port below 32768",
-            )
-        elif values.get("hostNetwork") and port == DEFAULT_EXPORTER_PORT:
-            yield Violation(
-                "monitoring.exporter.port",
-                str(port),
-                "must be chosen for this job with hostNetwork, since all jobs of a node share its ports",
-                "use another port below 32768",
-            )
-    elif section(values, "monitoring", "podMonitor").get("enabled"):
-        yield Violation(
-            "monitoring.podMonitor.enabled",
-            "true",
-            "must be false without monitoring.exporter.enabled, since there is nothing to scrape",
-            "set monitoring.exporter.enabled",
-        )
     logger = mapping(values.get("config") or {}, "exp_manager").get("create_tensorboard_logger", True)
     if section(values, "tensorboard").get("enabled") and not logger:
         yield Violation(
@@ -687,21 +504,13 @@ def check_monitoring(facts: Facts) -> Iterator[Violation]:
             f"must be at most {MAX_IMAGE_NAME}",
             "use a shorter name",
         )
-    wandb = section(values, "wandb")
-    if wandb.get("enabled") and wandb.get("mode") == "online" and not section(values, "secrets", "wandb").get("name"):
-        yield Violation(
-            "secrets.wandb.name",
-            "nothing",
-            "must name the Secret with the API key, since wandb.mode is online",
-            "use an existing Secret, or wandb.mode offline",
-        )
 
 
 def reserved(name: str, kind: str) -> str | None:
     """Return who sets a name, or what to say in its place; None where it is free."""
     rules = chart.rules()
     owner: str | None = rules[kind].get(name)
-    for prefix, reason in rules[f"{kind.removesuffix('s')}Prefixes"].items():
+    for prefix, reason in rules[f"{kind}Prefixes"].items():
         if name.startswith(prefix):
             owner = reason
     return owner
@@ -768,38 +577,21 @@ def check_security(facts: Facts) -> Iterator[Violation]:
 
 
 def check_network(facts: Facts) -> Iterator[Violation]:
-    """A policy acts, and admits what the release needs."""
+    """A policy admits what the release downloads, and the way to Weights & Biases."""
     values = facts.values
-    policy = section(values, "networkPolicy")
-    if not policy.get("enabled"):
-        return
-    if values.get("hostNetwork"):
-        yield Violation(
-            "networkPolicy.enabled",
-            "true",
-            "must be false with hostNetwork, since policies do not see the node's network",
-            "use false",
-        )
     if preparing(values):
         why = ["prepare downloads"] if downloads(values) else []
     else:
         why = ["hf.online is true"] if section(values, "hf").get("online") else []
         wandb = section(values, "wandb")
         why += ["wandb.mode is online"] if wandb.get("enabled") and wandb.get("mode") == "online" else []
-    if why and not policy.get("egress"):
+    policy = section(values, "networkPolicy")
+    if policy.get("enabled") and why and not policy.get("egress"):
         yield Violation(
             "networkPolicy.egress",
             "nothing",
             f"must admit hosts of the internet, since {' and '.join(why)}",
             "use a rule such as internet: {ports: [{port: 443}]}",
-        )
-    scraped = section(values, "monitoring", "podMonitor").get("enabled")
-    if scraped and not preparing(values) and not policy.get("ingress"):
-        yield Violation(
-            "networkPolicy.ingress",
-            "nothing",
-            "must admit Prometheus, since monitoring.podMonitor.enabled is true",
-            "use a rule such as prometheus: {from: [{namespaceSelector: {}}]}",
         )
 
 
@@ -856,16 +648,14 @@ def check_config(facts: Facts) -> Iterator[Violation]:
 
 
 CHECKS: tuple[Callable[[Facts], Iterator[Violation]], ...] = (
+    check_rules,
     check_names,
     check_training,
     check_checkpoint,
     check_storage,
     check_paths,
-    check_prepare,
     check_pods,
     check_placement,
-    check_queues,
-    check_kind,
     check_monitoring,
     check_environment,
     check_secrets,
@@ -882,7 +672,8 @@ def violations(facts: Facts) -> list[Violation]:
 
 def broken_rules(facts: Facts) -> list[Violation]:
     """Return every rule that values of the right shape break."""
-    return without_followers([violation for check in CHECKS for violation in check(facts)])
+    shaped = replace(facts, values=without_nulls(facts.values))
+    return without_followers([violation for check in CHECKS for violation in check(shaped)])
 
 
 def shape_violations(values: Values) -> list[Violation]:

@@ -1,0 +1,56 @@
+{{/* What must be there, and what a text must look like: on the others the rest could not be judged. */}}
+{{- define "neva-pretrain.checkFormats" -}}
+{{- include "neva-pretrain.loadRules" . -}}
+{{- $rules := .nevaRules -}}{{- $values := .Values -}}
+{{- $entries := include "neva-pretrain.once" (list . "neva-pretrain.entries" .) | fromJsonArray | compact -}}
+{{- $at := dict -}}
+{{- range $entries -}}{{- $_ := set $at .path . -}}{{- end -}}
+{{- $mayBeNull := concat $rules.optional.sections $rules.optional.lists -}}
+{{- $missing := dict -}}
+{{- range $section, $keys := $rules.required -}}
+  {{- range splitList " " $keys -}}
+    {{- $path := ternary . (print $section "." .) (empty $section) -}}
+    {{- $places := list (get $at $path) -}}
+    {{- if not (hasKey $at $path) -}}
+      {{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}
+    {{- end -}}
+    {{- range $places -}}
+      {{- if and (eq .kind "invalid") (not (has .path $mayBeNull)) -}}{{- $_ := set $missing .path true -}}{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $path, $_ := $missing -}}
+  {{- $later := ternary "" " (with helm upgrade: --reset-then-reuse-values)" (contains "." $path) -}}
+  {{- include "neva-pretrain.violation" (dict "key" $path "got" "nothing"
+    "rule" "must be set" "fix" (print "leave the default, or set it" $later)) -}}
+{{- end -}}
+{{- range $format := $rules.formats -}}
+  {{- range $path := splitList " " $format.keys -}}
+    {{- $places := list (get $at $path) -}}
+    {{- if not (hasKey $at $path) -}}
+      {{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}
+    {{- end -}}
+    {{- range $places -}}
+      {{- if not (has .kind (list "invalid" "map" "slice")) -}}
+        {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
+        {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
+        {{- if not $right -}}
+          {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
+            "got" (include "neva-pretrain.show" .text | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
+        {{- end -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $texts := list -}}
+{{- range $entries -}}{{- if or .text .name -}}{{- $texts = append $texts (print .name .text) -}}{{- end -}}{{- end -}}
+{{- if regexMatch $rules.unprintable (join "" $texts) -}}
+  {{- range $entries -}}
+    {{- if regexMatch $rules.unprintable (print .name .text) -}}
+      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
+        "got" (include "neva-pretrain.show" .text | default "a key")
+        "rule" "must be printable characters, in keys too" "fix" "remove the others") -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}

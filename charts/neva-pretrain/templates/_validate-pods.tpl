@@ -1,0 +1,192 @@
+{{/* Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix. */}}
+{{- define "neva-pretrain.checkNames" -}}
+{{- include "neva-pretrain.loadRules" . -}}
+{{- $full := include "neva-pretrain.fullname" . -}}
+{{- $id := .Values.run.id | default "" -}}
+{{- $limit := int (get .nevaRules.maxNameLength .Values.job.kind) -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "fullnameOverride" "got" $full
+    "rule" (printf "must be a DNS-1035 label (%s), or the release name must be"
+      "lower case letters, digits and -, a letter first")
+    "fix" "use a name such as neva-7b") -}}
+{{- end -}}
+{{- if and $id (not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $id)) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "run.id" "got" $id
+    "rule" "must be lower case letters, digits and -" "fix" "use an id such as lr-2e-3") -}}
+{{- end -}}
+{{- $length := len $full -}}
+{{- if and $id (ne $id $full) -}}{{- $length = add $length 1 (len $id) -}}{{- end -}}
+{{- if gt (int $length) $limit -}}
+  {{- include "neva-pretrain.violation" (dict "key" "run.id"
+    "got" (printf "%d characters of full name and id" $length)
+    "rule" (printf "must be at most %d, so that the last pod's name has at most 63" $limit)
+    "fix" "use a shorter fullnameOverride or run.id") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Pods get what they ask for, and restart together or not at all. */}}
+{{- define "neva-pretrain.checkPods" -}}
+{{- include "neva-pretrain.loadRules" . -}}
+{{- $v := .Values -}}{{- $gpu := $v.resources.gpuResourceName -}}
+{{- if regexMatch .nevaRules.fractionalGpu $gpu -}}
+  {{- include "neva-pretrain.violation" (dict "key" "resources.gpuResourceName" "got" $gpu
+    "rule" "must be whole GPUs, since each training process needs one of its own and all its peers"
+    "fix" "use nvidia.com/gpu") -}}
+{{- end -}}
+{{- include "neva-pretrain.rdmaBreaks" . -}}
+{{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
+  {{- range $name, $value := get $v $key -}}
+    {{- $owner := include "neva-pretrain.reserved" (dict "root" $ "name" $name "kind" "reservedLabel") -}}
+    {{- if and $owner (not (kindIs "invalid" $value)) -}}
+      {{- include "neva-pretrain.violation" (dict "key" (printf "%s.%s" $key $name) "got" $value
+        "rule" "must not be set here" "fix" $owner) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- with $v.resources.shmSize -}}
+  {{- $shm := include "neva-pretrain.text" . -}}{{- $memory := include "neva-pretrain.text" $v.resources.memory -}}
+  {{- if gt (float64 (include "neva-pretrain.bytes" $shm)) (float64 (include "neva-pretrain.bytes" $memory)) -}}
+    {{- include "neva-pretrain.violation" (dict "key" "resources.shmSize" "got" $shm
+      "rule" (printf "must be at most resources.memory (%s), which it counts against" $memory) "fix" "use less") -}}
+  {{- end -}}
+{{- end -}}
+{{- $nccl := int64 .nevaRules.ncclTimeoutSeconds -}}{{- $timeout := int64 $v.rendezvous.timeoutSeconds -}}
+{{- if and (eq $v.restartPolicy "OnFailure") (gt (int64 $v.training.nodes) 1) (lt $timeout $nccl) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "rendezvous.timeoutSeconds" "got" $timeout
+    "rule" (printf "must be at least %d with restartPolicy OnFailure, since %s" $nccl
+      "nodes that lost a peer only come back when NCCL times out")
+    "fix" (printf "use %d" $nccl)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* RDMA devices have a name and a number of their own. Takes the root. */}}
+{{- define "neva-pretrain.rdmaBreaks" -}}
+{{- $v := .Values -}}{{- $rdma := (include "neva-pretrain.uncheckedFacts" . | fromJson).rdma -}}
+{{- if and $rdma.enabled (hasKey $rdma.resources $v.resources.gpuResourceName) -}}
+  {{- include "neva-pretrain.violation" (dict
+    "key" (print "rdma." (ternary "resourceName" "resources" (empty $v.rdma.resources)))
+    "got" $v.resources.gpuResourceName
+    "rule" "must not be resources.gpuResourceName, whose count training.gpusPerNode is"
+    "fix" "use the resource of the RDMA devices") -}}
+{{- end -}}
+{{- if and $rdma.enabled (hasKey $rdma.resources "") -}}
+  {{- include "neva-pretrain.violation" (dict "key" "rdma.resourceName" "got" "nothing"
+    "rule" (printf "must name the RDMA devices, since fabric %s has none" $v.fabric)
+    "fix" "use the resource that the nodes offer, or set rdma.enabled to false") -}}
+{{- end -}}
+{{- if and $rdma.enabled (ne (values $rdma.resources | compact | len) (len $rdma.resources)) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "rdma.count" "got" "nothing"
+    "rule" (printf "must be at least 1, since fabric %s has no devices" $v.fabric)
+    "fix" "use the devices of a pod, or set rdma.enabled to false") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the API would refuse of the pods once the job is made, and Kueue of the job. */}}
+{{- define "neva-pretrain.checkPlacement" -}}
+{{- $s := .Values.scheduling -}}
+{{- range $index, $taint := $s.tolerations -}}
+  {{- $key := printf "scheduling.tolerations[%d]" $index -}}
+  {{- $exists := eq ($taint.operator | default "Equal") "Exists" -}}
+  {{- if and $exists $taint.value -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".value") "got" $taint.value
+      "rule" "must be left out with operator Exists, which takes any value" "fix" "remove it, or use Equal") -}}
+  {{- end -}}
+  {{- if not (or $exists $taint.key) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".key") "got" "nothing"
+      "rule" "must be set with operator Equal" "fix" "use a taint's key, or operator Exists") -}}
+  {{- end -}}
+  {{- if and (hasKey $taint "tolerationSeconds") (ne ($taint.effect | default "") "NoExecute") -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".tolerationSeconds") "got" $taint.tolerationSeconds
+      "rule" "must come with effect NoExecute, which alone evicts" "fix" "use NoExecute, or remove it") -}}
+  {{- end -}}
+{{- end -}}
+{{- range $index, $expression := $s.nodeExpressions -}}
+  {{- $key := printf "scheduling.nodeExpressions[%d].values" $index -}}{{- $operator := $expression.operator -}}
+  {{- $values := $expression.values | default list -}}{{- $got := join ", " $values | default "nothing" -}}
+  {{- if has $operator (list "Exists" "DoesNotExist") -}}
+    {{- if $values -}}
+      {{- include "neva-pretrain.violation" (dict "key" $key "got" $got
+        "rule" (printf "must be left out with operator %s" $operator) "fix" "remove it") -}}
+    {{- end -}}
+  {{- else if has $operator (list "Gt" "Lt") -}}
+    {{- if not (regexMatch "^[0-9]{1,18}$" $got) -}}
+      {{- include "neva-pretrain.violation" (dict "key" $key "got" $got
+        "rule" (printf "must be one whole number with operator %s" $operator) "fix" "use one such as \"8\"") -}}
+    {{- end -}}
+  {{- else if not $values -}}
+    {{- include "neva-pretrain.violation" (dict "key" $key "got" "nothing"
+      "rule" (printf "must hold a value with operator %s" $operator) "fix" "use those of the label") -}}
+  {{- end -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $index, $spread := $s.topologySpreadConstraints -}}
+  {{- $key := printf "scheduling.topologySpreadConstraints[%d]" $index -}}
+  {{- if and (hasKey $spread "minDomains") (ne $spread.whenUnsatisfiable "DoNotSchedule") -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".minDomains") "got" $spread.minDomains
+      "rule" "must come with whenUnsatisfiable DoNotSchedule" "fix" "remove it") -}}
+  {{- end -}}
+  {{- $pair := printf "%s %s" $spread.topologyKey $spread.whenUnsatisfiable -}}
+  {{- with get $seen $pair -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".topologyKey") "got" $spread.topologyKey
+      "rule" (printf "must be another than that of %s with %s" . $spread.whenUnsatisfiable) "fix" "keep one") -}}
+  {{- end -}}
+  {{- $_ := set $seen $pair $key -}}
+{{- end -}}
+{{- $levels := list -}}
+{{- range list "required" "preferred" "unconstrained" -}}
+  {{- if get $s.queue.topology . -}}{{- $levels = append $levels . -}}{{- end -}}
+{{- end -}}
+{{- if gt (len $levels) 1 -}}
+  {{- include "neva-pretrain.violation" (dict "key" "scheduling.queue.topology" "got" (join " and " $levels)
+    "rule" "must be one of them, or Kueue refuses the job" "fix" "keep one") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What TensorBoard shows is written, and its image has a name that clients take. */}}
+{{- define "neva-pretrain.checkMonitoring" -}}
+{{- $board := .Values.tensorboard -}}{{- $manager := .Values.config.exp_manager -}}
+{{- if and $board.enabled (kindIs "map" $manager) -}}
+  {{- if and (hasKey $manager "create_tensorboard_logger") (not $manager.create_tensorboard_logger) -}}
+    {{- include "neva-pretrain.violation" (dict "key" "config.exp_manager.create_tensorboard_logger"
+      "got" (include "neva-pretrain.text" $manager.create_tensorboard_logger)
+      "rule" "must be true with tensorboard.enabled, or there is nothing to show" "fix" "remove it") -}}
+  {{- end -}}
+{{- end -}}
+{{- $name := regexReplaceAll "(:[^:/@]*)?(@.*)?$" ($board.image | default "") "" -}}
+{{- if gt (len $name) 255 -}}
+  {{- include "neva-pretrain.violation" (dict "key" "tensorboard.image"
+    "got" (printf "%d characters before the tag" (len $name))
+    "rule" "must be at most 255" "fix" "use a shorter name") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* No pod of the release is what the namespace rejects: the job would be made, and its pods never come. */}}
+{{- define "neva-pretrain.checkSecurity" -}}
+{{- $enforced := .Values.podSecurity.enforce -}}
+{{- if $enforced -}}
+  {{- range include "neva-pretrain.podSecurityBreaks" . | fromJsonArray -}}
+    {{- if or (eq $enforced "restricted") (eq .level "baseline") -}}
+      {{- include "neva-pretrain.violation" (dict "key" .key "got" .got
+        "rule" (printf "must %s where podSecurity.enforce is %s" .rule $enforced) "fix" .fix) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A policy admits what the release downloads, and the way to Weights & Biases. */}}
+{{- define "neva-pretrain.checkNetwork" -}}
+{{- $v := .Values -}}{{- $why := list -}}
+{{- if $v.prepare.enabled -}}
+  {{- if include "neva-pretrain.prepareOnline" . -}}{{- $why = append $why "prepare downloads" -}}{{- end -}}
+{{- else -}}
+  {{- if $v.hf.online -}}{{- $why = append $why "hf.online is true" -}}{{- end -}}
+  {{- if and $v.wandb.enabled (eq (toString $v.wandb.mode) "online") -}}
+    {{- $why = append $why "wandb.mode is online" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled $why (not $v.networkPolicy.egress) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "networkPolicy.egress" "got" "nothing"
+    "rule" (printf "must admit hosts of the internet, since %s" (join " and " $why))
+    "fix" "use a rule such as internet: {ports: [{port: 443}]}") -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,144 @@
+{{/* Each volume has one source and a mount path of its own. */}}
+{{- define "neva-pretrain.checkStorage" -}}
+{{- $mounts := dict -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- $volume := get $.Values.storage $name -}}{{- $key := print "storage." $name -}}
+  {{- $sources := include "neva-pretrain.storageSources" $volume | fromJsonArray -}}
+  {{- if gt (len $sources) 1 -}}
+    {{- include "neva-pretrain.violation" (dict "key" $key "got" (join " and " $sources)
+      "rule" "must have exactly one source" "fix" "remove the others") -}}
+  {{- end -}}
+  {{- if and $volume.gpfs.csi (not (hasKey $volume.gpfs.csi "volumeHandle")) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".gpfs.csi.volumeHandle") "got" "nothing"
+      "rule" "must be set beside the rest of gpfs.csi" "fix" "use a handle as in docs/storage.md") -}}
+  {{- end -}}
+  {{- $path := $volume.mountPath -}}
+  {{- if hasKey $mounts $path -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
+      "rule" (printf "must differ from storage.%s.mountPath" (get $mounts $path)) "fix" "use another path") -}}
+  {{- else if regexMatch "^/(dev|etc)/|^/(dev|etc|opt|usr|proc|sys)$" $path -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
+      "rule" "must not hide what the container needs" "fix" (print "use a path such as /" $name)) -}}
+  {{- end -}}
+  {{- $_ := set $mounts $path $name -}}
+{{- end -}}
+{{- $shared := include "neva-pretrain.oneVolume" . | fromJson -}}
+{{- range $name, $one := $shared -}}
+  {{- if ne $one.owner $name -}}
+    {{- $said := list -}}
+    {{- range list $one.owner $name -}}
+      {{- $volume := include "neva-pretrain.volume" (list $ .) | fromJson -}}
+      {{- $said = append $said (include "neva-pretrain.staticVolume" $volume) -}}
+    {{- end -}}
+    {{- if ne (first $said) (last $said) -}}
+      {{- include "neva-pretrain.violation" (dict "key" (print "storage." $name)
+        "got" (printf "the volumeHandle of storage.%s, and %s" $one.owner
+          "another fsType, volumeAttributes, nodeLabel or size")
+        "rule" "must be alike, since a CSI volume is mounted once in a pod"
+        "fix" "use the same, and tell the volumes apart by subPath") -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range list "/etc/neva" "/dev/shm" -}}{{- $_ := set $mounts . "the chart" -}}{{- end -}}
+{{- include "neva-pretrain.extraVolumeBreaks" (dict "values" .Values "shared" $shared "mounts" $mounts) -}}
+{{- end -}}
+
+{{/* What extraVolumes and extraVolumeMounts break. Takes a dict: values, shared, mounts. */}}
+{{- define "neva-pretrain.extraVolumeBreaks" -}}
+{{- $mounts := .mounts -}}{{- $claims := dict -}}{{- $volumes := dict "config" true "shm" true -}}
+{{- range $name, $one := .shared -}}{{- $_ := set $volumes $name true -}}{{- end -}}
+{{- range $name := list "scratch" "results" "models" "datasets" -}}
+  {{- $_ := set $claims (get $.shared $name).claim (printf "storage.%s" $name) -}}
+{{- end -}}
+{{- range $index, $volume := .values.extraVolumes -}}
+  {{- $key := printf "extraVolumes[%d]" $index -}}
+  {{- if hasKey $volumes $volume.name -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $volume.name
+      "rule" "must be no other volume's" "fix" "use another name") -}}
+  {{- end -}}
+  {{- $_ := set $volumes $volume.name true -}}
+  {{- $source := ternary $volume.persistentVolumeClaim dict (kindIs "map" $volume.persistentVolumeClaim) -}}
+  {{- with $source.claimName -}}
+    {{- if hasKey $claims (toString .) -}}
+      {{- include "neva-pretrain.violation" (dict "key" $key "got" (printf "the claim %s" .)
+        "rule" (printf "must not be that of %s, %s" (get $claims (toString .))
+          "since the kubelet mounts a claim once in a pod and waits for a second volume of it for ever")
+        "fix" "use its name and a subPath in extraVolumeMounts") -}}
+    {{- else -}}{{- $_ := set $claims (toString .) $key -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $index, $mount := .values.extraVolumeMounts -}}
+  {{- $key := printf "extraVolumeMounts[%d]" $index -}}
+  {{- if not (hasKey $volumes $mount.name) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $mount.name
+      "rule" "must be a volume of the pods" "fix" "use a name of extraVolumes or storage") -}}
+  {{- end -}}
+  {{- if hasKey $mounts $mount.mountPath -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $mount.mountPath
+      "rule" "must not be a mount of the chart" "fix" "use another path") -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a path of the values may lie elsewhere than below its folder. */}}
+{{- define "neva-pretrain.leaves" -}}
+{{- if or (hasPrefix "/" .) (has ".." (splitList "/" .)) }}true{{ end -}}
+{{- end -}}
+
+{{/* Paths that the training process reads lie on something that is mounted. */}}
+{{- define "neva-pretrain.checkPaths" -}}
+{{- $v := .Values -}}
+{{- $f := include "neva-pretrain.uncheckedFacts" . | fromJson -}}
+{{- $mounts := list -}}
+{{- range $name := list "datasets" "models" "results" "scratch" -}}
+  {{- $mounts = append $mounts (get $v.storage $name).mountPath -}}
+{{- end -}}
+{{- range $v.extraVolumeMounts -}}{{- $mounts = append $mounts .mountPath -}}{{- end -}}
+{{- $paths := list (dict "key" "model.llmPath" "given" $v.model.llmPath) -}}
+{{- range $key, $path := dict "checkpoint" $f.checkpointPath "tokenizer" $f.tokenizerPath -}}
+  {{- $given := get $v.model $key | default "" -}}
+  {{- if include "neva-pretrain.leaves" $given -}}
+    {{- $paths = append $paths (dict "key" (print "model." $key) "given" $given "path" $path) -}}
+  {{- end -}}
+{{- end -}}
+{{- if hasPrefix "/" $v.model.visionEncoderPath -}}
+  {{- $paths = append $paths (dict "key" "model.visionEncoderPath" "given" $v.model.visionEncoderPath) -}}
+{{- else if not $f.hfOnline -}}
+  {{- include "neva-pretrain.violation" (dict "key" "model.visionEncoderPath" "got" $v.model.visionEncoderPath
+    "rule" "must be an absolute path unless hf.online is true" "fix" "use the folder's path") -}}
+{{- end -}}
+{{- $paths = append $paths (dict "key" "data.path" "given" $v.data.path) -}}
+{{- range $key, $path := dict "annotations" $f.annotationsPath "images" $f.imagesPath -}}
+  {{- $given := get $v.data $key -}}
+  {{- if include "neva-pretrain.leaves" $given -}}
+    {{- $paths = append $paths (dict "key" (print "data." $key) "given" $given "path" $path) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $v.prepare.enabled -}}
+  {{- range $name := list "tokenizer" "vision" "llm" "dataset" -}}
+    {{- $step := get $v.prepare $name -}}
+    {{- if and $step.enabled (hasPrefix "/" $step.source) -}}
+      {{- $paths = append $paths (dict "key" (printf "prepare.%s.source" $name) "given" $step.source) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $paths -}}
+  {{- $path := clean (.path | default .given) -}}{{- $found := false -}}
+  {{- range $mounts -}}
+    {{- if or (eq $path .) (hasPrefix (print . "/") $path) -}}{{- $found = true -}}{{- end -}}
+  {{- end -}}
+  {{- if not $found -}}
+    {{- include "neva-pretrain.violation" (dict "key" .key "got" .given
+      "rule" (printf "must lie below a mounted path (%s)" (join ", " $mounts))
+      "fix" "use one of these, or mount it") -}}
+  {{- end -}}
+{{- end -}}
+{{- range $f.readOnlyMounts -}}
+  {{- if or (eq $f.hfHome .) (hasPrefix (print . "/") $f.hfHome) -}}
+    {{- include "neva-pretrain.violation" (dict "key" "hf.home" "got" $f.hfHome
+      "rule" (printf "must not lie below the read-only mount %s, since the hub always writes" .)
+      "fix" (printf "use a path below %s" $v.storage.scratch.mountPath)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
