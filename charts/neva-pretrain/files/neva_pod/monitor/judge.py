@@ -58,27 +58,8 @@ class Judgement:
     rank: int | None = None
 
 
-CODES = (
-    "finished",
-    "gpu-error",
-    "nan",
-    "gpu-oom",
-    "host-oom",
-    "shared-memory",
-    "disk-full",
-    "ranks",
-    "nccl-timeout",
-    "nccl-error",
-    "rendezvous",
-    "crash",
-    "terminated",
-    "ended-early",
-    "stalled",
-    "random-loss",
-    "slow",
-    "checkpoint",
-    "lost-progress",
-)
+_OF_NUMBERS = ("ended-early", "stalled", "random-loss", "slow", "checkpoint", "lost-progress")
+CODES = tuple(dict.fromkeys(("finished", *(advice.code for advice in ADVICE.values()), *_OF_NUMBERS)))
 """All codes of judgements, for scripts and metrics."""
 
 

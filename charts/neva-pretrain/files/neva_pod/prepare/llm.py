@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from neva_pod.findings import Finding, ProblemError, failed, show, some
 from neva_pod.inputs.checkpoint import CONFIG, Checkpoint
 from neva_pod.inputs.files import is_lfs_pointer, lfs_pointer, read_object
-from neva_pod.preflight.checks.checkpoint import as_nemo, layout_problems, llm_problems
+from neva_pod.preflight.checks.checkpoint import as_nemo, layout_problems, llm_problems, shape_problems
 from neva_pod.prepare.convert import convert, converter, opened, repartition, unpack
 from neva_pod.prepare.errors import reading, stop_at
 from neva_pod.prepare.hub import fetched, model_files
@@ -66,18 +66,9 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
             yield lfs_pointer(path)
     yield from _huggingface_weights(source)
     config = read_object(os.path.join(source, "config.json"))
-    unset = {"num_key_value_heads": config.get("num_attention_heads"), "num_local_experts": 1}
-    wrong = []
-    yield from llm_problems(as_nemo(config), settings, f"{show(source)}/config.json, in NeMo's names")
-    for key, name in HUGGINGFACE_NAMES.items():
-        wanted, value = settings.find(f"architecture.{key}"), config.get(name, unset.get(name))
-        if wanted is not None and value != wanted:
-            wrong.append(f"{name} is {value}, must be {wanted}")
-    if wrong:  # E05
-        yield failed(
-            f"{show(source)}/config.json: {'; '.join(wrong)}",
-            "name the source of this model, or the model of this source (model.name)",
-        )
+    where = f"{show(source)}/config.json"
+    yield from llm_problems(as_nemo(config), settings, f"{where}, in NeMo's names")
+    yield from shape_problems(where, config, HUGGINGFACE_NAMES, settings.mapping("architecture"), "source")  # E05
 
 
 def _huggingface_weights(source: str) -> Iterator[Finding]:

@@ -73,17 +73,23 @@ def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) 
             "without an error, and the projector learns against a random language model",
             "convert it again with the 24.07 container",
         )
-    unset = {"num_query_groups": config.get("num_attention_heads"), "num_moe_experts": 1}
+    yield from shape_problems(CONFIG, config, MEGATRON_NAMES, architecture, "checkpoint")
+
+
+def shape_problems(
+    where: str, config: Mapping[str, Any], names: Mapping[str, str], architecture: Mapping[str, Any], what: str
+) -> Iterator[Finding]:
+    """Compare a config's sizes, under its own names, with the architecture."""
+    unset = {"numQueryGroups": config.get(names["numAttentionHeads"]), "numExperts": 1}
     wrong = []
-    for key, name in MEGATRON_NAMES.items():
+    for key, name in names.items():
         value = config.get(name)
-        value = unset.get(name) if value is None else value
-        if key in architecture and value != architecture[key]:
+        value = unset.get(key) if value is None else value
+        if architecture.get(key) not in (None, value):
             wrong.append(f"{name} is {brief(value)}, must be {architecture[key]}")
     if wrong:
         yield failed(
-            f"{CONFIG}: {'; '.join(wrong)}",
-            "name the checkpoint of this model, or the model of this checkpoint (model.name)",
+            f"{where}: {'; '.join(wrong)}", f"name the {what} of this model, or the model of this {what} (model.name)"
         )
 
 

@@ -186,25 +186,15 @@ def _other_checkpoints(results: str, folder: str) -> list[str]:
 
 
 FIXED = (
-    "model.name",
-    "model.projector",
-    "architecture",
-    "vision",
-    "training.tensorParallelSize",
-    "training.pipelineParallelSize",
+    *("model.name", "model.projector", "architecture", "vision"),
+    *("training.tensorParallelSize", "training.pipelineParallelSize"),
 )
 """Settings whose change a checkpoint does not survive."""
+
 WATCHED = (
-    *(
-        f"training.{k}"
-        for k in ("globalBatchSize", "microBatchSize", "precision", "seed", "learningRate", "maxSteps", "nodes")
-    ),
-    "data.annotations",
-    "data.images",
-    "model.checkpointPath",
-    "model.tokenizerPath",
-    "model.visionEncoderPath",
-    "image",
+    *(f"training.{k}" for k in ("globalBatchSize", "microBatchSize", "precision", "seed")),
+    *("training.learningRate", "training.maxSteps", "training.nodes", "data.annotations", "data.images"),
+    *("model.checkpointPath", "model.tokenizerPath", "model.visionEncoderPath", "image"),
 )
 """Settings whose change bends the curve of a resumed run."""
 
