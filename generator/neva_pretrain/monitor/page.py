@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 from neva_pod.monitor.judge import Judgement, Status
 from neva_pod.monitor.records import Point
@@ -42,11 +43,8 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
         _table("Restarts and checkpoints", _history(run)),
         _table("Configuration", _configuration(run)),
     ]
-    return printable(
-        _PAGE.replace("{{title}}", escape(title))
-        .replace("{{style}}", _STYLE)
-        .replace("{{body}}", "\n".join(filter(None, sections)))
-    )
+    page = files("neva_pretrain.monitor").joinpath("page.html").read_text("utf-8")
+    return printable(page.replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(filter(None, sections))))
 
 
 def _header(title: str, run: Run, status: Status, written: str) -> str:
@@ -166,61 +164,3 @@ def _configuration(run: Run) -> list[tuple[str, str]]:
 def _table(title: str, rows: list[tuple[str, str]]) -> str:
     body = "".join(f"<tr><th>{escape(n)}</th><td>{escape(v)}</td></tr>" for n, v in rows)
     return f'<section class="card"><h2>{title}</h2><table>{body}</table></section>'
-
-
-_STYLE = """
-:root{--page:#f6f7f9;--card:#fff;--text:#16181d;--quiet:#646b78;--line:#e2e5ea;--blue:#2563eb;
---green:#15803d;--amber:#b45309;--red:#dc2626;color-scheme:light dark}
-@media(prefers-color-scheme:dark){:root{--page:#0e1116;--card:#171b22;--text:#e7eaf0;--quiet:#98a1b0;
---line:#2a303a;--blue:#6ea8fe;--green:#4ade80;--amber:#fbbf24;--red:#f87171}}
-*{box-sizing:border-box} body{margin:0;background:var(--page);color:var(--text);font:15px/1.5
-system-ui,sans-serif} main{max-width:960px;margin:0 auto;padding:28px 20px 48px}
-h1{font-size:26px;margin:0}h2{font-size:16px;margin:0}h3{font-size:15px;margin:0}
-.row{display:flex;gap:14px;align-items:center;flex-wrap:wrap}
-.small{justify-content:space-between;font-size:14px} .quiet{color:var(--quiet);font-size:13px}
-header p{margin:2px 0 14px} .status{padding:2px
-12px;border-radius:99px;font-size:13px;font-weight:600;color:var(--blue); border:1px solid
-currentColor} .status.training,.status.finished{color:var(--green)}
-.status.failed{color:var(--red)}.status.stalled,.status.ended,.status.waiting{color:var(--amber)}
-.bar{height:10px;border-radius:5px;background:var(--line);overflow:hidden;margin-bottom:6px} .bar
-div{height:100%;background:var(--blue);border-radius:5px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(136px,1fr));gap:12px;margin:20px 0}
-.tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px}
-.tile{padding:12px 14px;display:flex;flex-direction:column} .tile
-b{font-size:21px;font-variant-numeric:tabular-nums} .card{padding:16px 18px;margin:14px 0}
-.finding{border-left:4px solid var(--green);padding:2px 0 2px 14px;margin:14px 0 4px}
-.finding.failed{border-color:var(--red)}.finding.warning{border-color:var(--amber)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:6px 0 0;font-size:14px}
-dt{color:var(--quiet)}dd{margin:0;min-width:0;overflow-wrap:anywhere} code{font:13px/1.5
-ui-monospace,monospace} svg{width:100%;height:auto;display:block;margin-top:10px} svg
-text{fill:var(--quiet);font-size:12px;font-variant-numeric:tabular-nums} svg
-.grid{stroke:var(--line)} svg
-polyline{fill:none;stroke:var(--blue);stroke-width:1.8;stroke-linejoin:round} svg
-.restart{stroke:var(--red);stroke-width:1.5;stroke-dasharray:2 4} svg
-.planned{stroke:var(--quiet);stroke-width:1.5;stroke-dasharray:7 5}
-.keys{margin-left:auto;display:flex;gap:16px} .key{font-size:13px;color:var(--quiet)}
-.key::before{content:"";display:inline-block;width:20px;margin-right:6px;vertical-align:middle;
-border-top:2px solid var(--blue)} .key.dash::before{border-top:2px dashed
-var(--quiet)}.key.dots::before{border-top:2px dotted var(--red)}
-table{border-collapse:collapse;width:100%;margin-top:8px;font-size:14px}
-th,td{text-align:left;padding:5px 0;border-top:1px solid var(--line);vertical-align:top}
-th{font-weight:400;color:var(--quiet);width:38%;padding-right:16px}
-td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums} tr:first-child th,tr:first-child
-td{border-top:0} @media(max-width:600px){svg{overflow:visible} svg text{font-size:24px} svg
-.unit{display:none} svg *{vector-effect:non-scaling-stroke}}
-@media print{body{background:#fff}.card,.tile{break-inside:avoid}}
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{{title}}</title>
-<style>{{style}}</style>
-</head>
-<body><main>
-{{body}}
-</main></body>
-</html>
-"""

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
 
 from neva_pod.monitor.judge import Judgement, Severity
 from neva_pretrain.monitor.findings import Trouble, grouped, short
@@ -55,14 +54,6 @@ _MAY_PASS = re.compile(
     r"exceeded quota|failed calling webhook|timed? ?out|connection refused|try again|been modified", re.I
 )
 _ERROR_LINE = re.compile(r"^neva: ERROR: |^[\w.]*(?:Error|Exception)\b")
-
-
-class _Log(NamedTuple):
-    """Where the words of a trouble are."""
-
-    pod: str
-    container: str
-    previous: bool
 
 
 class Look:
