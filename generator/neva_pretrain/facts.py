@@ -14,7 +14,15 @@ from functools import cached_property
 from typing import Any
 
 from neva_pretrain import chart
-from neva_pretrain.chart.access import READ_ONLY_VOLUMES, Values, preparing, rdma_enabled, read_only, section
+from neva_pretrain.chart.access import (
+    READ_ONLY_VOLUMES,
+    Values,
+    preparing,
+    rdma_enabled,
+    read_only,
+    section,
+    without_nulls,
+)
 from neva_pretrain.chart.values import complete
 from neva_pretrain.model import catalog, hydra
 from neva_pretrain.plan import recorded
@@ -54,6 +62,11 @@ class Facts:
     def of(cls, partial: Values) -> Facts:
         """Return the facts of a values file."""
         return cls(complete(partial))
+
+    @cached_property
+    def shaped(self) -> Values:
+        """The values without nulls, as rules see them: a null key counts as missing."""
+        return without_nulls(self.values)
 
     @cached_property
     def plan(self) -> Plan:

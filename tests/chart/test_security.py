@@ -12,7 +12,8 @@ import pytest
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values
-from neva_pretrain.check import pod_security, rules
+from neva_pretrain.check import config, pod_security
+from neva_pretrain.check.pods import check_pods, check_security
 from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.helm import notes
@@ -85,7 +86,7 @@ def test_k22_a_name_stands_once_in_a_containers_environment(partial: dict[str, A
     ):
         free: dict[str, Any] = {}
         for one in given:
-            if not list(rules.check_environment(Facts.of(values.merge(partial, one)))):
+            if not list(config.check_environment(Facts.of(values.merge(partial, one)))):
                 free = values.merge(free, one)
         assert free, "some are the user's choice"
         for environment in environments(free):
@@ -115,7 +116,7 @@ def test_n10_parts_of_a_gpu_are_refused() -> None:
 def refused(gpu: str) -> list[str]:
     """What the rules say of a GPU resource; test_agreement holds the chart to the same words."""
     found = values.complete({"resources": {"gpuResourceName": gpu}})
-    return [str(v) for v in rules.check_pods(Facts(found))]
+    return [str(v) for v in check_pods(Facts(found))]
 
 
 NOTES = [
@@ -357,5 +358,5 @@ def test_no_property_takes_a_secret_but_by_reference() -> None:
 
 def test_rules_use_the_same_breaks_as_the_notes() -> None:
     complete = values.complete({**TWO_NODES, "podSecurity": {"enforce": "restricted"}})
-    said = [str(violation).partition(":")[0] for violation in rules.check_security(Facts(complete))]
+    said = [str(violation).partition(":")[0] for violation in check_security(Facts(complete))]
     assert said == [broken.key for broken in pod_security.pod_security_breaks(complete)]

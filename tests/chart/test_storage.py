@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neva_pretrain.chart import values
-from neva_pretrain.check import rules, schema
+from neva_pretrain.check import rules, schema, storage
 from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.test_pods import RELEASES
@@ -220,7 +220,7 @@ def test_u11_the_site_says_the_default_folders_in_full() -> None:
     site = values.read(helm.ROOT / "values" / "scitix-cks.yaml")["storage"]
     defaults = values.complete({})
     assert {name: part["gpfs"]["nodePath"] for name, part in site.items()} == {
-        name: rules.node_path(defaults, name) for name in site
+        name: storage.node_path(defaults, name) for name in site
     }
 
 

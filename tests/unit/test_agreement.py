@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from neva_pod.monitor.records import RunSettings
 from neva_pretrain import chart
 from neva_pretrain.chart import access, values
-from neva_pretrain.check import rules, schema
+from neva_pretrain.check import formats, rules, schema
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
@@ -456,7 +456,7 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
 def test_every_rule_is_in_both_files() -> None:
     """A check of one side has its twin of the same name on the other."""
     templates = "".join(file.read_text() for file in (CHART / "templates").glob("_*.tpl"))
-    checks = (rules.check_formats, *rules.CHECKS)
+    checks = (formats.check_formats, *rules.CHECKS)
     for check in checks:
         words = check.__name__.removeprefix("check_").split("_")
         assert f'define "neva-pretrain.check{"".join(w.title() for w in words)}"' in templates

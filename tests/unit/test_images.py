@@ -10,7 +10,7 @@ import pytest
 
 from neva_pretrain import chart
 from neva_pretrain.chart import images, values
-from neva_pretrain.check import rules, schema
+from neva_pretrain.check import formats, rules, schema
 from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.unit.test_cli import run, written
@@ -23,7 +23,7 @@ REFERENCES: list[dict[str, Any]] = json.loads(
 
 def taken(value: str, section: str, key: str) -> bool:
     part = chart.schema()["properties"][section]["properties"][key]
-    misshapen = [v for v in rules.check_formats({section: {key: value}}) if v.key == f"{section}.{key}"]
+    misshapen = [v for v in formats.check_formats({section: {key: value}}) if v.key == f"{section}.{key}"]
     return not misshapen and bool(schema.Validator(part).is_valid(value))
 
 

@@ -25,7 +25,7 @@ _OPERATORS: dict[str, Callable[[Any, str], bool]] = {
 
 def check_rules(facts: Facts) -> Iterator[Violation]:
     """Yield what values break of the rules."""
-    values = facts.values
+    values = facts.shaped
     for rule in chart.rules()["rules"]:
         if holds(rule["when"], values):
             got = said(at(values, rule["key"])) or "nothing"

@@ -22,7 +22,7 @@ from neva_pod.settings import Settings
 from neva_pretrain import chart
 from neva_pretrain.chart.access import Values
 from neva_pretrain.chart.values import merge, read
-from neva_pretrain.check import rules
+from neva_pretrain.check import storage
 from neva_pretrain.check.verdict import accepted
 from neva_pretrain.cli.options import POSITIVE
 from neva_pretrain.facts import Facts, below, results_in
@@ -42,7 +42,7 @@ def node_paths(values: Values) -> dict[str, str]:
     """Return mount paths and the folders on a node that they show, where the values say so."""
     found = {}
     for name, volume in values["storage"].items():
-        if node := rules.node_path(values, name) or volume.get("hostPath"):
+        if node := storage.node_path(values, name) or volume.get("hostPath"):
             found[volume["mountPath"]] = below(node, volume["subPath"]) if volume.get("subPath") else node
     return found
 

@@ -1,0 +1,40 @@
+"""What must be there, and what a text must look like: on the others the rest could not be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from neva_pretrain import chart
+from neva_pretrain.chart.access import Values, text
+from neva_pretrain.chart.secrecy import Entry, compiled, select, show, walk
+from neva_pretrain.errors import Violation
+
+
+def check_formats(values: Values) -> Iterator[Violation]:
+    """What must be there, and what a text must look like: on the others the rest could not be judged."""
+    facts = chart.rules()
+    required = [
+        (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
+    ]
+    missing = {e.path for path, _ in required for e in select(values, path) if e.node is None}
+    for path in sorted(missing - {name for names in facts["optional"].values() for name in names}):
+        later = "" if "." in path else " (with helm upgrade: --reset-then-reuse-values)"
+        yield Violation(path, "nothing", "must be set", f"leave the default, or set it{later}")
+    for form in facts["formats"]:
+        for entry in (e for path in form["keys"].split() for e in select(values, path)):
+            said = text(entry.node)
+            if entry.node is None or isinstance(entry.node, Mapping | list):
+                continue
+            right = "pattern" not in form or compiled(form["pattern"]).search(said)
+            if not right or ("never" in form and compiled(form["never"]).search(said)):
+                yield Violation(show(entry.path), show(said) or "nothing", form["rule"], form["fix"])
+    for entry in entries(values):
+        said = "" if isinstance(entry.node, Mapping | list) else text(entry.node)
+        if compiled(facts["unprintable"]).search(entry.name + said):
+            rule = "must be printable characters, in keys too"
+            yield Violation(show(entry.path), show(said) or "a key", rule, "remove the others")
+
+
+def entries(values: Values) -> Iterator[Entry]:
+    """Yield all that lies in values but ``global``, which is other charts' too."""
+    return walk({key: value for key, value in values.items() if key != "global"}, "")

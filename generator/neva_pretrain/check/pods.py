@@ -1,0 +1,230 @@
+"""What pods are called, ask for and may do, where they run, and what watches them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+
+from neva_pretrain import chart
+from neva_pretrain.chart import images
+from neva_pretrain.chart.access import Values, mapping, preparing, rdma_enabled, rdma_resources, section, text
+from neva_pretrain.check.config import reserved
+from neva_pretrain.check.pod_security import pod_security_breaks
+from neva_pretrain.errors import Violation
+from neva_pretrain.facts import Facts
+
+MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
+
+
+def quantity(amount: str) -> Decimal:
+    """Return the bytes (or units) of a Kubernetes quantity."""
+    match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", amount)
+    if match is None:
+        raise ValueError(amount)
+    number, unit = match.groups()
+    powers = {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    powers |= {f"{u.upper()}i": Decimal(1024) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    return Decimal(number) * powers.get(unit, Decimal(1))
+
+
+def check_names(facts: Facts) -> Iterator[Violation]:
+    """Names become host names of pods: DNS-1035 labels, 63 characters with the longest suffix."""
+    values = facts.shaped
+    full: str = values.get("fullnameOverride") or ""
+    run_id: str = section(values, "run").get("id") or ""
+    limit = chart.rules()["maxNameLength"][values["job"]["kind"]]
+    if full and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", full):
+        yield Violation(
+            "fullnameOverride",
+            full,
+            "must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be",
+            "use a name such as neva-7b",
+        )
+    if run_id and not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", run_id):
+        yield Violation("run.id", run_id, "must be lower case letters, digits and -", "use an id such as lr-2e-3")
+    length = len(full.encode()) + (1 + len(run_id.encode()) if run_id and run_id != full else 0)
+    if full and length > limit:
+        yield Violation(
+            "run.id",
+            f"{length} characters of full name and id",
+            f"must be at most {limit}, so that the last pod's name has at most 63",
+            "use a shorter fullnameOverride or run.id",
+        )
+
+
+def check_pods(facts: Facts) -> Iterator[Violation]:
+    """Pods get what they ask for, and restart together or not at all."""
+    values = facts.shaped
+    rdma, devices = section(values, "rdma"), rdma_resources(values)
+    gpu = values["resources"]["gpuResourceName"]
+    if re.search(chart.rules()["fractionalGpu"], gpu):
+        yield Violation(
+            "resources.gpuResourceName",
+            gpu,
+            "must be whole GPUs, since each training process needs one of its own and all its peers",
+            "use nvidia.com/gpu",
+        )
+    if rdma_enabled(values):
+        if gpu in devices:
+            yield Violation(
+                f"rdma.{'resources' if rdma.get('resources') else 'resourceName'}",
+                gpu,
+                "must not be resources.gpuResourceName, whose count training.gpusPerNode is",
+                "use the resource of the RDMA devices",
+            )
+        if "" in devices:
+            yield Violation(
+                "rdma.resourceName",
+                "nothing",
+                f"must name the RDMA devices, since fabric {values['fabric']} has none",
+                "use the resource that the nodes offer, or set rdma.enabled to false",
+            )
+        if not all(devices.values()):
+            yield Violation(
+                "rdma.count",
+                "nothing",
+                f"must be at least 1, since fabric {values['fabric']} has no devices",
+                "use the devices of a pod, or set rdma.enabled to false",
+            )
+    for key in ("commonLabels", "podLabels", "workerLabels"):
+        for name, value in sorted((values.get(key) or {}).items()):
+            owner = reserved(name, "reservedLabel")
+            if owner and value is not None:
+                yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
+    nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
+    memory, shm = text(values["resources"]["memory"]), text(values["resources"].get("shmSize") or "")
+    if shm and quantity(shm) > quantity(memory):
+        yield Violation(
+            "resources.shmSize",
+            shm,
+            f"must be at most resources.memory ({memory}), which it counts against",
+            "use less",
+        )
+    nccl, timeout = chart.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
+    if values["restartPolicy"] == "OnFailure" and nodes > 1 and timeout < nccl:
+        yield Violation(
+            "rendezvous.timeoutSeconds",
+            str(timeout),
+            f"must be at least {nccl} with restartPolicy OnFailure, "
+            "since nodes that lost a peer only come back when NCCL times out",
+            f"use {nccl}",
+        )
+
+
+def check_placement(facts: Facts) -> Iterator[Violation]:
+    """What the API would refuse of the pods once the job is made, and Kueue of the job."""
+    values = facts.shaped
+    scheduling = section(values, "scheduling")
+    for index, taint in enumerate(scheduling.get("tolerations") or []):
+        key, exists = f"scheduling.tolerations[{index}]", taint.get("operator") == "Exists"
+        if exists and taint.get("value"):
+            yield Violation(
+                f"{key}.value",
+                taint["value"],
+                "must be left out with operator Exists, which takes any value",
+                "remove it, or use Equal",
+            )
+        if not exists and not taint.get("key"):
+            yield Violation(
+                f"{key}.key", "nothing", "must be set with operator Equal", "use a taint's key, or operator Exists"
+            )
+        if "tolerationSeconds" in taint and taint.get("effect") != "NoExecute":
+            yield Violation(
+                f"{key}.tolerationSeconds",
+                text(taint["tolerationSeconds"]),
+                "must come with effect NoExecute, which alone evicts",
+                "use NoExecute, or remove it",
+            )
+    for index, expression in enumerate(scheduling.get("nodeExpressions") or []):
+        key, operator = f"scheduling.nodeExpressions[{index}].values", expression["operator"]
+        given = expression.get("values") or []
+        got = ", ".join(given) or "nothing"
+        if operator in ("Exists", "DoesNotExist"):
+            if given:
+                yield Violation(key, got, f"must be left out with operator {operator}", "remove it")
+        elif operator in ("Gt", "Lt"):
+            if not re.fullmatch("[0-9]{1,18}", got):
+                yield Violation(key, got, f"must be one whole number with operator {operator}", 'use one such as "8"')
+        elif not given:
+            yield Violation(key, got, f"must hold a value with operator {operator}", "use those of the label")
+    seen: dict[tuple[str, str], str] = {}
+    for index, spread in enumerate(scheduling.get("topologySpreadConstraints") or []):
+        key, unsatisfiable = f"scheduling.topologySpreadConstraints[{index}]", spread["whenUnsatisfiable"]
+        if "minDomains" in spread and unsatisfiable != "DoNotSchedule":
+            yield Violation(
+                f"{key}.minDomains",
+                text(spread["minDomains"]),
+                "must come with whenUnsatisfiable DoNotSchedule",
+                "remove it",
+            )
+        if first := seen.get((spread["topologyKey"], unsatisfiable)):
+            rule = f"must be another than that of {first} with {unsatisfiable}"
+            yield Violation(f"{key}.topologyKey", spread["topologyKey"], rule, "keep one")
+        seen[spread["topologyKey"], unsatisfiable] = key
+    topology = section(scheduling, "queue", "topology")
+    if len(levels := [level for level in ("required", "preferred", "unconstrained") if topology.get(level)]) > 1:
+        yield Violation(
+            "scheduling.queue.topology",
+            " and ".join(levels),
+            "must be one of them, or Kueue refuses the job",
+            "keep one",
+        )
+
+
+def check_monitoring(facts: Facts) -> Iterator[Violation]:
+    """What TensorBoard shows is written, and its image has a name that clients take."""
+    values = facts.shaped
+    logger = mapping(values.get("config") or {}, "exp_manager").get("create_tensorboard_logger", True)
+    if section(values, "tensorboard").get("enabled") and not logger:
+        yield Violation(
+            "config.exp_manager.create_tensorboard_logger",
+            text(logger),
+            "must be true with tensorboard.enabled, or there is nothing to show",
+            "remove it",
+        )
+    image = images.split(section(values, "tensorboard").get("image") or "") or {"repository": ""}
+    if (length := len(image["repository"])) > MAX_IMAGE_NAME:
+        yield Violation(
+            "tensorboard.image",
+            f"{length} characters before the tag",
+            f"must be at most {MAX_IMAGE_NAME}",
+            "use a shorter name",
+        )
+
+
+def check_security(facts: Facts) -> Iterator[Violation]:
+    """No pod of the release is what the namespace rejects: the job would be made, and its pods never come."""
+    values = facts.shaped
+    enforced = section(values, "podSecurity").get("enforce")
+    for broken in pod_security_breaks(values) if enforced else ():
+        if enforced == "restricted" or broken.level == "baseline":
+            rule = f"must {broken.rule} where podSecurity.enforce is {enforced}"
+            yield Violation(broken.key, broken.got, rule, broken.fix)
+
+
+def check_network(facts: Facts) -> Iterator[Violation]:
+    """A policy admits what the release downloads, and the way to Weights & Biases."""
+    values = facts.shaped
+    if preparing(values):
+        why = ["prepare downloads"] if downloads(values) else []
+    else:
+        why = ["hf.online is true"] if section(values, "hf").get("online") else []
+        wandb = section(values, "wandb")
+        why += ["wandb.mode is online"] if wandb.get("enabled") and wandb.get("mode") == "online" else []
+    policy = section(values, "networkPolicy")
+    if policy.get("enabled") and why and not policy.get("egress"):
+        yield Violation(
+            "networkPolicy.egress",
+            "nothing",
+            f"must admit hosts of the internet, since {' and '.join(why)}",
+            "use a rule such as internet: {ports: [{port: 443}]}",
+        )
+
+
+def downloads(values: Values) -> bool:
+    """Return whether prepare downloads from the hub: a source that is no folder."""
+    steps = values["prepare"]
+    vision = steps["vision"]["enabled"] and not steps["vision"]["source"].startswith("/")
+    others = (steps[name] for name in ("tokenizer", "llm", "dataset"))
+    return vision or any(s["enabled"] and s["source"] and not s["source"].startswith("/") for s in others)
