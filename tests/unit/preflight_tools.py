@@ -16,7 +16,7 @@ from PIL import Image
 
 from neva_pod.inputs.tokenizer import extra_tokens
 from neva_pod.preflight.registry import Context, Level
-from neva_pod.preflight.run import Result, run_check, select
+from neva_pod.preflight.run import CheckResult, run_check, select
 from neva_pod.settings import Settings as PodSettings
 from neva_pretrain.model import catalog, hydra
 
@@ -244,7 +244,7 @@ def world(tmp: Path) -> dict[str, Any]:
     }
 
 
-def run(settings: dict[str, Any], *names: str) -> dict[str, Result]:
+def run(settings: dict[str, Any], *names: str) -> dict[str, CheckResult]:
     """Run checks and return their results by name."""
     level = Level.FULL
     started = Context(PodSettings(settings))

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from neva_pod.findings import Outcome, note, show
 from neva_pod.preflight.checks import CHECKS
 from neva_pod.preflight.registry import Level
-from neva_pod.preflight.run import Result
+from neva_pod.preflight.run import CheckResult
 
 
-def as_text(results: Sequence[Result]) -> str:
+def as_text(results: Sequence[CheckResult]) -> str:
     """Return the table for a person: a line for each finding, its fix below it."""
     width = max((len(r.name) for r in results), default=0)
     lines = []
@@ -35,7 +35,7 @@ def as_text(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def as_json(level: Level, results: Sequence[Result]) -> str:
+def as_json(level: Level, results: Sequence[CheckResult]) -> str:
     """Return the same for a program."""
     return json.dumps(
         {

@@ -14,7 +14,7 @@ from neva_pod.preflight.registry import Check, Context, Level
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """What one check came to."""
 
     name: str
@@ -29,7 +29,7 @@ class Result:
         return next((s for s in order if s in found), Outcome.OK)
 
 
-def run_check(wanted: Check, context: Context) -> Result:
+def run_check(wanted: Check, context: Context) -> CheckResult:
     """Run one check; whatever stops it is a finding, and so is that it does not end.
 
     It runs in a thread of its own: a read from a file system that stalls cannot be called off, only left alone, and
@@ -74,7 +74,7 @@ def run_check(wanted: Check, context: Context) -> Result:
     if raised:
         raise raised[0]
     context.progress.clear()
-    return Result(wanted.name, time.monotonic() - started, tuple(findings))
+    return CheckResult(wanted.name, time.monotonic() - started, tuple(findings))
 
 
 def _collect(wanted: Check, context: Context, findings: list[Finding], raised: list[BaseException]) -> None:
