@@ -339,8 +339,8 @@ def further_values() -> st.SearchStrategy[dict[str, Any]]:
 MADE = """{{ $errors := include "neva-pretrain.violations" $root | fromJsonArray }}{{ if $errors -}}
 {{ dict "errors" $errors | toJson }}
 {{- else -}}{{- $f := include "neva-pretrain.uncheckedFacts" $root | fromJson -}}
-{{ dict "settings" (include "neva-pretrain.settings" (list $root $f) | fromJson) "pods" (add 1 $f.workers)
-  "annotations" (include "neva-pretrain.jobAnnotations" (list $root $f) | fromYaml) | toJson }}
+{{ dict "settings" (include "neva-pretrain.settings" (dict "root" $root "facts" $f) | fromJson) "pods" (add 1 $f.workers)
+  "annotations" (include "neva-pretrain.jobAnnotations" (dict "root" $root "facts" $f) | fromYaml) | toJson }}
 {{- end }}"""
 """What a case comes to in the chart: its sentences, or facts, pods and the job's annotations."""
 

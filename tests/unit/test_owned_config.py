@@ -50,7 +50,7 @@ ARCHITECTURE = {
     "rotaryBase": 1e6,
 }  # fmt: skip
 FACTS = '(include "neva-pretrain.uncheckedFacts" $root | fromJson)'
-HYDRA = f'{{{{ include "neva-pretrain.hydra" (list $root {FACTS}) | fromYaml | toJson }}}}'
+HYDRA = f'{{{{ include "neva-pretrain.hydra" (dict "root" $root "facts" {FACTS}) | fromYaml | toJson }}}}'
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 {{/* The Hydra config of neva_pretrain.py: base, the model's own keys, what follows from the values, values.config.
-Takes (list root facts). */}}
+Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.hydra" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}{{- $t := $v.training -}}{{- $a := $f.architecture -}}
 {{- $fused := eq $t.kernels "fused" -}}
 {{- $huggingface := eq $f.model.tokenizer.library "huggingface" -}}
@@ -51,8 +51,8 @@ Takes (list root facts). */}}
     "optim" (dict "lr" $t.learningRate "sched" (dict "warmup_steps" $t.warmupSteps "min_lr" $t.minLearningRate)))
 -}}
 {{- $config := $root.Files.Get "files/neva_pretrain.yaml" | fromYaml -}}
-{{- include "neva-pretrain.merge" (list $config (deepCopy $f.hydra)) -}}
-{{- include "neva-pretrain.merge" (list $config $derived) -}}
+{{- include "neva-pretrain.merge" (dict "into" $config "from" (deepCopy $f.hydra)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $config "from" $derived) -}}
 {{- if ne $t.recompute "none" -}}
   {{- $_ := set $config.model "activations_checkpoint_granularity" $t.recompute -}}
   {{- if eq $t.recompute "full" -}}
@@ -65,15 +65,15 @@ Takes (list root facts). */}}
   {{- $_ := set $config.model "moe_router_topk" $a.expertsPerToken -}}
 {{- end -}}
 {{- with $a.rotaryBase -}}{{- $_ := set $config.model "rotary_base" . -}}{{- end -}}
-{{- include "neva-pretrain.merge" (list $config (deepCopy ($v.config | default dict))) -}}
+{{- include "neva-pretrain.merge" (dict "into" $config "from" (deepCopy ($v.config | default dict))) -}}
 {{- include "neva-pretrain.integers" $config -}}
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes (list root facts). */}}
+{{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.llm" -}}
-{{- $root := index . 0 -}}
-{{- $model := (include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | fromYaml).model -}}
+{{- $root := .root -}}
+{{- $model := (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) | fromYaml).model -}}
 {{- include "neva-pretrain.loadRules" $root -}}
 {{- $facts := deepCopy $root.nevaRules.llmConfig -}}
 {{- range $key, $fact := $facts -}}
@@ -84,16 +84,16 @@ Takes (list root facts). */}}
 {{- toJson $facts -}}
 {{- end -}}
 
-{{/* How the run's config reads samples, as JSON. Takes (list root facts). */}}
+{{/* How the run's config reads samples, as JSON. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.samples" -}}
-{{- $root := index . 0 -}}
-{{- $data := (include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | fromYaml).model.data -}}
+{{- $root := .root -}}
+{{- $data := (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) | fromYaml).model.data -}}
 {{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
-{{/* What preflight, prepare and the run record read. Takes (list root facts). */}}
+{{/* What preflight, prepare and the run record read. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.settings" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
 {{- include "neva-pretrain.loadRules" $root -}}
 {{- $settings := dict
@@ -122,7 +122,7 @@ Takes (list root facts). */}}
   "resume" $v.checkpoint.resume
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
   "preflight" (include "neva-pretrain.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
-  "plan" (include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (list $root "plan") | fromJson) | fromJson)
+  "plan" (include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson) | fromJson)
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}
@@ -138,9 +138,9 @@ Takes (list root facts). */}}
 {{- toPrettyJson $settings -}}
 {{- end -}}
 
-{{/* The job's ConfigMap. Takes (list root facts). */}}
+{{/* The job's ConfigMap. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.configMap" -}}
-{{- $root := index . 0 -}}
+{{- $root := .root -}}
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -150,27 +150,27 @@ metadata:
     {{- include "neva-pretrain.labels" $root | nindent 4 }}
 immutable: true
 data:
-  {{- include "neva-pretrain.once" (list $root "neva-pretrain.configData" .) | nindent 2 }}
+  {{- include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.configData" "argument" .) | nindent 2 }}
 {{- end -}}
 
-{{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes (list root facts). */}}
+{{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.configData" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- if ne $f.mode "prepare" -}}
 neva_pretrain.yaml: |
-  {{- include "neva-pretrain.once" (list $root "neva-pretrain.hydra" .) | nindent 2 }}
+  {{- include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) | nindent 2 }}
 {{ end -}}
 settings.json: |
   {{- include "neva-pretrain.settings" . | nindent 2 }}
-{{ include "neva-pretrain.filesData" (list $root (include "neva-pretrain.jobFiles" $root | fromJson)) }}
+{{ include "neva-pretrain.filesData" (dict "root" $root "files" (include "neva-pretrain.jobFiles" $root | fromJson)) }}
 {{- end -}}
 
-{{/* Volume of the job's ConfigMap. Takes (list root configMapName). */}}
+{{/* Volume of the job's ConfigMap. Takes a dict: root, configMapName. */}}
 {{- define "neva-pretrain.configVolume" -}}
-{{- $root := index . 0 -}}
+{{- $root := .root -}}
 - name: config
   configMap:
-    name: {{ index . 1 }}
+    name: {{ .configMap }}
     defaultMode: 0555
     items:
       {{- range ternary (list "settings.json") (list "neva_pretrain.yaml" "settings.json") $root.Values.prepare.enabled }}
@@ -184,16 +184,16 @@ settings.json: |
 {{- define "neva-pretrain.jobFiles" -}}
 {{- $names := list "__init__" "findings" "inputs" "preflight" "progress" "settings" -}}
 {{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
-{{- $files := include "neva-pretrain.podFiles" (list . $names) | fromJson -}}
+{{- $files := include "neva-pretrain.podFiles" (dict "root" . "names" $names) | fromJson -}}
 {{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}
 {{- toJson $files -}}
 {{- end -}}
 
 {{/* Modules and packages of neva_pod, the Python package that pods run, as JSON: {key: file of the chart}. A key of a
-ConfigMap has no "/"; the volume's items give the paths back. Takes (list root names). */}}
+ConfigMap has no "/"; the volume's items give the paths back. Takes a dict: root, names. */}}
 {{- define "neva-pretrain.podFiles" -}}
-{{- $root := index . 0 -}}{{- $files := dict -}}
-{{- range $name := index . 1 -}}
+{{- $root := .root -}}{{- $files := dict -}}
+{{- range $name := .names -}}
   {{- range $pattern := list "%s.py" "%s/**.py" -}}
     {{- range $path, $_ := $root.Files.Glob (printf $pattern $name | printf "files/neva_pod/%s") -}}
       {{- $_ := set $files (trimPrefix "files/" $path | replace "/" ".") $path -}}
@@ -203,10 +203,10 @@ ConfigMap has no "/"; the volume's items give the paths back. Takes (list root n
 {{- toJson $files -}}
 {{- end -}}
 
-{{/* Files of the chart as data of a ConfigMap. Takes (list root {key: file}). */}}
+{{/* Files of the chart as data of a ConfigMap. Takes a dict: root, {key:, file}. */}}
 {{- define "neva-pretrain.filesData" -}}
-{{- $root := index . 0 -}}
-{{- range $key, $path := index . 1 }}
+{{- $root := .root -}}
+{{- range $key, $path := .files }}
 {{ $key }}: |
   {{- $root.Files.Get $path | replace "\r" "" | nindent 2 }}
 {{- end }}

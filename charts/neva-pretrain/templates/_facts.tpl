@@ -1,6 +1,6 @@
-{{/* A path of the values: an absolute one is itself, any other lies below its folder. Takes (list folder path). */}}
+{{/* A path of the values: an absolute one is itself, any other lies below its folder. Takes a dict: folder, path. */}}
 {{- define "neva-pretrain.below" -}}
-{{- if hasPrefix "/" (index . 1) }}{{ index . 1 }}{{ else }}{{ trimSuffix "/" (index . 0) }}/{{ index . 1 }}{{ end -}}
+{{- if hasPrefix "/" .path }}{{ .path }}{{ else }}{{ trimSuffix "/" .folder }}/{{ .path }}{{ end -}}
 {{- end -}}
 
 {{/*
@@ -8,7 +8,7 @@ All that follows from the values, as JSON. generator/neva_pretrain/facts.py deri
 two equal. "neva-pretrain.facts" has checked them; only _validate.tpl reads the unchecked ones.
 */}}
 {{- define "neva-pretrain.facts" -}}
-{{- include "neva-pretrain.once" (list . "neva-pretrain.validatedFacts" .) -}}
+{{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.validatedFacts" "argument" .) -}}
 {{- end -}}
 
 {{- define "neva-pretrain.validatedFacts" -}}
@@ -17,14 +17,14 @@ two equal. "neva-pretrain.facts" has checked them; only _validate.tpl reads the 
 {{- end -}}
 
 {{- define "neva-pretrain.uncheckedFacts" -}}
-{{- include "neva-pretrain.once" (list . "neva-pretrain.derivedFacts" .) -}}
+{{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.derivedFacts" "argument" .) -}}
 {{- end -}}
 
 {{/* What a define yields, remembered for the rest of this render: all templates of a chart share one root. For defines
-that are a function of the root alone. Takes (list root name arguments). */}}
+that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 {{- define "neva-pretrain.once" -}}
-{{- $root := index . 0 -}}{{- $name := index . 1 -}}
-{{- if not (hasKey $root $name) -}}{{- $_ := set $root $name (include $name (index . 2)) -}}{{- end -}}
+{{- $root := .root -}}{{- $name := .define -}}
+{{- if not (hasKey $root $name) -}}{{- $_ := set $root $name (include $name .argument) -}}{{- end -}}
 {{- get $root $name -}}
 {{- end -}}
 
@@ -41,7 +41,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $known := not (empty $model) -}}
 {{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
 {{- $arch := deepCopy $model.architecture -}}
-{{- include "neva-pretrain.merge" (list $arch (include "neva-pretrain.withoutNulls" $v.model.architecture | fromJson)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $arch "from" (include "neva-pretrain.withoutNulls" $v.model.architecture | fromJson)) -}}
 {{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
 {{- $nodes := int64 $t.nodes -}}
 {{- $world := mul $nodes $t.gpusPerNode -}}
@@ -61,7 +61,7 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- $vocab := mul 128 $t.tensorParallelSize -}}
 {{- $readOnlyMounts := list -}}
 {{- range $name := list "datasets" "models" -}}
-  {{- if include "neva-pretrain.readOnly" (list $ $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
+  {{- if include "neva-pretrain.readOnly" (dict "root" $ "volume" $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
 {{- end -}}
 {{- dict
   "mode" (ternary "prepare" "train" ($v.prepare.enabled | default false))
@@ -78,10 +78,10 @@ that are a function of the root alone. Takes (list root name arguments). */}}
   "accumulationSteps" (div $t.globalBatchSize $perStep)
   "samples" (mul $t.maxSteps $t.globalBatchSize)
   "workers" (sub $nodes 1)
-  "checkpointPath" (include "neva-pretrain.below" (list $v.model.llmPath $checkpoint))
-  "tokenizerPath" (include "neva-pretrain.below" (list $v.model.llmPath $tokenizer))
-  "annotationsPath" (include "neva-pretrain.below" (list $v.data.path $v.data.annotations))
-  "imagesPath" (include "neva-pretrain.below" (list $v.data.path $v.data.images))
+  "checkpointPath" (include "neva-pretrain.below" (dict "folder" $v.model.llmPath "path" $checkpoint))
+  "tokenizerPath" (include "neva-pretrain.below" (dict "folder" $v.model.llmPath "path" $tokenizer))
+  "annotationsPath" (include "neva-pretrain.below" (dict "folder" $v.data.path "path" $v.data.annotations))
+  "imagesPath" (include "neva-pretrain.below" (dict "folder" $v.data.path "path" $v.data.images))
   "runId" $runId
   "resultsPath" $resultsPath
   "logDir" (printf "%s/results" $resultsPath)
@@ -94,27 +94,27 @@ that are a function of the root alone. Takes (list root name arguments). */}}
 {{- end -}}
 
 {{/* The parts of the release that a running pod reads; their hash names the job, so that a change is a new job and
-never a silent edit of a running one. Takes (list root facts). */}}
+never a silent edit of a running one. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.hash" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $parts := list (include "neva-pretrain.once" (list $root "neva-pretrain.configData" .)) -}}
+{{- $root := .root -}}{{- $f := .facts -}}
+{{- $parts := list (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.configData" "argument" .)) -}}
 {{- if eq $f.mode "prepare" -}}
-  {{- $parts = append $parts (include "neva-pretrain.preparePod" (list $root $f "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.preparePod" (dict "root" $root "facts" $f "configMap" "config")) -}}
 {{- else if eq $root.Values.job.kind "TrainJob" -}}
-  {{- $parts = append $parts (include "neva-pretrain.runtimeSpec" (list $root $f "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.runtimeSpec" (dict "root" $root "facts" $f "configMap" "config")) -}}
 {{- else -}}
-  {{- $parts = concat $parts (list (include "neva-pretrain.pod" (list $root $f "config" "Master")) $f.workers (include "neva-pretrain.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
+  {{- $parts = concat $parts (list (include "neva-pretrain.pod" (dict "root" $root "facts" $f "configMap" "config" "role" "Master")) $f.workers (include "neva-pretrain.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
 {{- end -}}
 {{- $parts | toJson | sha256sum | trunc 8 -}}
 {{- end -}}
 
-{{/* Name of the job: full name, run id when it says more (or prepare), hash. Takes (list root facts). */}}
+{{/* Name of the job: full name, run id when it says more (or prepare), hash. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.jobName" -}}
-{{- include "neva-pretrain.once" (list (index . 0) "neva-pretrain.hashedName" .) -}}
+{{- include "neva-pretrain.once" (dict "root" .root "define" "neva-pretrain.hashedName" "argument" .) -}}
 {{- end -}}
 
 {{- define "neva-pretrain.hashedName" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $full := include "neva-pretrain.fullname" $root -}}
 {{- $middle := ternary "prepare" $f.runId (eq $f.mode "prepare") -}}
 {{- if ne $middle $full }}{{ $full }}-{{ $middle }}{{ else }}{{ $full }}{{ end }}-{{ include "neva-pretrain.hash" . -}}

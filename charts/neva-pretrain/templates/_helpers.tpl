@@ -17,12 +17,12 @@ app.kubernetes.io/name: {{ include "neva-pretrain.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Labels of every pod of the release: KAI reads its queue from pods. Takes (list root more). */}}
+{{/* Labels of every pod of the release: KAI reads its queue from pods. Takes a dict: root, more. */}}
 {{- define "neva-pretrain.podLabels" -}}
-{{- $root := index . 0 -}}
+{{- $root := .root -}}
 {{- $labels := include "neva-pretrain.selectorLabels" $root | fromYaml -}}
-{{- include "neva-pretrain.merge" (list $labels ($root.Values.podLabels | default dict)) -}}
-{{- include "neva-pretrain.merge" (list $labels (index . 1 | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $labels "from" ($root.Values.podLabels | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $labels "from" (.more | default dict)) -}}
 {{- with (($root.Values.scheduling | default dict).kai | default dict).queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
 {{- include "neva-pretrain.stringMap" $labels -}}
 {{- end -}}
@@ -30,13 +30,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{/* Labels of every object that runs pods, by which queues find it: of the job, not of the pods that it makes (A13), and
 of a pod by itself. Takes the root. */}}
 {{- define "neva-pretrain.workloadLabels" -}}
-{{- include "neva-pretrain.labelsWith" (list . (include "neva-pretrain.queueLabels" . | fromYaml)) -}}
+{{- include "neva-pretrain.labelsWith" (dict "root" . "more" (include "neva-pretrain.queueLabels" . | fromYaml)) -}}
 {{- end -}}
 
-{{/* Labels of an object: the chart's and more, of which the last of a name wins. Takes (list root more). */}}
+{{/* Labels of an object: the chart's and more, of which the last of a name wins. Takes a dict: root, more. */}}
 {{- define "neva-pretrain.labelsWith" -}}
-{{- $labels := include "neva-pretrain.labels" (index . 0) | fromYaml -}}
-{{- include "neva-pretrain.merge" (list $labels (index . 1 | default dict)) -}}
+{{- $labels := include "neva-pretrain.labels" .root | fromYaml -}}
+{{- include "neva-pretrain.merge" (dict "into" $labels "from" (.more | default dict)) -}}
 {{- include "neva-pretrain.stringMap" $labels | trim -}}
 {{- end -}}
 
@@ -74,21 +74,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would stay
-beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */}}
+beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. */}}
 {{- define "neva-pretrain.instead" -}}
-{{- include "neva-pretrain.stringMap" (index . 0 | default (index . 1)) | trim | default "{}" -}}
+{{- include "neva-pretrain.stringMap" (.given | default .default) | trim | default "{}" -}}
 {{- end -}}
 
 {{/* One environment variable, delivered byte for byte: the kubelet reads $(NAME) and $$, so each $ is doubled. */}}
 {{- define "neva-pretrain.env" -}}
-- name: {{ index . 0 }}
-  value: {{ include "neva-pretrain.text" (index . 1) | replace "$" "$$" | toJson }}
+- name: {{ .name }}
+  value: {{ include "neva-pretrain.text" .value | replace "$" "$$" | toJson }}
 {{- end -}}
 
-{{/* One environment variable out of a Secret. Takes (list name map), the map with name and key of the Secret. */}}
+{{/* One environment variable out of a Secret. Takes a dict: name, map, the map with name and key of the Secret. */}}
 {{- define "neva-pretrain.secretVariable" -}}
-{{- $secret := index . 1 -}}
-- name: {{ index . 0 }}
+{{- $secret := .secret -}}
+- name: {{ .name }}
   valueFrom:
     secretKeyRef:
       name: {{ $secret.name | quote }}
@@ -120,18 +120,18 @@ beside the user's, since Helm merges maps (N05). Takes (list user's chart's). */
 
 {{/* Merge the second map into the first, deeply, in place; unlike mergeOverwrite it lets false, 0 and null win. */}}
 {{- define "neva-pretrain.merge" -}}
-{{- $into := index . 0 -}}
-{{- range $k, $v := index . 1 -}}
-  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva-pretrain.merge" (list (get $into $k) $v) -}}
+{{- $into := .into -}}
+{{- range $k, $v := .from -}}
+  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva-pretrain.merge" (dict "into" (get $into $k) "from" $v) -}}
   {{- else -}}{{- $_ := set $into $k $v -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it. lookup is empty in
-helm template, so the output never depends on it. Takes (list root name). */}}
+helm template, so the output never depends on it. Takes a dict: root, name. */}}
 {{- define "neva-pretrain.refuseRunningJob" -}}
-{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- $root := .root -}}{{- $name := .name -}}
 {{- $kinds := list (list "kubeflow.org/v1" "PyTorchJob") (list "trainer.kubeflow.org/v1alpha1" "TrainJob") (list "batch/v1" "Job") -}}
 {{- range $kind := $kinds -}}
 {{- /* lookup fails on a kind that the cluster does not have. */ -}}

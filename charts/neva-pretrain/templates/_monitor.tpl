@@ -1,6 +1,6 @@
-{{/* What neva-monitor must know of a job, whatever its kind. Takes (list root facts). */}}
+{{/* What neva-monitor must know of a job, whatever its kind. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.jobAnnotations" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
 neva-pretrain/model: {{ $f.modelName }}
 neva-pretrain/gpus: {{ include "neva-pretrain.text" $f.worldSize | quote }}
@@ -8,24 +8,24 @@ neva-pretrain/max-steps: {{ include "neva-pretrain.text" $v.training.maxSteps | 
 neva-pretrain/global-batch-size: {{ include "neva-pretrain.text" $v.training.globalBatchSize | quote }}
 neva-pretrain/tokens-per-sample: {{ include "neva-pretrain.text" $f.model.tokensPerSample | quote }}
 neva-pretrain/architecture: {{ $f.architecture | toJson | quote }}
-neva-pretrain/plan: {{ include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (list $root "plan") | fromJson) | quote }}
+neva-pretrain/plan: {{ include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson) | quote }}
 neva-pretrain/results: {{ $f.resultsPath | toJson }}
 neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
 {{- end -}}
 
-{{/* A section of `monitoring`, as JSON; empty where it was set to null. Takes (list root name). */}}
+{{/* A section of `monitoring`, as JSON; empty where it was set to null. Takes a dict: root, name. */}}
 {{- define "neva-pretrain.monitoring" -}}
-{{- get ((index . 0).Values.monitoring | default dict) (index . 1) | default dict | toJson -}}
+{{- get (.root.Values.monitoring | default dict) .section | default dict | toJson -}}
 {{- end -}}
 
 {{/* Files of the exporter, as neva-pretrain.podFiles has them. */}}
 {{- define "neva-pretrain.exporterFiles" -}}
-{{- include "neva-pretrain.podFiles" (list . (list "__init__" "monitor")) -}}
+{{- include "neva-pretrain.podFiles" (dict "root" . "names" (list "__init__" "monitor")) -}}
 {{- end -}}
 
 {{- define "neva-pretrain.exporterData" -}}
-{{- include "neva-pretrain.filesData" (list . (include "neva-pretrain.exporterFiles" . | fromJson)) -}}
+{{- include "neva-pretrain.filesData" (dict "root" . "files" (include "neva-pretrain.exporterFiles" . | fromJson)) -}}
 {{- end -}}
 
 {{/* Its name says what is in it: the pod refers to it, so the job's hash covers the files. */}}
@@ -35,11 +35,11 @@ neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson
 
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod alive.
 There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need that
-name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes (list root facts). */}}
+name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.exporter" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
-{{- $v := $root.Values -}}{{- $exporter := include "neva-pretrain.monitoring" (list $root "exporter") | fromJson -}}
-{{- $plan := include "neva-pretrain.monitoring" (list $root "plan") | fromJson -}}
+{{- $root := .root -}}{{- $f := .facts -}}
+{{- $v := $root.Values -}}{{- $exporter := include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson -}}
+{{- $plan := include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson -}}
 {{- $flags := list
   (list "--log" (printf "%s/logs/node-00000.log" $f.resultsPath))
   (list "--listen" (printf ":%s" (include "neva-pretrain.text" $exporter.port)))
@@ -64,7 +64,7 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
   workingDir: /etc/neva
   args:
     {{- range $flags }}
-    - {{ printf "%s=%s" (index . 0) (include "neva-pretrain.text" (index . 1)) | quote }}
+    - {{ printf "%s=%s" (first .) (include "neva-pretrain.text" (last .)) | quote }}
     {{- end }}
   env:
     - name: NVIDIA_VISIBLE_DEVICES
@@ -103,13 +103,13 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- define "neva-pretrain.readerSecurityContext" -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- $_ := set $context "readOnlyRootFilesystem" true -}}
-{{- include "neva-pretrain.merge" (list $context (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
+{{- include "neva-pretrain.merge" (dict "into" $context "from" (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
 {{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}
 
 {{/* The results volume where training sees it, read-only. Takes the root. */}}
 {{- define "neva-pretrain.resultsMount" -}}
-{{- include "neva-pretrain.storageMount" (list . "results") }}
+{{- include "neva-pretrain.storageMount" (dict "root" . "volume" "results") }}
   readOnly: true
 {{- end -}}
 
@@ -120,33 +120,33 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- if $wandb.enabled }}
 {{- $own := printf "%s/wandb" $v.storage.scratch.mountPath -}}
 {{- range $name, $value := dict "WANDB_CACHE_DIR" $own "WANDB_CONFIG_DIR" $own "WANDB_DATA_DIR" $own "WANDB_MODE" $wandb.mode }}
-{{ include "neva-pretrain.env" (list $name $value) }}
+{{ include "neva-pretrain.env" (dict "name" $name "value" $value) }}
 {{- end }}
 {{- $secret := ($v.secrets | default dict).wandb | default dict }}
 {{- if and (eq $wandb.mode "online") $secret.name }}
-{{ include "neva-pretrain.secretVariable" (list "WANDB_API_KEY" $secret) }}
+{{ include "neva-pretrain.secretVariable" (dict "name" "WANDB_API_KEY" "secret" $secret) }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* How to look at a run, for NOTES.txt. Takes (list root facts job). */}}
+{{/* How to look at a run, for NOTES.txt. Takes a dict: root, facts, job. */}}
 {{- define "neva-pretrain.monitorNotes" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $job := index . 2 -}}
+{{- $root := .root -}}{{- $f := .facts -}}{{- $job := .job -}}
 {{- $v := $root.Values -}}{{- $ns := $root.Release.Namespace -}}
 {{- with $v.tensorboard }}{{ if .enabled }}
 
 TensorBoard, http://localhost:{{ include "neva-pretrain.text" .port }} while this runs:
   kubectl port-forward service/{{ include "neva-pretrain.tensorboardName" $root }} {{ include "neva-pretrain.text" .port }} -n {{ $ns }}
 {{- end }}{{ end }}
-{{- $exporter := include "neva-pretrain.monitoring" (list $root "exporter") | fromJson }}
+{{- $exporter := include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson }}
 {{- if $exporter.enabled }}
 
 Metrics:
-  kubectl port-forward {{ include "neva-pretrain.firstPodName" (list $root $job) }} {{ include "neva-pretrain.text" $exporter.port }} -n {{ $ns }} &
+  kubectl port-forward {{ include "neva-pretrain.firstPodName" (dict "root" $root "job" $job) }} {{ include "neva-pretrain.text" $exporter.port }} -n {{ $ns }} &
   curl -s http://localhost:{{ include "neva-pretrain.text" $exporter.port }}/metrics
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
-{{- if (include "neva-pretrain.monitoring" (list $root $key) | fromJson).enabled }}
+{{- if (include "neva-pretrain.monitoring" (dict "root" $root "section" $key) | fromJson).enabled }}
 {{- if $root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
   kubectl get {{ lower $kind }} {{ include "neva-pretrain.fullname" $root }} -n {{ $ns }}
 {{- else }}
@@ -154,7 +154,7 @@ Metrics:
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if (include "neva-pretrain.monitoring" (list $root "dashboard") | fromJson).enabled }}
+{{- if (include "neva-pretrain.monitoring" (dict "root" $root "section" "dashboard") | fromJson).enabled }}
 
 Grafana: dashboard "NeVa pretraining", from:
   kubectl get configmap {{ include "neva-pretrain.fullname" $root }}-dashboard -n {{ $ns }}
@@ -163,9 +163,9 @@ Grafana: dashboard "NeVa pretraining", from:
 {{- if eq .mode "online" }}
 
 Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of the run is in the master's log:
-  kubectl logs {{ include "neva-pretrain.firstPodLogs" (list $root $job) }} -n {{ $ns }} | grep wandb:
+  kubectl logs {{ include "neva-pretrain.firstPodLogs" (dict "root" $root "job" $job) }} -n {{ $ns }} | grep wandb:
 {{- else }}
-{{- $results := include "neva-pretrain.volume" (list $root "results") | fromJson }}
+{{- $results := include "neva-pretrain.volume" (dict "root" $root "volume" "results") | fromJson }}
 {{- $node := $results.gpfs.nodePath }}
 {{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath (and (not (empty $node)) (empty $results.subPath)) }}
 

@@ -1,19 +1,19 @@
-{{/* The one pod body of the job. Takes (list root facts configMapName role); role is Master, Worker or Node (a pod that
+{{/* The one pod body of the job. Takes a dict: root, facts, configMapName, role; role is Master, Worker or Node (a pod that
 learns its rank only when it runs). */}}
 {{- define "neva-pretrain.pod" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}{{- $role := index . 3 -}}
+{{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}{{- $role := .role -}}
 {{- $v := $root.Values -}}
-{{- $body := include "neva-pretrain.trainingContainer" (list $root $f $role) -}}
-{{- $exporter := and (ne $role "Worker") (include "neva-pretrain.monitoring" (list $root "exporter") | fromJson).enabled -}}
+{{- $body := include "neva-pretrain.trainingContainer" (dict "root" $root "facts" $f "role" $role) -}}
+{{- $exporter := and (ne $role "Worker") (include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson).enabled -}}
 {{ include "neva-pretrain.podFrame" $root }}
-{{- $init := include "neva-pretrain.initContainers" (list $root $role $body) | trim -}}
+{{- $init := include "neva-pretrain.initContainers" (dict "root" $root "role" $role "body" $body) | trim -}}
 {{- if or $init $exporter }}
 initContainers:
   {{- with $init }}
   {{- . | nindent 2 }}
   {{- end }}
   {{- if $exporter }}
-  {{- include "neva-pretrain.exporter" (list $root $f) | nindent 2 }}
+  {{- include "neva-pretrain.exporter" (dict "root" $root "facts" $f) | nindent 2 }}
   {{- end }}
 {{- end }}
 containers:
@@ -27,7 +27,7 @@ containers:
         containerPort: {{ $v.rendezvous.port }}
     {{- end }}
 volumes:
-  {{- include "neva-pretrain.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
   {{- if $exporter }}
   {{- include "neva-pretrain.exporterVolume" $root | nindent 2 }}
   {{- end }}
@@ -36,7 +36,7 @@ volumes:
 {{/* What runs before training, on the same devices and mounts. The worker's wait for the master comes here, since the
 operator's own gives up after 200 s, and the master's preflight or a slow pull may take longer (A10). */}}
 {{- define "neva-pretrain.initContainers" -}}
-{{- $root := index . 0 -}}{{- $role := index . 1 -}}{{- $body := index . 2 -}}
+{{- $root := .root -}}{{- $role := .role -}}{{- $body := .body -}}
 {{- if $root.Values.preflight.enabled }}
 - name: preflight
   command: ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
@@ -73,18 +73,18 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- include "neva-pretrain.scheduling" . }}
 {{- end -}}
 
-{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. Takes (list root facts role). */}}
+{{/* Container of a node's work: all its GPUs, RDMA devices and mounts. Takes a dict: root, facts, role. */}}
 {{- define "neva-pretrain.trainingContainer" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
 {{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva-pretrain.text" $v.training.gpusPerNode) -}}
 {{- if $f.rdma.enabled -}}
   {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name (include "neva-pretrain.text" $count) }}{{ end -}}
 {{- end }}
-{{ include "neva-pretrain.container" (list $root $f.rdma.enabled $resources) }}
+{{ include "neva-pretrain.container" (dict "root" $root "rdma" $f.rdma.enabled "resources" $resources) }}
 env:
-  {{- include "neva-pretrain.environment" (list $root $f) | trim | nindent 2 }}
-  {{- if ne (index . 2) "Worker" }}
+  {{- include "neva-pretrain.environment" (dict "root" $root "facts" $f) | trim | nindent 2 }}
+  {{- if ne .role "Worker" }}
   {{- with include "neva-pretrain.wandbEnvironment" $root | trim }}
   {{- . | nindent 2 }}
   {{- end }}
@@ -93,15 +93,15 @@ volumeMounts:
   {{- include "neva-pretrain.mounts" $root | trim | nindent 2 }}
 {{- end -}}
 
-{{/* Image, resources and privileges of a container of the NeMo image. Takes (list root rdma resources). */}}
+{{/* Image, resources and privileges of a container of the NeMo image. Takes a dict: root, rdma, resources. */}}
 {{- define "neva-pretrain.container" -}}
-{{- $root := index . 0 -}}{{- $rdma := index . 1 -}}{{- $resources := index . 2 -}}
+{{- $root := .root -}}{{- $rdma := .rdma -}}{{- $resources := .resources -}}
 image: {{ include "neva-pretrain.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy | default "IfNotPresent" }}
 resources:
   {{- include "neva-pretrain.equalResources" $resources | nindent 2 }}
 securityContext:
-  {{- include "neva-pretrain.securityContext" (list $root $rdma) | nindent 2 }}
+  {{- include "neva-pretrain.securityContext" (dict "root" $root "rdma" $rdma) | nindent 2 }}
 {{- end -}}
 
 {{/* Requests equal limits, so that the pod stays Guaranteed. Takes a map. */}}
@@ -123,8 +123,8 @@ requests:
 - name: shm
   mountPath: /dev/shm
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{ include "neva-pretrain.storageMount" (list $root $name) }}
-  {{- if include "neva-pretrain.readOnly" (list $root $name) }}
+{{ include "neva-pretrain.storageMount" (dict "root" $root "volume" $name) }}
+  {{- if include "neva-pretrain.readOnly" (dict "root" $root "volume" $name) }}
   readOnly: true
   # File systems mounted below this one too, where kernel and runtime can; an API server without the field drops it.
   recursiveReadOnly: IfPossible
@@ -132,15 +132,15 @@ requests:
 {{- end }}
 {{- range $root.Values.extraVolumeMounts }}
 {{- $name := .name }}
-{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva-pretrain.podVolume" (list $root $name) }}{{ end }}
+{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva-pretrain.podVolume" (dict "root" $root "volume" $name) }}{{ end }}
 {{ list (merge (dict "name" $name) .) | include "neva-pretrain.yaml" }}
 {{- end }}
 {{- end -}}
 
-{{/* Volumes of the mounts above, the user's too. Takes (list root configMapName). */}}
+{{/* Volumes of the mounts above, the user's too. Takes a dict: root, configMapName. */}}
 {{- define "neva-pretrain.volumes" -}}
-{{- $root := index . 0 -}}{{- $configMap := index . 1 -}}
-{{ include "neva-pretrain.configVolume" (list $root $configMap) }}
+{{- $root := .root -}}{{- $configMap := .configMap -}}
+{{ include "neva-pretrain.configVolume" (dict "root" $root "configMap" $configMap) }}
 # NCCL and the DataLoader need more than the container runtime's 64 MiB.
 - name: shm
   emptyDir:
@@ -149,8 +149,8 @@ requests:
     sizeLimit: {{ include "neva-pretrain.text" . | quote }}
     {{- end }}
 {{- range $name := list "datasets" "models" "results" "scratch" }}
-{{- if eq (include "neva-pretrain.podVolume" (list $root $name)) $name }}
-{{ include "neva-pretrain.storageVolume" (list $root $name) | trim }}
+{{- if eq (include "neva-pretrain.podVolume" (dict "root" $root "volume" $name)) $name }}
+{{ include "neva-pretrain.storageVolume" (dict "root" $root "volume" $name) | trim }}
 {{- end }}
 {{- end }}
 {{- with $root.Values.extraVolumes }}
@@ -167,10 +167,10 @@ requests:
 
 {{/* Environment: the chart's own, the fabric's, the user's; the last of a name wins. */}}
 {{- define "neva-pretrain.environment" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
-{{- $env := include "neva-pretrain.ownEnvironment" (list $root $f $f.hfOnline) | fromJson -}}
-{{- include "neva-pretrain.merge" (list $env (dict
+{{- $env := include "neva-pretrain.ownEnvironment" (dict "root" $root "facts" $f "online" $f.hfOnline) | fromJson -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" (dict
   "NEVA_CONFIG_DIR" "/etc/neva"
   "NEVA_ENTRYPOINT" $v.image.entrypoint
   "NEVA_GPUS_PER_NODE" $v.training.gpusPerNode
@@ -183,10 +183,10 @@ requests:
   "PET_RDZV_CONF" (printf "timeout=%s" (include "neva-pretrain.text" $v.rendezvous.timeoutSeconds)))) -}}
 {{- /* Trainer's port is always 29500. */ -}}
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
-{{- include "neva-pretrain.merge" (list $env $f.fabric.env) -}}
-{{- include "neva-pretrain.merge" (list $env ($v.env | default dict)) -}}
-{{- include "neva-pretrain.leaveToSecrets" (list $root $env) -}}
-{{- include "neva-pretrain.envList" (list $root $env $f.hfOnline) }}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" $f.fabric.env) -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" ($v.env | default dict)) -}}
+{{- include "neva-pretrain.leaveToSecrets" (dict "root" $root "env" $env) -}}
+{{- include "neva-pretrain.envList" (dict "root" $root "env" $env "online" $f.hfOnline) }}
 {{- include "neva-pretrain.secretEnvironment" $root }}
 - name: NODE_NAME
   valueFrom:
@@ -217,12 +217,12 @@ its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writab
 {{- end -}}
 
 {{/* Environment of every process of the NeMo image: its user, and where Hugging Face libraries and temporary files may
-write, as JSON. Takes (list root facts online). */}}
+write, as JSON. Takes a dict: root, facts, online. */}}
 {{- define "neva-pretrain.ownEnvironment" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $online := index . 2 -}}
+{{- $root := .root -}}{{- $f := .facts -}}{{- $online := .online -}}
 {{- $scratch := $root.Values.storage.scratch.mountPath -}}
 {{- $env := include "neva-pretrain.userEnvironment" $scratch | fromJson -}}
-{{- include "neva-pretrain.merge" (list $env (dict
+{{- include "neva-pretrain.merge" (dict "into" $env "from" (dict
   "HF_HOME" $f.hfHome
   "TMPDIR" (printf "%s/tmp" $scratch)
   "TRANSFORMERS_OFFLINE" (ternary "0" "1" $online))) -}}
@@ -232,14 +232,14 @@ write, as JSON. Takes (list root facts online). */}}
 {{- end -}}
 
 {{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is used.
-Takes (list root map online). */}}
+Takes a dict: root, map, online. */}}
 {{- define "neva-pretrain.envList" -}}
-{{- $root := index . 0 -}}
-{{- range $name, $value := index . 1 }}{{ if not (kindIs "invalid" $value) }}
-{{ include "neva-pretrain.env" (list $name $value) }}
+{{- $root := .root -}}
+{{- range $name, $value := .env }}{{ if not (kindIs "invalid" $value) }}
+{{ include "neva-pretrain.env" (dict "name" $name "value" $value) }}
 {{- end }}{{ end }}
-{{- if index . 2 }}{{ with $root.Values.secrets.huggingface }}{{ if .name }}
-{{ include "neva-pretrain.secretVariable" (list "HF_TOKEN" .) }}
+{{- if .online }}{{ with $root.Values.secrets.huggingface }}{{ if .name }}
+{{ include "neva-pretrain.secretVariable" (dict "name" "HF_TOKEN" "secret" .) }}
 {{- end }}{{ end }}{{ end }}
 {{- end -}}
 
@@ -252,11 +252,11 @@ Takes (list root map online). */}}
 | toJson -}}
 {{- end -}}
 
-{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes (list root rdma). */}}
+{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes a dict: root, rdma. */}}
 {{- define "neva-pretrain.securityContext" -}}
-{{- $root := index . 0 -}}
+{{- $root := .root -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
-{{- if index . 1 }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
-{{- include "neva-pretrain.merge" (list $context (include "neva-pretrain.withoutNulls" $root.Values.securityContext | fromJson)) -}}
+{{- if .rdma }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
+{{- include "neva-pretrain.merge" (dict "into" $context "from" (include "neva-pretrain.withoutNulls" $root.Values.securityContext | fromJson)) -}}
 {{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}

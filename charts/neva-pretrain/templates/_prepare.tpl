@@ -24,9 +24,9 @@
 {{- ternary "true" "" $online -}}
 {{- end -}}
 
-{{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes (list root facts configMapName). */}}
+{{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes a dict: root, facts, configMapName. */}}
 {{- define "neva-pretrain.preparePod" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}{{- $configMap := index . 2 -}}
+{{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}
 {{- $v := $root.Values -}}{{- $p := $v.prepare -}}
 {{- $billions := include "neva-pretrain.billions" $f.architecture -}}
 {{- /* The converter holds the model twice in fp32 (E04); scratch holds it once. */ -}}
@@ -36,22 +36,22 @@
   {{- $_ := set $resources "ephemeral-storage" (printf "%dG" (mul 4 $billions)) -}}
 {{- end -}}
 {{- $online := include "neva-pretrain.prepareOnline" $root | not | not -}}
-{{- $env := include "neva-pretrain.ownEnvironment" (list $root $f $online) | fromJson -}}
-{{- include "neva-pretrain.merge" (list $env (include "neva-pretrain.noGpu" . | fromJson)) -}}
-{{- include "neva-pretrain.merge" (list $env ($v.env | default dict)) -}}
-{{- include "neva-pretrain.leaveToSecrets" (list $root $env) -}}
+{{- $env := include "neva-pretrain.ownEnvironment" (dict "root" $root "facts" $f "online" $online) | fromJson -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" (include "neva-pretrain.noGpu" . | fromJson)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" ($v.env | default dict)) -}}
+{{- include "neva-pretrain.leaveToSecrets" (dict "root" $root "env" $env) -}}
 {{ include "neva-pretrain.podFrame" $root }}
 restartPolicy: Never
 containers:
   - name: prepare
     command: ["python3", "-m", "neva_pod.prepare", "--settings", "settings.json"]
     workingDir: /etc/neva
-    {{- include "neva-pretrain.container" (list $root false $resources) | nindent 4 }}
+    {{- include "neva-pretrain.container" (dict "root" $root "rdma" false "resources" $resources) | nindent 4 }}
     env:
-      {{- include "neva-pretrain.envList" (list $root $env $online) | trim | nindent 6 }}
+      {{- include "neva-pretrain.envList" (dict "root" $root "env" $env "online" $online) | trim | nindent 6 }}
       {{- include "neva-pretrain.secretEnvironment" $root | nindent 6 }}
     volumeMounts:
       {{- include "neva-pretrain.mounts" $root | trim | nindent 6 }}
 volumes:
-  {{- include "neva-pretrain.volumes" (list $root $configMap) | trim | nindent 2 }}
+  {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
 {{- end -}}

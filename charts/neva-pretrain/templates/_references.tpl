@@ -13,9 +13,9 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
 {{- range $name, $secret := $keys.env -}}{{- $secrets = append $secrets ($secret | default dict).name -}}{{- end -}}
 {{- $own := false -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- $volume := include "neva-pretrain.volume" (list $ $name) | fromJson -}}
+  {{- $volume := include "neva-pretrain.volume" (dict "root" $ "volume" $name) | fromJson -}}
   {{- if $volume.existingClaim -}}{{- $claims = append $claims $volume.existingClaim -}}
-  {{- else if include "neva-pretrain.claimName" (list $ $name) -}}{{- $own = true -}}
+  {{- else if include "neva-pretrain.claimName" (dict "root" $ "volume" $name) -}}{{- $own = true -}}
   {{- end -}}
   {{- with $volume.storageClassName -}}{{- $clusters = append $clusters (printf "storageclass/%s" .) -}}{{- end -}}
 {{- end -}}

@@ -57,9 +57,9 @@ kai.scheduler/queue: {{ . | quote }}
 {{- end -}}
 
 {{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name wins.
-Master and workers are two pod sets to Kueue: their group lies in one domain. Takes (list root facts). */}}
+Master and workers are two pod sets to Kueue: their group lies in one domain. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.podAnnotations" -}}
-{{- $root := index . 0 -}}{{- $f := index . 1 -}}
+{{- $root := .root -}}{{- $f := .facts -}}
 {{- $annotations := deepCopy $f.fabric.annotations -}}
 {{- with ($root.Values.rdma | default dict).networks -}}
   {{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" (join "," .) -}}
@@ -73,6 +73,6 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
   {{- end -}}
 {{- end -}}
 {{- if $topology.unconstrained -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}{{- end -}}
-{{- include "neva-pretrain.merge" (list $annotations ($root.Values.podAnnotations | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $annotations "from" ($root.Values.podAnnotations | default dict)) -}}
 {{- include "neva-pretrain.stringMap" $annotations -}}
 {{- end -}}

@@ -123,15 +123,15 @@ meets restricted
 {{- $kept | toJson -}}
 {{- end -}}
 
-{{/* Take the names of secrets.env out of a map of environment, in place: a name may stand once. Takes (list root map). */}}
+{{/* Take the names of secrets.env out of a map of environment, in place: a name may stand once. Takes a dict: root, map. */}}
 {{- define "neva-pretrain.leaveToSecrets" -}}
-{{- $env := index . 1 -}}
-{{- range $name, $secret := ((index . 0).Values.secrets | default dict).env }}{{ if $secret }}{{ $_ := unset $env $name }}{{ end }}{{ end -}}
+{{- $env := .env -}}
+{{- range $name, $secret := (.root.Values.secrets | default dict).env }}{{ if $secret }}{{ $_ := unset $env $name }}{{ end }}{{ end -}}
 {{- end -}}
 
 {{/* Environment from Secrets. Takes the root. */}}
 {{- define "neva-pretrain.secretEnvironment" -}}
 {{- range $name, $secret := ($.Values.secrets | default dict).env }}{{ if $secret }}
-{{ include "neva-pretrain.secretVariable" (list $name $secret) }}
+{{ include "neva-pretrain.secretVariable" (dict "name" $name "secret" $secret) }}
 {{- end }}{{ end }}
 {{- end -}}

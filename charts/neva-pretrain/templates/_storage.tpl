@@ -10,9 +10,9 @@
 {{- end -}}
 
 {{/* A volume of storage as JSON: its mount, and no other source than the one that is named; where none is, the source
-document's folder. Nothing has to be taken away first. Takes (list root volume). */}}
+document's folder. Nothing has to be taken away first. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.volume" -}}
-{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- $root := .root -}}{{- $name := .volume -}}
 {{- $volume := deepCopy (get $root.Values.storage $name) -}}
 {{- if not (include "neva-pretrain.storageSources" $volume | fromJsonArray) -}}
   {{- include "neva-pretrain.loadRules" $root -}}
@@ -30,13 +30,13 @@ document's folder. Nothing has to be taken away first. Takes (list root volume).
 volume that the claim and its PersistentVolume are made for; `pod` the volume of the pods that is mounted. The kubelet
 mounts a CSI handle and a claim once in a pod, and waits for a second volume of either for ever (N04). Takes the root. */}}
 {{- define "neva-pretrain.oneVolume" -}}
-{{- include "neva-pretrain.once" (list . "neva-pretrain.sharedVolumes" .) -}}
+{{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.sharedVolumes" "argument" .) -}}
 {{- end -}}
 
 {{- define "neva-pretrain.sharedVolumes" -}}
 {{- $shared := dict -}}{{- $handles := dict -}}{{- $claims := dict -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- $volume := include "neva-pretrain.volume" (list $ $name) | fromJson -}}
+  {{- $volume := include "neva-pretrain.volume" (dict "root" $ "volume" $name) | fromJson -}}
   {{- $owner := $name -}}{{- $claim := "" -}}
   {{- $csi := $volume.gpfs.csi | default dict -}}
   {{- with $csi.volumeHandle -}}
@@ -62,38 +62,38 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
 | toJson -}}
 {{- end -}}
 
-{{/* Name of a volume's claim. Takes (list root volume). */}}
+{{/* Name of a volume's claim. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.claimName" -}}
-{{- (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).claim -}}
+{{- (get (include "neva-pretrain.oneVolume" .root | fromJson) .volume).claim -}}
 {{- end -}}
 
-{{/* Name of the pods' volume that a volume of storage is mounted from. Takes (list root volume). */}}
+{{/* Name of the pods' volume that a volume of storage is mounted from. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.podVolume" -}}
-{{- (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).pod -}}
+{{- (get (include "neva-pretrain.oneVolume" .root | fromJson) .volume).pod -}}
 {{- end -}}
 
-{{/* Whether a volume is made for the claim of another one. Takes (list root volume). */}}
+{{/* Whether a volume is made for the claim of another one. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.borrowed" -}}
-{{- if ne (get (include "neva-pretrain.oneVolume" (index . 0) | fromJson) (index . 1)).owner (index . 1) }}true{{ end -}}
+{{- if ne (get (include "neva-pretrain.oneVolume" .root | fromJson) .volume).owner .volume }}true{{ end -}}
 {{- end -}}
 
 {{/* Name of a static PersistentVolume. Volumes are the cluster's: between dots, which no namespace and no full name has,
 two releases never mean the same one. */}}
 
 {{- define "neva-pretrain.persistentVolumeName" -}}
-{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
+{{- $root := .root -}}{{- $volume := .volume -}}
 {{- printf "%s.%s.%s" $root.Release.Namespace (include "neva-pretrain.fullname" $root) $volume -}}
 {{- end -}}
 
 {{/* Whether a volume is only read: datasets and models, unless readOnly is false or they are being prepared. */}}
 {{- define "neva-pretrain.readOnly" -}}
-{{- $root := index . 0 -}}{{- $volume := index . 1 -}}
+{{- $root := .root -}}{{- $volume := .volume -}}
 {{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
 {{- end -}}
 
-{{/* Where a container sees a volume. Takes (list root volume). */}}
+{{/* Where a container sees a volume. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.storageMount" -}}
-{{- $volume := get (index . 0).Values.storage (index . 1) -}}
+{{- $volume := get .root.Values.storage .volume -}}
 - name: {{ include "neva-pretrain.podVolume" . }}
   mountPath: {{ $volume.mountPath | quote }}
   {{- with $volume.subPath }}
@@ -101,7 +101,7 @@ two releases never mean the same one. */}}
   {{- end }}
 {{- end -}}
 
-{{/* A pod's volume. Takes (list root volume). */}}
+{{/* A pod's volume. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.storageVolume" -}}
 {{- $volume := include "neva-pretrain.volume" . | fromJson -}}
 {{- $claim := include "neva-pretrain.claimName" . -}}
@@ -122,19 +122,19 @@ two releases never mean the same one. */}}
   {{- end }}
 {{- end -}}
 
-{{/* Whether all that is mounted from a pod's volume is only read. Takes (list root volume). */}}
+{{/* Whether all that is mounted from a pod's volume is only read. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.readOnlyClaim" -}}
-{{- $root := index . 0 -}}{{- $pod := include "neva-pretrain.podVolume" . -}}{{- $read := "true" -}}
+{{- $root := .root -}}{{- $pod := include "neva-pretrain.podVolume" . -}}{{- $read := "true" -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- if and (eq (include "neva-pretrain.podVolume" (list $root $name)) $pod) (not (include "neva-pretrain.readOnly" (list $root $name))) -}}{{- $read = "" -}}{{- end -}}
+  {{- if and (eq (include "neva-pretrain.podVolume" (dict "root" $root "volume" $name)) $pod) (not (include "neva-pretrain.readOnly" (dict "root" $root "volume" $name))) -}}{{- $read = "" -}}{{- end -}}
 {{- end -}}
 {{- $read -}}
 {{- end -}}
 
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
-one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes (list root volume). */}}
+one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes a dict: root, volume. */}}
 {{- define "neva-pretrain.refuseOtherVolume" -}}
-{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- $root := .root -}}{{- $name := .volume -}}
 {{- $volume := include "neva-pretrain.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
 {{- $claim := include "neva-pretrain.claimName" . -}}{{- $static := include "neva-pretrain.persistentVolumeName" . -}}
 {{- $wanted := $gpfs.nodePath | default ($gpfs.csi | default dict).volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}

@@ -1,6 +1,6 @@
-{{/* What a TrainJob runs: one template for all nodes. Takes (list root facts configMapName). */}}
+{{/* What a TrainJob runs: one template for all nodes. Takes a dict: root, facts, configMapName. */}}
 {{- define "neva-pretrain.runtimeSpec" -}}
-{{- $root := index . 0 -}}{{- $facts := index . 1 -}}{{- $configMap := index . 2 -}}
+{{- $root := .root -}}{{- $facts := .facts -}}{{- $configMap := .configMap -}}
 {{- $v := $root.Values -}}
 mlPolicy:
   numNodes: {{ include "neva-pretrain.text" $v.training.nodes }}
@@ -28,8 +28,8 @@ template:
             {{- end }}
             template:
               metadata:
-                {{- include "neva-pretrain.podMetadata" (list $root $facts "Node") | nindent 16 }}
+                {{- include "neva-pretrain.podMetadata" (dict "root" $root "facts" $facts "role" "Node") | nindent 16 }}
               spec:
                 restartPolicy: {{ $v.restartPolicy }}
-                {{- include "neva-pretrain.pod" (list $root $facts $configMap "Node") | nindent 16 }}
+                {{- include "neva-pretrain.pod" (dict "root" $root "facts" $facts "configMap" $configMap "role" "Node") | nindent 16 }}
 {{- end -}}

@@ -16,7 +16,7 @@ reservedEnv or reservedLabel. */}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva-pretrain.reserved" (dict "root" $ "name" $name "kind" "reservedEnv") -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $secret := include "neva-pretrain.secretName" (list $secrets $name) -}}
+    {{- $secret := include "neva-pretrain.secretName" (dict "rules" $secrets "name" $name) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "env." $name)
       "got" (ternary (include "neva-pretrain.show" $value) "a value" (empty $secret))
       "rule" "must not be set here" "fix" $owner) -}}
@@ -41,7 +41,7 @@ charts' too. */}}
 {{- define "neva-pretrain.checkSecrets" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules.secrets -}}{{- $values := join "|" $rules.values -}}
-{{- $entries := include "neva-pretrain.once" (list . "neva-pretrain.entries" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.entries" "argument" .) | fromJsonArray | compact -}}
 {{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
 {{- $texts := list -}}{{- $names := list -}}
 {{- range $entries -}}
@@ -58,7 +58,7 @@ charts' too. */}}
       "rule" "must be at most 32 levels deep" "fix" "flatten it") -}}
   {{- else if and .text (ne .kind "bool") -}}
     {{- $secret := and $looks (regexMatch $values .text) -}}
-    {{- if and $named (not $secret) (include "neva-pretrain.secretName" (list $rules .name)) -}}
+    {{- if and $named (not $secret) (include "neva-pretrain.secretName" (dict "rules" $rules "name" .name)) -}}
       {{- $secret = not (regexMatch $rules.harmlessValues .text) -}}
     {{- end -}}
     {{- $env := hasPrefix "env." .path -}}
@@ -79,7 +79,7 @@ charts' too. */}}
 {{- define "neva-pretrain.checkConfig" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $config := .Values.config -}}
-{{- range include "neva-pretrain.walk" (list $config "config") | fromJsonArray | compact -}}
+{{- range include "neva-pretrain.walk" (dict "tree" $config "path" "config") | fromJsonArray | compact -}}
   {{- if and (regexMatch "^[+~]|[.]" .name) (hasSuffix (print "." .name) .path) -}}
     {{- include "neva-pretrain.violation" (dict "key" (trimSuffix (print "." .name) .path)
       "got" (printf "the key %s" .name)

@@ -2,7 +2,7 @@
 {{- define "neva-pretrain.checkFormats" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules -}}{{- $values := .Values -}}
-{{- $entries := include "neva-pretrain.once" (list . "neva-pretrain.entries" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.entries" "argument" .) | fromJsonArray | compact -}}
 {{- $at := dict -}}
 {{- range $entries -}}{{- $_ := set $at .path . -}}{{- end -}}
 {{- $mayBeNull := concat $rules.optional.sections $rules.optional.lists -}}
@@ -12,7 +12,7 @@
     {{- $path := ternary . (print $section "." .) (empty $section) -}}
     {{- $places := list (get $at $path) -}}
     {{- if not (hasKey $at $path) -}}
-      {{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}
+      {{- $places = include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
     {{- end -}}
     {{- range $places -}}
       {{- if and (eq .kind "invalid") (not (has .path $mayBeNull)) -}}{{- $_ := set $missing .path true -}}{{- end -}}
@@ -28,7 +28,7 @@
   {{- range $path := splitList " " $format.keys -}}
     {{- $places := list (get $at $path) -}}
     {{- if not (hasKey $at $path) -}}
-      {{- $places = include "neva-pretrain.select" (list $values $path) | fromJsonArray | compact -}}
+      {{- $places = include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
     {{- end -}}
     {{- range $places -}}
       {{- if not (has .kind (list "invalid" "map" "slice")) -}}

@@ -27,7 +27,7 @@
   {{- if ne $one.owner $name -}}
     {{- $said := list -}}
     {{- range list $one.owner $name -}}
-      {{- $volume := include "neva-pretrain.volume" (list $ .) | fromJson -}}
+      {{- $volume := include "neva-pretrain.volume" (dict "root" $ "volume" .) | fromJson -}}
       {{- $said = append $said (include "neva-pretrain.staticVolume" $volume) -}}
     {{- end -}}
     {{- if ne (first $said) (last $said) -}}

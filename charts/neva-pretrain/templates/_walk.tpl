@@ -1,7 +1,7 @@
 {{/* All that lies in a tree, level by level, as a JSON list: path, name (an item of a list has the list's), kind and, of a
-scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes (list tree path). */}}
+scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes a dict: tree, path. */}}
 {{- define "neva-pretrain.walk" -}}
-{{- $level := list (dict "path" (index . 1) "name" "" "node" (index . 0)) -}}
+{{- $level := list (dict "path" .path "name" "" "node" .tree) -}}
 [{{- range $depth := until 33 -}}
   {{- if not $level -}}{{- break -}}{{- end -}}
   {{- $next := list -}}
@@ -28,13 +28,13 @@ null]
 
 {{/* The walk of all values but global, which is other charts' too. Takes the root. */}}
 {{- define "neva-pretrain.entries" -}}
-{{- include "neva-pretrain.walk" (list (omit .Values "global") "") -}}
+{{- include "neva-pretrain.walk" (dict "tree" (omit .Values "global") "path" "") -}}
 {{- end -}}
 
-{{/* Whether a name says that its value is a secret. Takes (list rules name), the rules being `secrets` of files/rules.yaml. */}}
+{{/* Whether a name says that its value is a secret. Takes a dict: rules, name, the rules being `secrets` of files/rules.yaml. */}}
 {{- define "neva-pretrain.secretName" -}}
-{{- $rules := index . 0 -}}
-{{- $name := regexReplaceAll "([a-z0-9])([A-Z])" (index . 1) "${1}_${2}" | upper -}}
+{{- $rules := .rules -}}
+{{- $name := regexReplaceAll "([a-z0-9])([A-Z])" .name "${1}_${2}" | upper -}}
 {{- if and (regexMatch $rules.names $name) (not (regexMatch $rules.harmlessNames $name)) -}}true{{- end -}}
 {{- end -}}
 
@@ -50,10 +50,10 @@ null]
 {{- end -}}
 
 {{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each key of
-a map. A section that is missing is itself the place, of kind invalid. Takes (list tree path). */}}
+a map. A section that is missing is itself the place, of kind invalid. Takes a dict: tree, path. */}}
 {{- define "neva-pretrain.select" -}}
-{{- $keys := splitList "." (index . 1) -}}{{- $end := sub (len $keys) 1 | int -}}
-{{- $level := list (dict "path" "" "node" (index . 0)) -}}
+{{- $keys := splitList "." .path -}}{{- $end := sub (len $keys) 1 | int -}}
+{{- $level := list (dict "path" "" "node" .tree) -}}
 [{{- range $at, $key := $keys -}}
   {{- $next := list -}}
   {{- range $parent := $level -}}
