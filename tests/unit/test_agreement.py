@@ -338,9 +338,10 @@ def further_values() -> st.SearchStrategy[dict[str, Any]]:
 
 MADE = """{{ $errors := include "neva-pretrain.violations" $root | fromJsonArray }}{{ if $errors -}}
 {{ dict "errors" $errors | toJson }}
-{{- else -}}{{- $f := include "neva-pretrain.uncheckedFacts" $root | fromJson -}}
-{{ dict "settings" (include "neva-pretrain.settings" (dict "root" $root "facts" $f) | fromJson) "pods" (add 1 $f.workers)
-  "annotations" (include "neva-pretrain.jobAnnotations" (dict "root" $root "facts" $f) | fromYaml) | toJson }}
+{{- else -}}
+{{- $f := include "neva-pretrain.uncheckedFacts" $root | fromJson -}}{{- $both := dict "root" $root "facts" $f -}}
+{{ dict "settings" (include "neva-pretrain.settings" $both | fromJson) "pods" (add 1 $f.workers)
+  "annotations" (include "neva-pretrain.jobAnnotations" $both | fromYaml) | toJson }}
 {{- end }}"""
 """What a case comes to in the chart: its sentences, or facts, pods and the job's annotations."""
 

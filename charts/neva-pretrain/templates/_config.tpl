@@ -6,7 +6,7 @@ Takes a dict: root, facts. */}}
 {{- $fused := eq $t.kernels "fused" -}}
 {{- $huggingface := eq $f.model.tokenizer.library "huggingface" -}}
 {{- $resume := $v.checkpoint.resume -}}
-{{- $wandb := $v.wandb | default dict -}}
+{{- $wandb := $v.wandb -}}
 {{- $logger := dict "name" $f.runId -}}
 {{- with $wandb.project -}}{{- $_ := set $logger "project" . -}}{{- end -}}
 {{- if $wandb.enabled -}}
@@ -65,7 +65,7 @@ Takes a dict: root, facts. */}}
   {{- $_ := set $config.model "moe_router_topk" $a.expertsPerToken -}}
 {{- end -}}
 {{- with $a.rotaryBase -}}{{- $_ := set $config.model "rotary_base" . -}}{{- end -}}
-{{- include "neva-pretrain.merge" (dict "into" $config "from" (deepCopy ($v.config | default dict))) -}}
+{{- include "neva-pretrain.merge" (dict "into" $config "from" (deepCopy $v.config)) -}}
 {{- include "neva-pretrain.integers" $config -}}
 {{- toYaml $config -}}
 {{- end -}}
@@ -121,8 +121,8 @@ Takes a dict: root, facts. */}}
   "hf" (dict "online" $f.hfOnline "home" $f.hfHome)
   "resume" $v.checkpoint.resume
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
-  "preflight" (include "neva-pretrain.withoutNulls" (omit $v.preflight "enabled" "resources") | fromJson)
-  "plan" (include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson) | fromJson)
+  "preflight" (omit $v.preflight "enabled" "resources")
+  "plan" $root.Values.monitoring.plan
   "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}

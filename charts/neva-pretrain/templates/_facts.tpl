@@ -41,7 +41,7 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 {{- $known := not (empty $model) -}}
 {{- $model = $model | default (get $catalog.models "llama2_7b_chat") -}}
 {{- $arch := deepCopy $model.architecture -}}
-{{- include "neva-pretrain.merge" (dict "into" $arch "from" (include "neva-pretrain.withoutNulls" $v.model.architecture | fromJson)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $arch "from" $v.model.architecture) -}}
 {{- $vision := get $catalog.visionEncoders $model.visionEncoder -}}
 {{- $nodes := int64 $t.nodes -}}
 {{- $world := mul $nodes $t.gpusPerNode -}}
@@ -50,10 +50,10 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 {{- $perStep := mul $t.microBatchSize $dataParallel -}}
 {{- $checkpoint := $v.model.checkpoint | default $model.checkpoint.name -}}
 {{- $tokenizer := $v.model.tokenizer | default $model.checkpoint.tokenizer -}}
-{{- $runId := ($v.run | default dict).id | default (include "neva-pretrain.fullname" .) -}}
+{{- $runId := $v.run.id | default (include "neva-pretrain.fullname" .) -}}
 {{- $resultsPath := printf "%s/%s" $v.storage.results.mountPath $runId -}}
 {{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $v.fabric -}}
-{{- $rdma := $v.rdma | default dict -}}
+{{- $rdma := $v.rdma -}}
 {{- $device := $rdma.resourceName | default $fabric.rdma.resourceName -}}
 {{- $devices := $rdma.resources | default (dict $device ($rdma.count | default $fabric.rdma.count)) -}}
 {{- $rdmaOn := ternary $fabric.rdma.enabled $rdma.enabled (kindIs "invalid" $rdma.enabled) -}}
@@ -87,9 +87,9 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
   "logDir" (printf "%s/results" $resultsPath)
   "fabric" $fabric
   "rdma" (dict "enabled" $rdmaOn "resources" $devices)
-  "hfHome" (($v.hf | default dict).home | default (printf "%s/huggingface" $scratch))
+  "hfHome" ($v.hf.home | default (printf "%s/huggingface" $scratch))
   "readOnlyMounts" $readOnlyMounts
-  "hfOnline" (($v.hf | default dict).online | default false)
+  "hfOnline" ($v.hf.online | default false)
 | toJson -}}
 {{- end -}}
 

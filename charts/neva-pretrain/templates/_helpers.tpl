@@ -21,9 +21,9 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "neva-pretrain.podLabels" -}}
 {{- $root := .root -}}
 {{- $labels := include "neva-pretrain.selectorLabels" $root | fromYaml -}}
-{{- include "neva-pretrain.merge" (dict "into" $labels "from" ($root.Values.podLabels | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $labels "from" $root.Values.podLabels) -}}
 {{- include "neva-pretrain.merge" (dict "into" $labels "from" (.more | default dict)) -}}
-{{- with (($root.Values.scheduling | default dict).kai | default dict).queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
+{{- with $root.Values.scheduling.kai.queue -}}{{- $_ := set $labels "kai.scheduler/queue" . -}}{{- end -}}
 {{- include "neva-pretrain.stringMap" $labels -}}
 {{- end -}}
 
@@ -51,7 +51,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "neva-pretrain.serviceAccountName" -}}
-{{- $sa := .Values.serviceAccount | default dict -}}
+{{- $sa := .Values.serviceAccount -}}
 {{- if $sa.name }}{{ $sa.name }}{{ else if $sa.create }}{{ include "neva-pretrain.fullname" . }}{{ else }}default{{ end -}}
 {{- end -}}
 

@@ -8,15 +8,10 @@ neva-pretrain/max-steps: {{ include "neva-pretrain.text" $v.training.maxSteps | 
 neva-pretrain/global-batch-size: {{ include "neva-pretrain.text" $v.training.globalBatchSize | quote }}
 neva-pretrain/tokens-per-sample: {{ include "neva-pretrain.text" $f.model.tokensPerSample | quote }}
 neva-pretrain/architecture: {{ $f.architecture | toJson | quote }}
-neva-pretrain/plan: {{ include "neva-pretrain.withoutNulls" (include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson) | quote }}
+neva-pretrain/plan: {{ $v.monitoring.plan | toJson | quote }}
 neva-pretrain/results: {{ $f.resultsPath | toJson }}
 neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
-{{- end -}}
-
-{{/* A section of `monitoring`, as JSON; empty where it was set to null. Takes a dict: root, name. */}}
-{{- define "neva-pretrain.monitoring" -}}
-{{- get (.root.Values.monitoring | default dict) .section | default dict | toJson -}}
 {{- end -}}
 
 {{/* Files of the exporter, as neva-pretrain.podFiles has them. */}}
@@ -38,8 +33,8 @@ There is no readiness probe: an unready pod has no name in the master's headless
 name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.exporter" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
-{{- $v := $root.Values -}}{{- $exporter := include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson -}}
-{{- $plan := include "neva-pretrain.monitoring" (dict "root" $root "section" "plan") | fromJson -}}
+{{- $v := $root.Values -}}{{- $exporter := $root.Values.monitoring.exporter -}}
+{{- $plan := $root.Values.monitoring.plan -}}
 {{- $flags := list
   (list "--log" (printf "%s/logs/node-00000.log" $f.resultsPath))
   (list "--listen" (printf ":%s" (include "neva-pretrain.text" $exporter.port)))
@@ -103,7 +98,7 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- define "neva-pretrain.readerSecurityContext" -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- $_ := set $context "readOnlyRootFilesystem" true -}}
-{{- include "neva-pretrain.merge" (dict "into" $context "from" (pick (.Values.securityContext | default dict) "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
+{{- include "neva-pretrain.merge" (dict "into" $context "from" (pick .Values.securityContext "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
 {{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}
 
@@ -116,13 +111,13 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{/* Environment of Weights & Biases on the node of rank 0, the only one that logs. Takes the root. */}}
 {{- define "neva-pretrain.wandbEnvironment" -}}
 {{- $v := .Values -}}
-{{- $wandb := $v.wandb | default dict -}}
+{{- $wandb := $v.wandb -}}
 {{- if $wandb.enabled }}
 {{- $own := printf "%s/wandb" $v.storage.scratch.mountPath -}}
 {{- range $name, $value := dict "WANDB_CACHE_DIR" $own "WANDB_CONFIG_DIR" $own "WANDB_DATA_DIR" $own "WANDB_MODE" $wandb.mode }}
 {{ include "neva-pretrain.env" (dict "name" $name "value" $value) }}
 {{- end }}
-{{- $secret := ($v.secrets | default dict).wandb | default dict }}
+{{- $secret := $v.secrets.wandb }}
 {{- if and (eq $wandb.mode "online") $secret.name }}
 {{ include "neva-pretrain.secretVariable" (dict "name" "WANDB_API_KEY" "secret" $secret) }}
 {{- end }}
@@ -138,7 +133,7 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 TensorBoard, http://localhost:{{ include "neva-pretrain.text" .port }} while this runs:
   kubectl port-forward service/{{ include "neva-pretrain.tensorboardName" $root }} {{ include "neva-pretrain.text" .port }} -n {{ $ns }}
 {{- end }}{{ end }}
-{{- $exporter := include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson }}
+{{- $exporter := $root.Values.monitoring.exporter }}
 {{- if $exporter.enabled }}
 
 Metrics:
@@ -146,7 +141,7 @@ Metrics:
   curl -s http://localhost:{{ include "neva-pretrain.text" $exporter.port }}/metrics
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
-{{- if (include "neva-pretrain.monitoring" (dict "root" $root "section" $key) | fromJson).enabled }}
+{{- if (get $v.monitoring $key).enabled }}
 {{- if $root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
   kubectl get {{ lower $kind }} {{ include "neva-pretrain.fullname" $root }} -n {{ $ns }}
 {{- else }}
@@ -154,7 +149,7 @@ Metrics:
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if (include "neva-pretrain.monitoring" (dict "root" $root "section" "dashboard") | fromJson).enabled }}
+{{- if $root.Values.monitoring.dashboard.enabled }}
 
 Grafana: dashboard "NeVa pretraining", from:
   kubectl get configmap {{ include "neva-pretrain.fullname" $root }}-dashboard -n {{ $ns }}

@@ -4,7 +4,7 @@ learns its rank only when it runs). */}}
 {{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}{{- $role := .role -}}
 {{- $v := $root.Values -}}
 {{- $body := include "neva-pretrain.trainingContainer" (dict "root" $root "facts" $f "role" $role) -}}
-{{- $exporter := and (ne $role "Worker") (include "neva-pretrain.monitoring" (dict "root" $root "section" "exporter") | fromJson).enabled -}}
+{{- $exporter := and (ne $role "Worker") $root.Values.monitoring.exporter.enabled -}}
 {{ include "neva-pretrain.podFrame" $root }}
 {{- $init := include "neva-pretrain.initContainers" (dict "root" $root "role" $role "body" $body) | trim -}}
 {{- if or $init $exporter }}
@@ -62,7 +62,7 @@ imagePullSecrets:
   - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-{{- with include "neva-pretrain.withoutNulls" $v.podSecurityContext | fromJson }}
+{{- with $v.podSecurityContext }}
 securityContext:
   {{- include "neva-pretrain.yaml" . | nindent 2 }}
 {{- end }}
@@ -184,7 +184,7 @@ requests:
 {{- /* Trainer's port is always 29500. */ -}}
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
 {{- include "neva-pretrain.merge" (dict "into" $env "from" $f.fabric.env) -}}
-{{- include "neva-pretrain.merge" (dict "into" $env "from" ($v.env | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" $v.env) -}}
 {{- include "neva-pretrain.leaveToSecrets" (dict "root" $root "env" $env) -}}
 {{- include "neva-pretrain.envList" (dict "root" $root "env" $env "online" $f.hfOnline) }}
 {{- include "neva-pretrain.secretEnvironment" $root }}
@@ -257,6 +257,6 @@ Takes a dict: root, map, online. */}}
 {{- $root := .root -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- if .rdma }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
-{{- include "neva-pretrain.merge" (dict "into" $context "from" (include "neva-pretrain.withoutNulls" $root.Values.securityContext | fromJson)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $context "from" $root.Values.securityContext) -}}
 {{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}

@@ -38,7 +38,7 @@
 {{- $online := include "neva-pretrain.prepareOnline" $root | not | not -}}
 {{- $env := include "neva-pretrain.ownEnvironment" (dict "root" $root "facts" $f "online" $online) | fromJson -}}
 {{- include "neva-pretrain.merge" (dict "into" $env "from" (include "neva-pretrain.noGpu" . | fromJson)) -}}
-{{- include "neva-pretrain.merge" (dict "into" $env "from" ($v.env | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $env "from" $v.env) -}}
 {{- include "neva-pretrain.leaveToSecrets" (dict "root" $root "env" $env) -}}
 {{ include "neva-pretrain.podFrame" $root }}
 restartPolicy: Never

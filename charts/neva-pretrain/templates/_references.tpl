@@ -4,13 +4,13 @@ cluster's; and whether it may be looked up. A lookup that is forbidden fails the
 is: Secrets, where it keeps its releases, and claims where the release has some of its own. Takes the root.
 */}}
 {{- define "neva-pretrain.references" -}}
-{{- $v := .Values -}}{{- $s := $v.scheduling | default dict -}}{{- $queue := $s.queue | default dict -}}
+{{- $v := .Values -}}{{- $s := $v.scheduling -}}{{- $queue := $s.queue -}}
 {{- $f := include "neva-pretrain.facts" . | fromJson -}}
 {{- $secrets := $v.image.pullSecrets | default list -}}{{- $claims := list -}}{{- $others := list -}}{{- $clusters := list -}}
-{{- $wandb := $v.wandb | default dict -}}{{- $keys := $v.secrets | default dict -}}
-{{- if and (eq $f.mode "train") $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $secrets = append $secrets ($keys.wandb | default dict).name -}}{{- end -}}
-{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva-pretrain.prepareOnline" .)) -}}{{- $secrets = append $secrets ($keys.huggingface | default dict).name -}}{{- end -}}
-{{- range $name, $secret := $keys.env -}}{{- $secrets = append $secrets ($secret | default dict).name -}}{{- end -}}
+{{- $wandb := $v.wandb -}}{{- $keys := $v.secrets -}}
+{{- if and (eq $f.mode "train") $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $secrets = append $secrets $keys.wandb.name -}}{{- end -}}
+{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva-pretrain.prepareOnline" .)) -}}{{- $secrets = append $secrets $keys.huggingface.name -}}{{- end -}}
+{{- range $name, $secret := $keys.env -}}{{- $secrets = append $secrets $secret.name -}}{{- end -}}
 {{- $own := false -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- $volume := include "neva-pretrain.volume" (dict "root" $ "volume" $name) | fromJson -}}
@@ -23,7 +23,7 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
   {{- if kindIs "map" .persistentVolumeClaim -}}{{- $claims = append $claims .persistentVolumeClaim.claimName -}}{{- end -}}
   {{- if kindIs "map" .secret -}}{{- $secrets = append $secrets .secret.secretName -}}{{- end -}}
 {{- end -}}
-{{- $account := $v.serviceAccount | default dict -}}
+{{- $account := $v.serviceAccount -}}
 {{- if and (not $account.create) $account.name -}}{{- $others = append $others (printf "serviceaccount/%s" $account.name) -}}{{- end -}}
 {{- with $queue.name -}}{{- $others = append $others (printf "localqueues.kueue.x-k8s.io/%s" .) -}}{{- end -}}
 {{- with $queue.priorityClass -}}{{- $clusters = append $clusters (printf "workloadpriorityclasses.kueue.x-k8s.io/%s" .) -}}{{- end -}}

@@ -1,6 +1,6 @@
 {{/* Node choice. Takes the root. */}}
 {{- define "neva-pretrain.scheduling" -}}
-{{- $s := .Values.scheduling | default dict -}}
+{{- $s := .Values.scheduling -}}
 {{- with $s.nodeSelector }}
 nodeSelector:
   {{- include "neva-pretrain.stringMap" . | trim | nindent 2 }}
@@ -37,21 +37,21 @@ topologySpreadConstraints:
 {{- with $s.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with $s.schedulerName | default (ternary "kai-scheduler" "" (not (empty ($s.kai | default dict).queue))) }}
+{{- with $s.schedulerName | default (ternary "kai-scheduler" "" (not (empty $s.kai.queue))) }}
 schedulerName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
 {{/* Labels of the job, by which queues find it; an empty queue leaves no label (A13). Takes the root. */}}
 {{- define "neva-pretrain.queueLabels" -}}
-{{- $s := .Values.scheduling | default dict -}}
-{{- with ($s.queue | default dict).name }}
+{{- $s := .Values.scheduling -}}
+{{- with $s.queue.name }}
 kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- end }}
-{{- with ($s.queue | default dict).priorityClass }}
+{{- with $s.queue.priorityClass }}
 kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
-{{- with ($s.kai | default dict).queue }}
+{{- with $s.kai.queue }}
 kai.scheduler/queue: {{ . | quote }}
 {{- end }}
 {{- end -}}
@@ -61,10 +61,10 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
 {{- define "neva-pretrain.podAnnotations" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $annotations := deepCopy $f.fabric.annotations -}}
-{{- with ($root.Values.rdma | default dict).networks -}}
+{{- with $root.Values.rdma.networks -}}
   {{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" (join "," .) -}}
 {{- end -}}
-{{- $topology := ((($root.Values.scheduling | default dict).queue | default dict).topology | default dict) -}}
+{{- $topology := $root.Values.scheduling.queue.topology -}}
 {{- range $kind := list "required" "preferred" -}}
   {{- with get $topology $kind -}}
     {{- $_ := set $annotations (printf "kueue.x-k8s.io/podset-%s-topology" $kind) . -}}
@@ -73,6 +73,6 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
   {{- end -}}
 {{- end -}}
 {{- if $topology.unconstrained -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}{{- end -}}
-{{- include "neva-pretrain.merge" (dict "into" $annotations "from" ($root.Values.podAnnotations | default dict)) -}}
+{{- include "neva-pretrain.merge" (dict "into" $annotations "from" $root.Values.podAnnotations) -}}
 {{- include "neva-pretrain.stringMap" $annotations -}}
 {{- end -}}

@@ -31,7 +31,7 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
   {{- end -}}
 {{- end -}}
 {{- range $where := list "podSecurityContext" "securityContext" -}}
-  {{- $context := include "neva-pretrain.withoutNulls" (get $v $where) | fromJson -}}
+  {{- $context := get $v $where -}}
   {{- range $profile := list "appArmorProfile" "seccompProfile" -}}
     {{- $type := (get $context $profile | default dict).type -}}
     {{- if and $type (not (has $type (list "RuntimeDefault" "Localhost"))) -}}
@@ -57,8 +57,8 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
     {{- $breaks = append $breaks (dict "level" "restricted" "key" (printf "%s.runAsUser" $where) "got" "0" "rule" "not be root" "fix" "use a user of the image other than 0") -}}
   {{- end -}}
 {{- end -}}
-{{- $pod := include "neva-pretrain.withoutNulls" $v.podSecurityContext | fromJson -}}
-{{- $context := include "neva-pretrain.withoutNulls" $v.securityContext | fromJson -}}
+{{- $pod := $v.podSecurityContext -}}
+{{- $context := $v.securityContext -}}
 {{- if $context.privileged -}}
   {{- $breaks = append $breaks (dict "level" "baseline" "key" "securityContext.privileged" "got" "true" "rule" "be false" "fix" "use false") -}}
 {{- end -}}
@@ -90,7 +90,7 @@ twin of rules.pod_security_breaks; tests hold both against the API server's admi
   {{- $breaks = append $breaks (dict "level" "restricted" "key" $key "got" (ternary "false" "nothing" (or (hasKey $pod "runAsNonRoot") (hasKey $context "runAsNonRoot"))) "rule" "be true" "fix" "use true, and runAsUser of an image that runs as that user") -}}
 {{- end -}}
 {{- $operator := eq $v.job.kind "PyTorchJob" -}}
-{{- if and $trains $operator (gt (int64 $v.training.nodes) 1) (not ($v.podSecurity | default dict).operatorInitContainer) -}}
+{{- if and $trains $operator (gt (int64 $v.training.nodes) 1) (not $v.podSecurity.operatorInitContainer) -}}
   {{- $breaks = append $breaks (dict "level" "restricted" "key" "podSecurity.operatorInitContainer" "got" "false" "rule" "be true" "fix" "give the operator the init container of docs/security.md, since its own has no security context, and use true") -}}
 {{- end -}}
 {{- $breaks | toJson -}}
@@ -112,26 +112,15 @@ meets restricted
 {{- end -}}
 {{- end -}}
 
-{{/* A map without its null values at any depth, as JSON: Helm drops only those that have a default. */}}
-{{- define "neva-pretrain.withoutNulls" -}}
-{{- $kept := dict -}}
-{{- range $k, $v := . | default dict -}}
-  {{- if kindIs "map" $v -}}{{- $_ := set $kept $k (include "neva-pretrain.withoutNulls" $v | fromJson) -}}
-  {{- else if not (kindIs "invalid" $v) -}}{{- $_ := set $kept $k $v -}}
-  {{- end -}}
-{{- end -}}
-{{- $kept | toJson -}}
-{{- end -}}
-
 {{/* Take the names of secrets.env out of a map of environment, in place: a name may stand once. Takes a dict: root, map. */}}
 {{- define "neva-pretrain.leaveToSecrets" -}}
 {{- $env := .env -}}
-{{- range $name, $secret := (.root.Values.secrets | default dict).env }}{{ if $secret }}{{ $_ := unset $env $name }}{{ end }}{{ end -}}
+{{- range $name, $secret := .root.Values.secrets.env }}{{ $_ := unset $env $name }}{{ end -}}
 {{- end -}}
 
 {{/* Environment from Secrets. Takes the root. */}}
 {{- define "neva-pretrain.secretEnvironment" -}}
-{{- range $name, $secret := ($.Values.secrets | default dict).env }}{{ if $secret }}
+{{- range $name, $secret := .Values.secrets.env }}
 {{ include "neva-pretrain.secretVariable" (dict "name" $name "secret" $secret) }}
-{{- end }}{{ end }}
+{{- end }}
 {{- end -}}

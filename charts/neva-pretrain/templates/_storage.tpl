@@ -2,8 +2,8 @@
 {{- define "neva-pretrain.storageSources" -}}
 {{- $sources := list -}}
 {{- if .existingClaim }}{{ $sources = append $sources "existingClaim" }}{{ end -}}
-{{- if (.gpfs | default dict).nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
-{{- if include "neva-pretrain.withoutNulls" (.gpfs | default dict).csi | fromJson }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
+{{- if .gpfs.nodePath }}{{ $sources = append $sources "gpfs.nodePath" }}{{ end -}}
+{{- if .gpfs.csi }}{{ $sources = append $sources "gpfs.csi" }}{{ end -}}
 {{- if .storageClassName }}{{ $sources = append $sources "storageClassName" }}{{ end -}}
 {{- if .hostPath }}{{ $sources = append $sources "hostPath" }}{{ end -}}
 {{- $sources | toJson -}}
@@ -17,13 +17,10 @@ document's folder. Nothing has to be taken away first. Takes a dict: root, volum
 {{- if not (include "neva-pretrain.storageSources" $volume | fromJsonArray) -}}
   {{- include "neva-pretrain.loadRules" $root -}}
   {{- with get $root.nevaRules.defaultNodePaths $name -}}
-    {{- $gpfs := $volume.gpfs | default dict -}}
-    {{- $_ := set $gpfs "nodePath" . -}}{{- $_ := set $volume "gpfs" $gpfs -}}
+    {{- $_ := set $volume.gpfs "nodePath" . -}}
   {{- end -}}
 {{- end -}}
-{{- $gpfs := $volume.gpfs | default dict -}}
-{{- if not (include "neva-pretrain.withoutNulls" $gpfs.csi | fromJson) -}}{{- $gpfs = omit $gpfs "csi" -}}{{- end -}}
-{{- set $volume "gpfs" $gpfs | toJson -}}
+{{- $volume | toJson -}}
 {{- end -}}
 
 {{/* Which volumes of storage are one, as JSON by name: `claim` is the pods' claim, empty where there is none; `owner` the
@@ -38,7 +35,7 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- $volume := include "neva-pretrain.volume" (dict "root" $ "volume" $name) | fromJson -}}
   {{- $owner := $name -}}{{- $claim := "" -}}
-  {{- $csi := $volume.gpfs.csi | default dict -}}
+  {{- $csi := $volume.gpfs.csi -}}
   {{- with $csi.volumeHandle -}}
     {{- $handle := printf "%s %s" ($csi.driver | default "spectrumscale.csi.ibm.com") . -}}
     {{- $owner = get $handles $handle | default $name -}}{{- $_ := set $handles $handle $owner -}}
@@ -137,7 +134,7 @@ one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJ
 {{- $root := .root -}}{{- $name := .volume -}}
 {{- $volume := include "neva-pretrain.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
 {{- $claim := include "neva-pretrain.claimName" . -}}{{- $static := include "neva-pretrain.persistentVolumeName" . -}}
-{{- $wanted := $gpfs.nodePath | default ($gpfs.csi | default dict).volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
+{{- $wanted := $gpfs.nodePath | default $gpfs.csi.volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
 {{- $kept := lookup "v1" "PersistentVolumeClaim" $root.Release.Namespace $claim -}}
 {{- $fix := printf "use kubectl delete pvc %s -n %s and kubectl delete pv %s first (the data stays), or another release name" $claim $root.Release.Namespace $static -}}
 {{- $is := "" -}}

@@ -6,7 +6,7 @@ mlPolicy:
   numNodes: {{ include "neva-pretrain.text" $v.training.nodes }}
   torch:
     numProcPerNode: {{ include "neva-pretrain.text" $v.training.gpusPerNode }}
-{{- with ($v.scheduling | default dict).schedulingPolicy }}
+{{- with $v.scheduling.schedulingPolicy }}
 podGroupPolicy:
   coscheduling:
     scheduleTimeoutSeconds: {{ include "neva-pretrain.text" (.scheduleTimeoutSeconds | default 60) }}

@@ -6,9 +6,9 @@ generator/neva_pretrain/check/advice.py; a property test holds the two equal. Ta
 {{- $said := list -}}
 {{- $v := .Values -}}
 {{- $f := include "neva-pretrain.facts" . | fromJson -}}
-{{- $rdma := $v.rdma | default dict -}}
+{{- $rdma := $v.rdma -}}
 {{- if and (eq $f.mode "train") $f.rdma.enabled (gt (int64 $v.training.nodes) 1) -}}
-  {{- $attached := or $rdma.networks (get ($v.podAnnotations | default dict) "k8s.v1.cni.cncf.io/networks") -}}
+  {{- $attached := or $rdma.networks (get $v.podAnnotations "k8s.v1.cni.cncf.io/networks") -}}
   {{- if and (eq $v.fabric "roce") (not $v.hostNetwork) (not $attached) -}}
     {{- $said = append $said "rdma.networks: none with fabric roce; RoCE v2 goes by IP, and a pod without the rails' interfaces fails at its first connection: name their networks (Multus), or use hostNetwork" -}}
   {{- end -}}
