@@ -190,9 +190,9 @@ class TestRefusals:
         keys = [error.partition(":")[0] for error in errors]
         assert keys == [
             "--gpus",
+            "checkpoint.everyNSteps",
             "training.tensorParallelSize",
             "training.pipelineParallelSize",
-            "checkpoint.everyNSteps",
         ]
 
     def test_an_unknown_model_lists_the_known_ones(self) -> None:
