@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint unit test e2e demo sandbox-up sandbox-down bench bench-planner bench-scale clean
+.PHONY: help install tools docs lint quick unit test e2e demo sandbox-up sandbox-down bench bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$(BIN)/python -m tests.tools.docs $(CHART)
 	$(BIN)/python -m tests.tools.schema --check
 	$(BIN)/python -m tests.tools.reports --check
+
+quick: install  ## The fast tests: no Helm, under a minute
+	$(BIN)/python -m pytest tests -m "not e2e and not bench and not helm and not slow"
 
 unit: tools  ## Unit, property and chart tests
 	$(BIN)/python -m pytest tests -m "not e2e and not bench"

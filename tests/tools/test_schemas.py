@@ -15,6 +15,8 @@ import yaml
 from tests.tools import ensure
 from tests.tools.schemas import KINDS, KUBERNETES, convert
 
+pytestmark = pytest.mark.helm
+
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 LOCATIONS = (
     f"{SCHEMAS}/kubernetes/{{{{.NormalizedKubernetesVersion}}}}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",

@@ -42,6 +42,7 @@ FOLLOW_ON: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
+@pytest.mark.helm
 def test_u04_advice_that_follows_from_another_broken_value_is_dropped() -> None:
     """By chart and generator; `--tp 3` no longer advises other nodes too."""
     cases = [values.complete(partial) for partial, _ in FOLLOW_ON]
@@ -72,6 +73,7 @@ def test_divisors_are_those_that_counting_finds(limit: int, numbers: list[int]) 
 LARGE = [2**20, 2**20 - 1, 720720, 1048573, 65536, 4096]
 
 
+@pytest.mark.helm
 @pytest.mark.parametrize("key", ["hiddenSize", "numLayers", "ffnHiddenSize"])
 def test_k13_large_sizes_are_judged_at_once_and_alike(key: str) -> None:
     """Nothing counts to n: sentences of large numbers, primes among them, cost what small ones do."""

@@ -350,6 +350,7 @@ MANY = settings(max_examples=4, deadline=None, suppress_health_check=list(Health
 """25 cases of an example share one process of Helm; a failure names its case, so that nothing need be shrunk."""
 
 
+@pytest.mark.helm
 @MANY
 @given(partials=st.lists(partial_values(), min_size=25, max_size=25))
 def test_generator_and_chart_agree(partials: list[dict[str, Any]]) -> None:
@@ -357,6 +358,7 @@ def test_generator_and_chart_agree(partials: list[dict[str, Any]]) -> None:
     assert_agree(partials)
 
 
+@pytest.mark.helm
 @settings(max_examples=8, deadline=None)
 @given(partial=partial_values())
 def test_a_whole_render_agrees(helm: str, tmp_path_factory: pytest.TempPathFactory, partial: dict[str, Any]) -> None:
@@ -421,6 +423,7 @@ def unfit(partial: dict[str, Any]) -> bool:
     return bool(unfused or training["gpusPerNode"] % training["tensorParallelSize"] != 0)
 
 
+@pytest.mark.helm
 @MANY
 @given(cases=st.lists(accepted_values(), min_size=25, max_size=25))
 def test_valid_plans_are_accepted_by_both(cases: list[dict[str, Any]]) -> None:

@@ -283,6 +283,7 @@ class TestSite:
         (error,) = refused("--gpus", "8", "--site", site)
         assert error == f"{site}: line 4: the key image is there twice; Helm would use the last one; keep one"
 
+    @pytest.mark.helm
     def test_a_claim_takes_the_place_of_the_default_path_and_helm_agrees(self, tmp_path: Path) -> None:
         site = write_site(
             tmp_path, "storage: {datasets: {existingClaim: my-data}, models: {existingClaim: my-models}}\n"
@@ -458,6 +459,7 @@ class TestCheck:
 class TestNoValues:
     """U01: whoever redirects into a file and goes on must not install the chart's defaults."""
 
+    @pytest.mark.helm
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -524,11 +526,12 @@ class TestNoValues:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_u01_a_termination_leaves_no_empty_file(self, number: signal.Signals) -> None:
+        before = signal.getsignal(number)
         with mock.patch("neva_pretrain.generate.emit", side_effect=lambda *_: os.kill(os.getpid(), number)):
             result = run("--gpus", "8")
         assert result.exit_code == 130
         assert yaml.safe_load(result.stdout) == {"ERROR: stopped before it was done": "refused"}
-        assert signal.getsignal(number) is signal.SIG_DFL
+        assert signal.getsignal(number) is before
 
     @pytest.mark.parametrize(
         ("command", "code"),

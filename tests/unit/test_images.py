@@ -54,6 +54,7 @@ def test_n11_the_grammar_has_one_place() -> None:
     assert patterns["tensorboard.image"] == f"^({name}(:{tag}(@{digest})?|@{digest}))?$"
 
 
+@pytest.mark.helm
 @pytest.mark.parametrize(
     "repository",
     ["nvcr.io/nvidia/nemo:24.07", "docker://nvcr.io/nvidia/nemo", "https://r/x", f"nemo@{DIGEST}", "r:5000", "A/B", ""],
@@ -64,6 +65,7 @@ def test_n11_no_tag_and_no_scheme_in_a_repository(repository: str) -> None:
     assert [v.key for v in schema.violations(values.complete(partial))] == ["image.repository"]
 
 
+@pytest.mark.helm
 @pytest.mark.parametrize("repository", ["registry.local:5000/ml/nemo", "[2001:db8::1]:5000/n", "localhost/n", "n"])
 def test_n11_a_registry_with_a_port_is_taken(repository: str) -> None:
     rendered = helm.container(helm.render({"image": {"repository": repository}}))["image"]
@@ -78,12 +80,14 @@ def test_n11_the_option_takes_references_only(reference: str) -> None:
     assert f"got {reference}; must be REPOSITORY:TAG or REPOSITORY@DIGEST" in result.stderr
 
 
+@pytest.mark.helm
 def test_n11_tag_and_digest_may_stand_together() -> None:
     parts = {"repository": "r:5000/nemo", "tag": "24.07", "digest": DIGEST}
     assert written("--gpus", "8", "--image", f"r:5000/nemo:24.07@{DIGEST}")["image"] == parts
     assert helm.container(helm.render({"image": parts}))["image"] == f"r:5000/nemo@{DIGEST}"
 
 
+@pytest.mark.helm
 @pytest.mark.parametrize(("length", "ok"), [(255, True), (256, False)])
 def test_n11_a_name_has_at_most_255_characters(length: int, ok: bool) -> None:
     name = "r.x/" + "a" * (length - 4)

@@ -19,6 +19,8 @@ import pytest
 
 from tests.waiting import PATIENCE, ended, until
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = Path(__file__).parents[2] / "charts" / "neva-pretrain" / "files" / "launch.sh"
 
 NVIDIA_SMI = """#!/bin/bash

@@ -32,6 +32,8 @@ from tests.chart import batch, helm
 from tests.unit.test_launch import World
 from tests.waiting import PATIENCE
 
+pytestmark = pytest.mark.helm
+
 Values = dict[str, Any]
 Path_ = tuple[str | int, ...]
 

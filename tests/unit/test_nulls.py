@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules
@@ -38,6 +40,7 @@ def without(complete: dict[str, Any], path: Path) -> dict[str, Any] | None:
     return changed if node.pop(last, None) is not None else None
 
 
+@pytest.mark.slow
 def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
     for partial in ({}, ALL_ON):
         complete = values.complete(partial)
@@ -47,6 +50,7 @@ def test_k22_what_is_missing_is_judged_and_never_crashes() -> None:
                 assert all(": got " in sentence for sentence in found), (path, found)
 
 
+@pytest.mark.helm
 def test_k22_the_chart_says_the_same_of_every_section() -> None:
     complete = values.complete(ALL_ON)
     sections = [path for path in properties(chart.schema()) if len(path) == 1 or path[1:] == ("resources",)]

@@ -59,6 +59,7 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
     return {k: v for name, node in tree.items() for k, v in leaves(node, f"{path}.{name}".removeprefix(".")).items()}
 
 
+@pytest.mark.helm
 def test_k19_owned_keys_are_the_leaves_that_change_when_values_change() -> None:
     """Each value changed alone, each model, and a catalog in which all that a model fixes is another."""
     partial: list[dict[str, Any]] = [{}]
@@ -90,6 +91,7 @@ def nested(keys: list[str], value: Any) -> Any:
     return {keys[0]: nested(keys[1:], value)} if keys else value
 
 
+@pytest.mark.slow
 def test_k19_owned_keys_are_refused_whatever_they_hold_and_their_parents_stay_maps() -> None:
     value: Any
     for path in OWNED:
@@ -105,6 +107,7 @@ def test_k19_owned_keys_are_refused_whatever_they_hold_and_their_parents_stay_ma
                 )
 
 
+@pytest.mark.helm
 def test_k19_the_chart_says_the_same() -> None:
     tried = [nested(path.split(".")[: 1 + at % 4], [None, 3, [], {"a": 1}][at % 4]) for at, path in enumerate(OWNED)]
     cases = [values.complete({"config": tree}) for tree in tried[::3]]

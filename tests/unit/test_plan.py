@@ -60,6 +60,7 @@ class TestPlans:
         assert plan.data_parallel_size * plan.tensor_parallel_size * plan.pipeline_parallel_size == request.gpus
         assert plan.workers + 1 == plan.nodes
 
+    @pytest.mark.slow
     @given(request=requests())
     def test_a_batch_is_whole_micro_batches_or_refused(self, request: Request) -> None:
         """Only when there are more replicas than samples in a batch, or the share is no whole number."""

@@ -150,6 +150,7 @@ def test_durations(seconds: float, said: str) -> None:
 
 
 class TestPlot:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
     def test_draws_the_same_bytes_twice(self, tmp_path: Path, suffix: str, magic: bytes) -> None:
         pytest.importorskip("matplotlib")
@@ -162,6 +163,7 @@ class TestPlot:
         assert one == two
         assert files[1].is_symlink()
 
+    @pytest.mark.slow
     def test_says_what_it_wrote_on_stderr(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")
         file = tmp_path / "plan.png"

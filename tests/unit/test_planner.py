@@ -314,6 +314,7 @@ class TestCurves:
 
 
 class TestProperties:
+    @pytest.mark.slow
     @given(
         st.sampled_from(NAMES),
         st.sampled_from(list(GPUS.values())),
@@ -330,6 +331,7 @@ class TestProperties:
         before, after = (search(request(name, gpus, gpu=gpu)).best for gpus in (few, many))
         assert before.rate * few <= after.rate * many
 
+    @pytest.mark.slow
     @given(st.sampled_from(NAMES), st.integers(1, 2048))
     def test_every_number_of_nodes_has_a_plan(self, name: str, nodes: int) -> None:
         """All but the one that needs whole pairs of nodes."""
@@ -353,6 +355,7 @@ class TestProperties:
         assert busy == sorted(busy)
         assert rates[512] < rates[256] * 1.02
 
+    @pytest.mark.slow
     @given(
         st.sampled_from(NAMES),
         st.sampled_from([1, 2, 16]),
@@ -370,6 +373,7 @@ class TestProperties:
         assert before <= {split(c) for c in result.candidates}
         assert not result.best.is_tight
 
+    @pytest.mark.slow
     @given(st.sampled_from(NAMES), st.integers(1, 64), st.sampled_from(["per-node", "fixed"]))
     def test_every_candidate_is_consistent(self, name: str, nodes: int, policy: str) -> None:
         asked = request(name, 8 * nodes, batch_policy=policy)
@@ -392,6 +396,7 @@ class TestProperties:
         splits = [(split(c), c.setup.sequence_parallel, c.setup.recompute) for c in result.candidates]
         assert len(splits) == len(set(splits))
 
+    @pytest.mark.slow
     @given(st.sampled_from(NAMES), st.integers(1, 2048))
     def test_search_does_not_grow_with_the_gpus(self, name: str, nodes: int) -> None:
         """The same candidates at any size, so the same work: one batch a node for each replica."""

@@ -262,6 +262,7 @@ class TestDataset:
         settings["samples"] = {"template": "vicuna"}
         assert "config.model.data.conv_template: got vicuna; must be a template" in problems(settings, "dataset")[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("count", "name"), [(595375, "CC3M-Pretrain-595K"), (665298, "mix665K")])
     def test_f02_another_dataset_is_recognised(self, settings: Settings, count: int, name: str) -> None:
         """F02: 595,375 entries are the 595K dataset, whose names do not match."""
@@ -270,6 +271,7 @@ class TestDataset:
         assert f"{count} samples: this looks like LLaVA" in message
         assert name in message
 
+    @pytest.mark.slow
     def test_f01_the_known_count_passes(self, settings: Settings) -> None:
         """F01: 558,128 entries."""
         self.change(settings, [sample(0, "a.jpg")] * 558128)
@@ -707,6 +709,7 @@ class TestCheckpoint:
         settings["model"]["checkpointPath"] = str(tmp_path)
         assert problems(settings, "unpack-space") == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bomb", BOMBS)
     def test_k11_configs_that_grow(self, settings: Settings, tmp_path: Path, bomb: str) -> None:
         """K11: one short finding, whatever the YAML would become."""

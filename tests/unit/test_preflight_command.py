@@ -49,6 +49,7 @@ def script(
     return subprocess.run(command, cwd=tmp, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_exit_codes_and_table(tmp_path: Path, settings: dict[str, Any]) -> None:
     """0 when nothing failed; 1 and each problem with its fix otherwise."""
     done = script(tmp_path, settings)
@@ -173,6 +174,7 @@ def test_k06_the_time_of_all_checks(tmp_path: Path, settings: dict[str, Any]) ->
     assert "skipped  dataset no time is left, see above" in done.stdout
 
 
+@pytest.mark.slow
 def test_k07_a_report_is_written_through_what_is_no_file(tmp_path: Path, settings: dict[str, Any]) -> None:
     """K07: a pipe and stdout stay what they are, a link leads to its file, a mode stays."""
     kept = tmp_path / "kept.json"

@@ -25,6 +25,8 @@ from neva_pod.preflight.checks.sampler import sampler_takes
 from tests.tools import nemo
 from tests.unit.preflight_tools import problems, run, world
 
+pytestmark = pytest.mark.slow
+
 Settings = dict[str, Any]
 
 SAMPLES = 56_000

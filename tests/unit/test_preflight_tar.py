@@ -31,6 +31,7 @@ def read(path: Path) -> dict[str, Member]:
         return tar_members(file.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), max_size=6))
 def test_same_members_as_python(
@@ -172,6 +173,7 @@ MEMBERS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(members=st.lists(MEMBERS, min_size=1, max_size=5), form=st.sampled_from(FORMS))
 def test_k05_what_is_listed_is_what_unpacks(
@@ -214,6 +216,7 @@ FIELDS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(blocks=st.lists(st.tuples(st.lists(FIELDS, max_size=3), st.binary(max_size=40)), max_size=6))
 def test_k11_any_header_ends(blocks: list[Any]) -> None:

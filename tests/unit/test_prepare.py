@@ -54,6 +54,8 @@ from tests.unit.preflight_tools import (
 )
 from tests.waiting import ended, until
 
+pytestmark = pytest.mark.slow
+
 Settings = dict[str, Any]
 
 STAND_IN = '''\

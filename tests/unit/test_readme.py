@@ -87,6 +87,7 @@ def test_the_plan_is_shown_as_it_is_printed() -> None:
         assert any(line == other for other in lines), line
 
 
+@pytest.mark.helm
 def test_the_site_file_works(tmp_path: Path) -> None:
     site, output = tmp_path / "site.yaml", tmp_path / "values.yaml"
     site.write_text(block("# site.yaml\n"))
@@ -162,6 +163,7 @@ def test_versions_are_those_that_are_built() -> None:
     assert (ROOT / "charts/neva-pretrain/Chart.yaml").read_text().count(f'kubeVersion: ">={schemas[0]}.0-0"') == 1
 
 
+@pytest.mark.helm
 def test_the_words_of_a_refusal_are_those_of_both() -> None:
     """The promise of the first lines: generator and helm refuse in the same words."""
     partial = {"training": {"globalBatchSize": 300}}

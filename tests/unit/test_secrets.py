@@ -110,6 +110,7 @@ def places(secret: str) -> list[tuple[str, dict[str, Any]]]:
     ]  # fmt: skip
 
 
+@pytest.mark.helm
 def test_k18_they_are_refused_in_every_place_and_never_printed() -> None:
     """By both, in the same words; a sentence of another rule about the same value hides it too."""
     turns = [(SECRETS[at % len(SECRETS)], at) for at in range(2 * len(SECRETS))]
@@ -122,6 +123,7 @@ def test_k18_they_are_refused_in_every_place_and_never_printed() -> None:
         assert not any(hidden in line for line in theirs), theirs
 
 
+@pytest.mark.helm
 def test_k18_names_count_in_every_free_map() -> None:
     partial = {
         "env": {"hf_token": "abcd", "PGPASSWORD": "abcd", "TOKENIZERS_PARALLELISM": "False", "HF_TOKEN": "abcd"},

@@ -77,6 +77,7 @@ WORDS = _PLAIN.split()
 
 
 class TestReading:
+    @pytest.mark.helm
     def test_plain_words_are_what_helm_takes_them_for(self, tmp_path: Path, seen_by_helm: Seen) -> None:
         text = "\n".join(f"k{at}: {word}" for at, word in enumerate(WORDS))
         ours, theirs = read(tmp_path, text), seen_by_helm(text, {})
@@ -86,6 +87,7 @@ class TestReading:
             assert isinstance(got, bool) == isinstance(want, bool), word
             assert isinstance(got, str) == isinstance(want, str), word
 
+    @pytest.mark.helm
     def test_keys_are_strings_as_in_helm(self, tmp_path: Path, seen_by_helm: Seen) -> None:
         text = "map: {1: a, true: b, 1.5: c, x: d, 2024-01-01: e}\n"
         assert read(tmp_path, text) == seen_by_helm(text, {})
@@ -121,6 +123,7 @@ class TestReading:
     ) -> None:
         assert refusal(tmp_path, text).startswith(words)
 
+    @pytest.mark.helm
     @pytest.mark.parametrize(
         ("text", "words"),
         [
@@ -155,6 +158,7 @@ class TestReading:
         with pytest.raises(AssertionError):
             seen_by_helm(text, {})
 
+    @pytest.mark.helm
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be with a mark", "utf-8"])
     @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
     def test_n13_encodings_are_helms(self, tmp_path: Path, seen_by_helm: Seen, encoding: str, end: str) -> None:
@@ -167,6 +171,7 @@ class TestReading:
         told = ["encoding: UTF-16, which Helm 4 does not read; save it as UTF-8"] if "16" in encoding else []
         assert values.read_document(tmp_path / "values.yaml")[1] == told
 
+    @pytest.mark.helm
     @pytest.mark.parametrize(
         "text",
         [
@@ -199,6 +204,7 @@ def bomb(levels: int, wide: int) -> str:
 class TestBounds:
     """K12: what grows is stopped early, for every file that a command reads."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "words"),
         [
@@ -224,6 +230,7 @@ class TestBounds:
         lines = "\n".join(f"a{n}: &a{n} {{x: *a{n - 1}}}" for n in range(1, 150))
         assert "must be nested at most 100 levels deep" in refusal(tmp_path, f"a0: &a0 x\n{lines}\n")
 
+    @pytest.mark.helm
     def test_k12_the_budget_for_aliases_is_helms(self, tmp_path: Path, seen_by_helm: Seen) -> None:
         """Where Helm stops, on both sides of the line."""
         shared = "a: &a [" + "x, " * 150 + "x]\n"
@@ -289,6 +296,7 @@ class TestLostMeaning:
     def test_x11_our_own_files_lose_nothing(self, file: Path) -> None:
         assert values.read_document(file)[1] == []
 
+    @pytest.mark.helm
     def test_x11_a_boolean_of_the_environment_is_refused_by_chart_and_check(self) -> None:
         partial = {"env": {"A": False, "B": True, "C": "off", "D": 511}}
         told = [str(violation) for violation in rules.violations(Facts.of(partial))]
@@ -324,11 +332,13 @@ def without_nulls(node: Any) -> Any:
 
 
 class TestMerging:
+    @pytest.mark.helm
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(defaults=MAPS, over=MAPS)
     def test_it_is_helms_merge(self, seen_by_helm: Seen, defaults: dict[str, Any], over: dict[str, Any]) -> None:
         assert without_nulls(values.merge(defaults, over)) == without_nulls(seen_by_helm(json.dumps(over), defaults))
 
+    @pytest.mark.slow
     @settings(max_examples=200)
     @given(defaults=MAPS, over=MAPS)
     def test_it_changes_neither_argument(self, defaults: dict[str, Any], over: dict[str, Any]) -> None:
@@ -353,12 +363,14 @@ STRINGS = st.one_of(
 
 
 class TestWriting:
+    @pytest.mark.helm
     def test_every_string_stays_a_string_in_helm(self, seen_by_helm: Seen) -> None:
         """A commit's short hash such as 5e10 as an image's tag, an id such as y, a time zone, a device list."""
         env = {f"K{at}": word for at, word in enumerate(WORDS)}
         text = generate.emit({**chart.defaults(), "env": env}, PLAN, "neva-values", [], None)
         assert seen_by_helm(text, {})["env"] == env
 
+    @pytest.mark.slow
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=5))
     def test_what_is_written_is_read_back(self, tmp_path: Path, env: dict[str, str]) -> None:
@@ -366,6 +378,7 @@ class TestWriting:
         assert read(tmp_path, text) == {"env": env}
         assert yaml.safe_load(text) == {"env": env}
 
+    @pytest.mark.helm
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), STRINGS, max_size=8))
     def test_what_is_written_is_read_by_helm(self, seen_by_helm: Seen, env: dict[str, str]) -> None:

@@ -176,6 +176,7 @@ def test_a_record_that_is_none_tells_what_it_can(invoke: Invoke, tmp_path: Path,
     assert json.loads(out)["settings"]["vocab_size"] in (32000, 32008)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -201,6 +202,7 @@ def test_errors(invoke: Invoke, log: Path, argv: list[str], message: str) -> Non
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_pipe(tmp_path: Path) -> None:
     """Lines for a pipe, the summary at its end, and a judgement on the end itself."""
     command = [sys.executable, "-c", "from neva_pretrain.cli.monitor import main; main()"]

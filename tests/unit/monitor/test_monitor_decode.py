@@ -112,6 +112,7 @@ def test_n13_the_monitor_reads_files_and_folders(tmp_path: Path, invoke: Invoke,
         assert (code, err, json.loads(out)["step"]) == (0, "", 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "way"), [("utf-16", "- <{}"), ("gzip", "<{}"), ("utf-16 no mark", "<(cat {})")])
 def test_n13_the_monitor_reads_pipes(tmp_path: Path, kind: str, way: str) -> None:
     """Standard input, named or not, and a shell's ``<(...)``."""

@@ -16,6 +16,8 @@ from neva_pod.monitor.records import RunSettings, StepRecord
 from neva_pod.monitor.run import Run
 from tests.unit.monitor.nemo_logs import REGISTERED, SAMPLES, SOURCE_DOCUMENT, bar, ranks
 
+pytestmark = pytest.mark.slow
+
 LOGGED = re.compile(rb"global_step(?:=|: )([\d.e+]+)(?=[,\]]| \|)")
 """A whole field of a step, found without the parser."""
 

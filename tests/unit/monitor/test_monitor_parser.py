@@ -93,6 +93,7 @@ def test_l04_no_newlines() -> None:
     assert len(found) <= 200
 
 
+@pytest.mark.slow
 def test_l04_endless_line_in_bounded_memory() -> None:
     """L04: 50 MB without any line end wait in less than one chunk, and lose no step."""
     parser = LogParser()
@@ -309,6 +310,7 @@ def test_a_line_of_another_format_glued_to_a_bar_hides_neither() -> None:
     assert steps(glued) == steps(SAMPLES["S3"]) + steps(SAMPLES["S8"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.randoms(use_true_random=False))
 def test_any_cut_of_the_stream_gives_the_same(cuts: list[int], rng: random.Random) -> None:
     """The events do not depend on where the stream is cut."""
@@ -350,6 +352,7 @@ def is_about(read: float | None, logged: float) -> bool:
     return (math.isnan(read) and math.isnan(logged)) or read == logged or math.isclose(read, logged, rel_tol=6e-3)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(NUMBERS, st.integers(0, 10**6), NUMBERS, NUMBERS, OTHERS, OTHERS)
 def test_x01_whatever_the_bar_prints_is_read(

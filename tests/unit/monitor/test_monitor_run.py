@@ -250,6 +250,7 @@ def test_series_is_bounded_and_keeps_the_newest(count: int, limit: int) -> None:
     assert kept[-1] == count - 1
 
 
+@pytest.mark.slow
 def test_state_does_not_grow() -> None:
     """Constant memory, however long the run."""
     run = Run(RunSettings())

@@ -336,6 +336,7 @@ def pending() -> dict[str, Any]:
     return {"metadata": {"name": "neva-1-master-0"}, "status": {"phase": "Pending", "conditions": [UNSCHEDULABLE]}}
 
 
+@pytest.mark.slow
 def test_u02_the_command_tells_why_nothing_runs(cluster: Path, invoke: Invoke) -> None:
     """Exit code 3 for what waits, in text and JSON; 1 for what cannot start; no stall, however long it waits."""
     write(cluster / "pytorchjobs.json", job("Created"))
