@@ -21,7 +21,7 @@ RENDERED = [
     file
     for folder in ("templates", "files")
     for file in sorted((helm.CHART / folder).rglob("*"))
-    if file.is_file() and file.suffix != ".py"
+    if file.is_file() and file.suffix not in (".py", ".pyc")
 ]
 
 
