@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, log2
 
 from neva_pretrain.errors import RefusedError, Violation
@@ -83,17 +84,16 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """What the search found.
-
-    ``candidates`` has the best one first, then the others by throughput, those that are tight last.
-    ``preset`` is NVIDIA's parallelism with its micro batch size or the nearest below it that
-    divides the batch, if that fits.
-    """
+    """What the search found: the best candidate first, then the others by throughput, those that are tight last."""
 
     request: SearchRequest
     candidates: tuple[Candidate, ...]
     refused: tuple[Refusal, ...]
-    preset: Candidate | None
+
+    @cached_property
+    def preset(self) -> Candidate | None:
+        """NVIDIA's parallelism, with its micro batch size or the nearest below that divides the batch, if it fits."""
+        return _preset(self.request)
 
     @property
     def best(self) -> Candidate:
@@ -118,7 +118,7 @@ def search(request: SearchRequest) -> Result:
         raise RefusedError(_nothing_fits(request, refused))
     best = _choose(candidates, request.model)
     rest = sorted((c for c in candidates if c is not best), key=lambda c: (c.is_tight, -c.rate))
-    return Result(request, (best, *rest), tuple(refused), _preset(request))
+    return Result(request, (best, *rest), tuple(refused))
 
 
 def _check_tokens(request: SearchRequest) -> None:
