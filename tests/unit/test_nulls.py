@@ -86,3 +86,22 @@ def test_required_holds_every_default_that_is_something() -> None:
 
     missing = [path for path in leaves(chart.defaults()) if path not in listed and not path.startswith(free)]
     assert set(missing) - others == set()
+
+
+def test_each_section_is_required_or_has_a_shape() -> None:
+    """What templates read a key of is a map: a required section, or one that files/rules.yaml makes an empty map."""
+    facts = chart.rules()
+    free, order = facts["freeMaps"], facts["optional"]["sections"]
+
+    def sections(node: dict[str, Any], path: str = "") -> Iterator[str]:
+        for name, below in node.items():
+            if isinstance(below, dict):
+                yield f"{path}.{name}".removeprefix(".")
+                if name not in free:
+                    yield from sections(below, f"{path}.{name}")
+
+    shaped = {*facts["required"], *order} | {"storage", "preflight.filesystems"}  # nobody reads a key of the last one
+    assert set(sections(chart.defaults())) - shaped == set()
+    for path in order:
+        outer = path.rpartition(".")[0]
+        assert not outer or outer in facts["required"] or outer in order[: order.index(path)], path

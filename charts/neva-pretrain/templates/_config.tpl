@@ -70,10 +70,12 @@ Takes a dict: root, facts. */}}
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes a dict: root, facts. */}}
+{{/* What the run's config says under rules.yaml's llmConfig: {key: {run, default}}, as JSON. Takes a dict: root,
+facts. */}}
 {{- define "neva-pretrain.llm" -}}
 {{- $root := .root -}}
-{{- $model := (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) | fromYaml).model -}}
+{{- $hydra := include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) -}}
+{{- $model := ($hydra | fromYaml).model -}}
 {{- include "neva-pretrain.loadRules" $root -}}
 {{- $facts := deepCopy $root.nevaRules.llmConfig -}}
 {{- range $key, $fact := $facts -}}
@@ -87,8 +89,10 @@ Takes a dict: root, facts. */}}
 {{/* How the run's config reads samples, as JSON. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.samples" -}}
 {{- $root := .root -}}
-{{- $data := (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) | fromYaml).model.data -}}
-{{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front "loader" $data.dataloader_type | toJson -}}
+{{- $hydra := include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.hydra" "argument" .) -}}
+{{- $data := ($hydra | fromYaml).model.data -}}
+{{- dict "template" $data.conv_template "mediaType" $data.media_type "imageFirst" $data.sep_image_conv_front
+  "loader" $data.dataloader_type | toJson -}}
 {{- end -}}
 
 {{/* What preflight, prepare and the run record read. Takes a dict: root, facts. */}}
@@ -123,7 +127,8 @@ Takes a dict: root, facts. */}}
   "checkpoint" (dict "enabled" $v.checkpoint.enabled "everyNSteps" $v.checkpoint.everyNSteps)
   "preflight" (omit $v.preflight "enabled" "resources")
   "plan" $root.Values.monitoring.plan
-  "rendezvous" (dict "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
+  "rendezvous" (dict
+    "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
 -}}
 {{- if $v.prepare.enabled -}}
   {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
@@ -173,7 +178,8 @@ settings.json: |
     name: {{ .configMap }}
     defaultMode: 0555
     items:
-      {{- range ternary (list "settings.json") (list "neva_pretrain.yaml" "settings.json") $root.Values.prepare.enabled }}
+      {{- $trains := list "neva_pretrain.yaml" "settings.json" }}
+      {{- range ternary (list "settings.json") $trains $root.Values.prepare.enabled }}
       - key: {{ . }}
         path: {{ . }}
       {{- end }}

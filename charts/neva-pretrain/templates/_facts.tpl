@@ -30,7 +30,9 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 
 {{/* Parses files/rules.yaml, once a render, into the root's nevaRules; nobody changes it. Takes the root. */}}
 {{- define "neva-pretrain.loadRules" -}}
-{{- if not (hasKey . "nevaRules") -}}{{- $_ := set . "nevaRules" (.Files.Get "files/rules.yaml" | fromYaml) -}}{{- end -}}
+{{- if not (hasKey . "nevaRules") -}}
+  {{- $_ := set . "nevaRules" (.Files.Get "files/rules.yaml" | fromYaml) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "neva-pretrain.derivedFacts" -}}
@@ -61,7 +63,9 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 {{- $vocab := mul 128 $t.tensorParallelSize -}}
 {{- $readOnlyMounts := list -}}
 {{- range $name := list "datasets" "models" -}}
-  {{- if include "neva-pretrain.readOnly" (dict "root" $ "volume" $name) -}}{{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}{{- end -}}
+  {{- if include "neva-pretrain.readOnly" (dict "root" $ "volume" $name) -}}
+    {{- $readOnlyMounts = append $readOnlyMounts (get $v.storage $name).mountPath -}}
+  {{- end -}}
 {{- end -}}
 {{- dict
   "mode" (ternary "prepare" "train" ($v.prepare.enabled | default false))
@@ -97,13 +101,18 @@ that are a function of the root alone. Takes a dict: root, name, arguments. */}}
 never a silent edit of a running one. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.hash" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
-{{- $parts := list (include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.configData" "argument" .)) -}}
+{{- $data := include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.configData" "argument" .) -}}
+{{- $pod := dict "root" $root "facts" $f "configMap" "config" -}}
+{{- $parts := list $data -}}
 {{- if eq $f.mode "prepare" -}}
-  {{- $parts = append $parts (include "neva-pretrain.preparePod" (dict "root" $root "facts" $f "configMap" "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.preparePod" $pod) -}}
 {{- else if eq $root.Values.job.kind "TrainJob" -}}
-  {{- $parts = append $parts (include "neva-pretrain.runtimeSpec" (dict "root" $root "facts" $f "configMap" "config")) -}}
+  {{- $parts = append $parts (include "neva-pretrain.runtimeSpec" $pod) -}}
 {{- else -}}
-  {{- $parts = concat $parts (list (include "neva-pretrain.pod" (dict "root" $root "facts" $f "configMap" "config" "role" "Master")) $f.workers (include "neva-pretrain.text" $root.Values.rendezvous.port) ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
+  {{- $parts = concat $parts (list
+    (include "neva-pretrain.pod" (set $pod "role" "Master")) $f.workers
+    (include "neva-pretrain.text" $root.Values.rendezvous.port)
+    ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
 {{- end -}}
 {{- $parts | toJson | sha256sum | trunc 8 -}}
 {{- end -}}

@@ -27,8 +27,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- include "neva-pretrain.stringMap" $labels -}}
 {{- end -}}
 
-{{/* Labels of every object that runs pods, by which queues find it: of the job, not of the pods that it makes (A13), and
-of a pod by itself. Takes the root. */}}
+{{/* Labels of every object that runs pods, by which queues find it: of the job, not of the pods that it makes (A13),
+and of a pod by itself. Takes the root. */}}
 {{- define "neva-pretrain.workloadLabels" -}}
 {{- include "neva-pretrain.labelsWith" (dict "root" . "more" (include "neva-pretrain.queueLabels" . | fromYaml)) -}}
 {{- end -}}
@@ -52,7 +52,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "neva-pretrain.serviceAccountName" -}}
 {{- $sa := .Values.serviceAccount -}}
-{{- if $sa.name }}{{ $sa.name }}{{ else if $sa.create }}{{ include "neva-pretrain.fullname" . }}{{ else }}default{{ end -}}
+{{- $own := ternary (include "neva-pretrain.fullname" .) "default" ($sa.create | default false) -}}
+{{- $sa.name | default $own -}}
 {{- end -}}
 
 {{- define "neva-pretrain.image" -}}
@@ -73,8 +74,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}{{ end }}
 {{- end -}}
 
-{{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would stay
-beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. */}}
+{{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would
+stay beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. */}}
 {{- define "neva-pretrain.instead" -}}
 {{- include "neva-pretrain.stringMap" (.given | default .default) | trim | default "{}" -}}
 {{- end -}}
@@ -97,12 +98,13 @@ beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. 
 
 {{/* Bytes of a Kubernetes quantity, as a float. */}}
 {{- define "neva-pretrain.bytes" -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
 {{- $number := regexFind "^[0-9.]+" . -}}
 {{- mulf (float64 $number) (get $units (trimPrefix $number .)) -}}
 {{- end -}}
 
-{{/* Whole floats of a parsed tree become integers in place, so that toYaml writes 4294967296 and not 4.294967296e+09. */}}
+{{/* Whole floats of a parsed tree become integers in place: toYaml writes 4294967296 and not 4.294967296e+09. */}}
 {{- define "neva-pretrain.integers" -}}
 {{- range $k, $v := . -}}
   {{- if kindIs "map" $v -}}{{- include "neva-pretrain.integers" $v -}}
@@ -110,7 +112,9 @@ beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. 
     {{- $list := list -}}
     {{- range $v -}}
       {{- if kindIs "map" . -}}{{- include "neva-pretrain.integers" . -}}{{- end -}}
-      {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- $list = append $list (int64 .) -}}{{- else -}}{{- $list = append $list . -}}{{- end -}}
+      {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{- $list = append $list (int64 .) -}}
+      {{- else -}}{{- $list = append $list . -}}
+      {{- end -}}
     {{- end -}}
     {{- $_ := set $ $k $list -}}
   {{- else if and (kindIs "float64" $v) (eq (floor $v) $v) -}}{{- $_ := set $ $k (int64 $v) -}}
@@ -122,7 +126,8 @@ beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. 
 {{- define "neva-pretrain.merge" -}}
 {{- $into := .into -}}
 {{- range $k, $v := .from -}}
-  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}{{- include "neva-pretrain.merge" (dict "into" (get $into $k) "from" $v) -}}
+  {{- if and (kindIs "map" $v) (kindIs "map" (get $into $k)) -}}
+    {{- include "neva-pretrain.merge" (dict "into" (get $into $k) "from" $v) -}}
   {{- else -}}{{- $_ := set $into $k $v -}}
   {{- end -}}
 {{- end -}}
@@ -132,18 +137,27 @@ beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. 
 helm template, so the output never depends on it. Takes a dict: root, name. */}}
 {{- define "neva-pretrain.refuseRunningJob" -}}
 {{- $root := .root -}}{{- $name := .name -}}
-{{- $kinds := list (list "kubeflow.org/v1" "PyTorchJob") (list "trainer.kubeflow.org/v1alpha1" "TrainJob") (list "batch/v1" "Job") -}}
-{{- range $kind := $kinds -}}
+{{- range list
+    (dict "api" "kubeflow.org/v1" "kind" "PyTorchJob")
+    (dict "api" "trainer.kubeflow.org/v1alpha1" "kind" "TrainJob")
+    (dict "api" "batch/v1" "kind" "Job") -}}
+{{- $kind := .kind -}}
 {{- /* lookup fails on a kind that the cluster does not have. */ -}}
-{{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" (index $kind 0) (index $kind 1)) -}}
-{{- range (lookup (index $kind 0) (index $kind 1) $root.Release.Namespace "").items -}}
-  {{- if and (eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name) (ne .metadata.name $name) -}}
+{{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" .api .kind) -}}
+{{- range (lookup .api .kind $root.Release.Namespace "").items -}}
+  {{- $release := dig "metadata" "labels" "app.kubernetes.io/instance" "" . -}}
+  {{- if and (eq $release $root.Release.Name) (ne .metadata.name $name) -}}
     {{- $ended := false -}}
     {{- range dig "status" "conditions" list . -}}
-      {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}{{- $ended = true -}}{{- end -}}
+      {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}
+        {{- $ended = true -}}
+      {{- end -}}
     {{- end -}}
     {{- if not $ended -}}
-      {{- printf "\n\nERROR: release %s: got values that make the job %s; must not replace the job %s, which has not ended; use kubectl delete %s %s -n %s first (the same values then go on where it stopped)" $root.Release.Name $name .metadata.name (index $kind 1 | lower) .metadata.name $root.Release.Namespace | fail -}}
+      {{- $fix := printf "use kubectl delete %s %s -n %s first (the same values then go on where it stopped)"
+        (lower $kind) .metadata.name $root.Release.Namespace -}}
+      {{- printf "\n\nERROR: release %s: got values that make the job %s; %s %s, which has not ended; %s"
+        $root.Release.Name $name "must not replace the job" .metadata.name $fix | fail -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

@@ -11,7 +11,8 @@ annotations:
 
 {{/* Metadata of the job's pods. Takes a dict: root, facts, role; Node is a pod of a TrainJob, master or worker. */}}
 {{- define "neva-pretrain.podMetadata" -}}
-{{- $root := .root -}}{{- $facts := .facts -}}{{- $more := ternary dict $root.Values.workerLabels (eq .role "Master") -}}
+{{- $root := .root -}}{{- $facts := .facts -}}
+{{- $more := ternary dict $root.Values.workerLabels (eq .role "Master") -}}
 labels:
   {{- include "neva-pretrain.podLabels" (dict "root" $root "more" $more) | trim | nindent 2 }}
 {{- with include "neva-pretrain.podAnnotations" (dict "root" $root "facts" $facts) | trim }}

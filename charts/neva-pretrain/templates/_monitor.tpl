@@ -25,12 +25,14 @@ neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson
 
 {{/* Its name says what is in it: the pod refers to it, so the job's hash covers the files. */}}
 {{- define "neva-pretrain.exporterName" -}}
-{{- printf "%s-monitor-%s" (include "neva-pretrain.fullname" .) (include "neva-pretrain.exporterData" . | sha256sum | trunc 8) -}}
+{{- $hash := include "neva-pretrain.exporterData" . | sha256sum | trunc 8 -}}
+{{- printf "%s-monitor-%s" (include "neva-pretrain.fullname" .) $hash -}}
 {{- end -}}
 
-{{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod alive.
-There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need that
-name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root, facts. */}}
+{{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod
+alive. There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need
+that name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root,
+facts. */}}
 {{- define "neva-pretrain.exporter" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}{{- $exporter := $root.Values.monitoring.exporter -}}
@@ -98,7 +100,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- define "neva-pretrain.readerSecurityContext" -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
 {{- $_ := set $context "readOnlyRootFilesystem" true -}}
-{{- include "neva-pretrain.merge" (dict "into" $context "from" (pick .Values.securityContext "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions")) -}}
+{{- $own := pick .Values.securityContext "runAsUser" "runAsGroup" "runAsNonRoot" "seLinuxOptions" -}}
+{{- include "neva-pretrain.merge" (dict "into" $context "from" $own) -}}
 {{- include "neva-pretrain.yaml" $context -}}
 {{- end -}}
 
@@ -114,7 +117,8 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- $wandb := $v.wandb -}}
 {{- if $wandb.enabled }}
 {{- $own := printf "%s/wandb" $v.storage.scratch.mountPath -}}
-{{- range $name, $value := dict "WANDB_CACHE_DIR" $own "WANDB_CONFIG_DIR" $own "WANDB_DATA_DIR" $own "WANDB_MODE" $wandb.mode }}
+{{- range $name, $value := dict
+  "WANDB_CACHE_DIR" $own "WANDB_CONFIG_DIR" $own "WANDB_DATA_DIR" $own "WANDB_MODE" $wandb.mode }}
 {{ include "neva-pretrain.env" (dict "name" $name "value" $value) }}
 {{- end }}
 {{- $secret := $v.secrets.wandb }}
@@ -129,16 +133,19 @@ name. The nodes of a TrainJob have one template: there it is silent on all but t
 {{- $root := .root -}}{{- $f := .facts -}}{{- $job := .job -}}
 {{- $v := $root.Values -}}{{- $ns := $root.Release.Namespace -}}
 {{- with $v.tensorboard }}{{ if .enabled }}
+{{- $port := include "neva-pretrain.text" .port }}
 
-TensorBoard, http://localhost:{{ include "neva-pretrain.text" .port }} while this runs:
-  kubectl port-forward service/{{ include "neva-pretrain.tensorboardName" $root }} {{ include "neva-pretrain.text" .port }} -n {{ $ns }}
+TensorBoard, http://localhost:{{ $port }} while this runs:
+  kubectl port-forward service/{{ include "neva-pretrain.tensorboardName" $root }} {{ $port }} -n {{ $ns }}
 {{- end }}{{ end }}
 {{- $exporter := $root.Values.monitoring.exporter }}
 {{- if $exporter.enabled }}
+{{- $port := include "neva-pretrain.text" $exporter.port }}
+{{- $pod := include "neva-pretrain.firstPodName" (dict "root" $root "job" $job) }}
 
 Metrics:
-  kubectl port-forward {{ include "neva-pretrain.firstPodName" (dict "root" $root "job" $job) }} {{ include "neva-pretrain.text" $exporter.port }} -n {{ $ns }} &
-  curl -s http://localhost:{{ include "neva-pretrain.text" $exporter.port }}/metrics
+  kubectl port-forward {{ $pod }} {{ $port }} -n {{ $ns }} &
+  curl -s http://localhost:{{ $port }}/metrics
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
 {{- if (get $v.monitoring $key).enabled }}
@@ -162,7 +169,8 @@ Weights & Biases: project {{ .project }}, group {{ $f.runId }}; the address of t
 {{- else }}
 {{- $results := include "neva-pretrain.volume" (dict "root" $root "volume" "results") | fromJson }}
 {{- $node := $results.gpfs.nodePath }}
-{{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath (and (not (empty $node)) (empty $results.subPath)) }}
+{{- $plain := and (not (empty $node)) (empty $results.subPath) }}
+{{- $folder := ternary (printf "%s/%s" $node $f.runId) $f.resultsPath $plain }}
 
 Weights & Biases, from where the results and the internet are:
   wandb sync {{ $folder }}/wandb/offline-run-*

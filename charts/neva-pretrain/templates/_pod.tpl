@@ -1,5 +1,5 @@
-{{/* The one pod body of the job. Takes a dict: root, facts, configMapName, role; role is Master, Worker or Node (a pod that
-learns its rank only when it runs). */}}
+{{/* The one pod body of the job. Takes a dict: root, facts, configMap, role; role is Master, Worker or Node (a pod
+that learns its rank only when it runs). */}}
 {{- define "neva-pretrain.pod" -}}
 {{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}{{- $role := .role -}}
 {{- $v := $root.Values -}}
@@ -38,8 +38,9 @@ operator's own gives up after 200 s, and the master's preflight or a slow pull m
 {{- define "neva-pretrain.initContainers" -}}
 {{- $root := .root -}}{{- $role := .role -}}{{- $body := .body -}}
 {{- if $root.Values.preflight.enabled }}
+{{- $level := get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role }}
 - name: preflight
-  command: ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level", {{ get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role | quote }}]
+  command: ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level", {{ $level | quote }}]
   workingDir: /etc/neva
   {{- $body | trim | nindent 2 }}
 {{- end }}
@@ -77,9 +78,10 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- define "neva-pretrain.trainingContainer" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
-{{- $resources := dict "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName (include "neva-pretrain.text" $v.training.gpusPerNode) -}}
+{{- $resources := dict
+  "cpu" $v.resources.cpu "memory" $v.resources.memory $v.resources.gpuResourceName $v.training.gpusPerNode -}}
 {{- if $f.rdma.enabled -}}
-  {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name (include "neva-pretrain.text" $count) }}{{ end -}}
+  {{- range $name, $count := $f.rdma.resources }}{{ $_ := set $resources $name $count }}{{ end -}}
 {{- end }}
 {{ include "neva-pretrain.container" (dict "root" $root "rdma" $f.rdma.enabled "resources" $resources) }}
 env:
@@ -132,7 +134,9 @@ requests:
 {{- end }}
 {{- range $root.Values.extraVolumeMounts }}
 {{- $name := .name }}
-{{- if has $name (list "datasets" "models" "results" "scratch") }}{{ $name = include "neva-pretrain.podVolume" (dict "root" $root "volume" $name) }}{{ end }}
+{{- if has $name (list "datasets" "models" "results" "scratch") }}
+{{- $name = include "neva-pretrain.podVolume" (dict "root" $root "volume" $name) }}
+{{- end }}
 {{ list (merge (dict "name" $name) .) | include "neva-pretrain.yaml" }}
 {{- end }}
 {{- end -}}
@@ -198,8 +202,8 @@ requests:
       fieldPath: metadata.name
 {{- end -}}
 
-{{/* Who a process is and where its libraries may write, as JSON: a user that the image does not know has no name and / as
-its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writable folder. */}}
+{{/* Who a process is and where its libraries may write, as JSON: a user that the image does not know has no name and /
+as its home, and getpass.getuser() of torch's inductor raises (N06). Takes a writable folder. */}}
 {{- define "neva-pretrain.userEnvironment" -}}
 {{- $home := printf "%s/home" . -}}{{- $cache := printf "%s/.cache" $home -}}
 {{- dict
@@ -231,8 +235,8 @@ write, as JSON. Takes a dict: root, facts, online. */}}
 {{- $env | toJson -}}
 {{- end -}}
 
-{{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is used.
-Takes a dict: root, map, online. */}}
+{{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is
+used. Takes a dict: root, map, online. */}}
 {{- define "neva-pretrain.envList" -}}
 {{- $root := .root -}}
 {{- range $name, $value := .env }}{{ if not (kindIs "invalid" $value) }}

@@ -9,7 +9,7 @@
 {{- div (add (mul $parameters 102) 99999999999) 100000000000 -}}
 {{- end -}}
 
-{{/* The NeMo image asks the container runtime for all GPUs; a pod that requested none must not see those of others. */}}
+{{/* The NeMo image asks the container runtime for all GPUs; a pod that requested none must not see others'. */}}
 {{- define "neva-pretrain.noGpu" -}}
 {"NVIDIA_VISIBLE_DEVICES": "void"}
 {{- end -}}
@@ -19,12 +19,14 @@
 {{- $p := .Values.prepare -}}
 {{- $online := and $p.vision.enabled (not (hasPrefix "/" $p.vision.source)) -}}
 {{- range $step := list "tokenizer" "llm" "dataset" -}}
-  {{- with get $p $step -}}{{- if and .enabled .source (not (hasPrefix "/" .source)) -}}{{- $online = true -}}{{- end -}}{{- end -}}
+  {{- with get $p $step -}}
+    {{- if and .enabled .source (not (hasPrefix "/" .source)) -}}{{- $online = true -}}{{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- ternary "true" "" $online -}}
 {{- end -}}
 
-{{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes a dict: root, facts, configMapName. */}}
+{{/* The pod that makes a run's inputs: no GPU, datasets and models writable. Takes a dict: root, facts, configMap. */}}
 {{- define "neva-pretrain.preparePod" -}}
 {{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}
 {{- $v := $root.Values -}}{{- $p := $v.prepare -}}

@@ -6,10 +6,15 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
 {{- define "neva-pretrain.references" -}}
 {{- $v := .Values -}}{{- $s := $v.scheduling -}}{{- $queue := $s.queue -}}
 {{- $f := include "neva-pretrain.facts" . | fromJson -}}
-{{- $secrets := $v.image.pullSecrets | default list -}}{{- $claims := list -}}{{- $others := list -}}{{- $clusters := list -}}
+{{- $secrets := $v.image.pullSecrets | default list -}}
+{{- $claims := list -}}{{- $others := list -}}{{- $clusters := list -}}
 {{- $wandb := $v.wandb -}}{{- $keys := $v.secrets -}}
-{{- if and (eq $f.mode "train") $wandb.enabled (eq (toString $wandb.mode) "online") -}}{{- $secrets = append $secrets $keys.wandb.name -}}{{- end -}}
-{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva-pretrain.prepareOnline" .)) -}}{{- $secrets = append $secrets $keys.huggingface.name -}}{{- end -}}
+{{- if and (eq $f.mode "train") $wandb.enabled (eq (toString $wandb.mode) "online") -}}
+  {{- $secrets = append $secrets $keys.wandb.name -}}
+{{- end -}}
+{{- if or $f.hfOnline (and (eq $f.mode "prepare") (include "neva-pretrain.prepareOnline" .)) -}}
+  {{- $secrets = append $secrets $keys.huggingface.name -}}
+{{- end -}}
 {{- range $name, $secret := $keys.env -}}{{- $secrets = append $secrets $secret.name -}}{{- end -}}
 {{- $own := false -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
@@ -20,20 +25,33 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
   {{- with $volume.storageClassName -}}{{- $clusters = append $clusters (printf "storageclass/%s" .) -}}{{- end -}}
 {{- end -}}
 {{- range $v.extraVolumes -}}
-  {{- if kindIs "map" .persistentVolumeClaim -}}{{- $claims = append $claims .persistentVolumeClaim.claimName -}}{{- end -}}
+  {{- if kindIs "map" .persistentVolumeClaim -}}
+    {{- $claims = append $claims .persistentVolumeClaim.claimName -}}
+  {{- end -}}
   {{- if kindIs "map" .secret -}}{{- $secrets = append $secrets .secret.secretName -}}{{- end -}}
 {{- end -}}
 {{- $account := $v.serviceAccount -}}
-{{- if and (not $account.create) $account.name -}}{{- $others = append $others (printf "serviceaccount/%s" $account.name) -}}{{- end -}}
+{{- if and (not $account.create) $account.name -}}
+  {{- $others = append $others (printf "serviceaccount/%s" $account.name) -}}
+{{- end -}}
 {{- with $queue.name -}}{{- $others = append $others (printf "localqueues.kueue.x-k8s.io/%s" .) -}}{{- end -}}
-{{- with $queue.priorityClass -}}{{- $clusters = append $clusters (printf "workloadpriorityclasses.kueue.x-k8s.io/%s" .) -}}{{- end -}}
+{{- with $queue.priorityClass -}}
+  {{- $clusters = append $clusters (printf "workloadpriorityclasses.kueue.x-k8s.io/%s" .) -}}
+{{- end -}}
 {{- with $s.priorityClassName -}}{{- $clusters = append $clusters (printf "priorityclass/%s" .) -}}{{- end -}}
 {{- $made := list -}}
-{{- range $name, $one := include "neva-pretrain.oneVolume" . | fromJson -}}{{- $made = append $made (printf "%s-%s" (include "neva-pretrain.fullname" $) $name) -}}{{- end -}}
+{{- range $name, $one := include "neva-pretrain.oneVolume" . | fromJson -}}
+  {{- $made = append $made (printf "%s-%s" (include "neva-pretrain.fullname" $) $name) -}}
+{{- end -}}
 {{- $found := list -}}
-{{- range $secrets | compact | uniq -}}{{- $found = append $found (dict "kind" "Secret" "name" . "what" (printf "secret/%s" .) "lookup" true) -}}{{- end -}}
+{{- range $secrets | compact | uniq -}}
+  {{- $found = append $found (dict "kind" "Secret" "name" . "what" (printf "secret/%s" .) "lookup" true) -}}
+{{- end -}}
 {{- range $claims | compact | uniq -}}
-  {{- if not (has . $made) -}}{{- $found = append $found (dict "kind" "PersistentVolumeClaim" "name" . "what" (printf "persistentvolumeclaim/%s" .) "lookup" $own) -}}{{- end -}}
+  {{- if not (has . $made) -}}
+    {{- $found = append $found (dict "kind" "PersistentVolumeClaim" "name" .
+      "what" (printf "persistentvolumeclaim/%s" .) "lookup" $own) -}}
+  {{- end -}}
 {{- end -}}
 {{- range $others -}}{{- $found = append $found (dict "what" . "lookup" false) -}}{{- end -}}
 {{- range $clusters | uniq -}}{{- $found = append $found (dict "what" . "lookup" false "cluster" true) -}}{{- end -}}

@@ -6,9 +6,11 @@ nodeSelector:
   {{- include "neva-pretrain.stringMap" . | trim | nindent 2 }}
 {{- end }}
 {{- $expressions := list -}}
-{{- with $s.gpuType }}{{ if .values }}{{ $expressions = append $expressions (dict "key" .key "operator" "In" "values" .values) }}{{ end }}{{ end -}}
+{{- with $s.gpuType.values -}}
+  {{- $expressions = append $expressions (dict "key" $s.gpuType.key "operator" "In" "values" .) -}}
+{{- end -}}
 {{- $expressions = concat $expressions ($s.nodeExpressions | default list) -}}
-{{- /* By the node's name, which its host name label need not equal; the API takes one value of it in a requirement. */ -}}
+{{- /* By the node's name, which its host name label need not equal; the API takes one value in a requirement. */ -}}
 {{- $fields := list -}}
 {{- range $s.avoidNodes | default list | uniq -}}
   {{- $fields = append $fields (dict "key" "metadata.name" "operator" "NotIn" "values" (list .)) -}}
@@ -30,7 +32,8 @@ tolerations:
 {{- with $s.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  {{- $constraint := dict "labelSelector" (dict "matchLabels" (include "neva-pretrain.selectorLabels" $ | fromYaml)) | merge (deepCopy .) }}
+  {{- $labels := include "neva-pretrain.selectorLabels" $ | fromYaml }}
+  {{- $constraint := dict "labelSelector" (dict "matchLabels" $labels) | merge (deepCopy .) }}
   - {{- include "neva-pretrain.yaml" $constraint | nindent 4 }}
   {{- end }}
 {{- end }}
@@ -56,8 +59,8 @@ kai.scheduler/queue: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name wins.
-Master and workers are two pod sets to Kueue: their group lies in one domain. Takes a dict: root, facts. */}}
+{{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name
+wins. Master and workers are two pod sets to Kueue: their group lies in one domain. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.podAnnotations" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $annotations := deepCopy $f.fabric.annotations -}}
@@ -69,10 +72,14 @@ Master and workers are two pod sets to Kueue: their group lies in one domain. Ta
   {{- with get $topology $kind -}}
     {{- $_ := set $annotations (printf "kueue.x-k8s.io/podset-%s-topology" $kind) . -}}
     {{- /* A TrainJob and a job of one node are one pod set. */ -}}
-    {{- if and (eq $root.Values.job.kind "PyTorchJob") (gt (int64 $f.workers) 0) -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-group-name" "job" -}}{{- end -}}
+    {{- if and (eq $root.Values.job.kind "PyTorchJob") (gt (int64 $f.workers) 0) -}}
+      {{- $_ := set $annotations "kueue.x-k8s.io/podset-group-name" "job" -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if $topology.unconstrained -}}{{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}{{- end -}}
+{{- if $topology.unconstrained -}}
+  {{- $_ := set $annotations "kueue.x-k8s.io/podset-unconstrained-topology" "true" -}}
+{{- end -}}
 {{- include "neva-pretrain.merge" (dict "into" $annotations "from" $root.Values.podAnnotations) -}}
 {{- include "neva-pretrain.stringMap" $annotations -}}
 {{- end -}}

@@ -23,9 +23,10 @@ document's folder. Nothing has to be taken away first. Takes a dict: root, volum
 {{- $volume | toJson -}}
 {{- end -}}
 
-{{/* Which volumes of storage are one, as JSON by name: `claim` is the pods' claim, empty where there is none; `owner` the
-volume that the claim and its PersistentVolume are made for; `pod` the volume of the pods that is mounted. The kubelet
-mounts a CSI handle and a claim once in a pod, and waits for a second volume of either for ever (N04). Takes the root. */}}
+{{/* Which volumes of storage are one, as JSON by name: `claim` is the pods' claim, empty where there is none; `owner`
+the volume that the claim and its volume are made for; `pod` the volume of the pods that is mounted. The kubelet
+mounts a CSI handle and a claim once in a pod, and waits for a second volume of either for ever (N04). Takes the
+root. */}}
 {{- define "neva-pretrain.oneVolume" -}}
 {{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.sharedVolumes" "argument" .) -}}
 {{- end -}}
@@ -43,7 +44,8 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
   {{- if and (include "neva-pretrain.storageSources" $volume | fromJsonArray) (not $volume.hostPath) -}}
     {{- $claim = $volume.existingClaim | default (printf "%s-%s" (include "neva-pretrain.fullname" $) $owner) -}}
   {{- end -}}
-  {{- $pod := get $claims ($claim | default $name) | default $name -}}{{- $_ := set $claims ($claim | default $name) $pod -}}
+  {{- $source := $claim | default $name -}}
+  {{- $pod := get $claims $source | default $name -}}{{- $_ := set $claims $source $pod -}}
   {{- $_ := set $shared $name (dict "claim" $claim "owner" $owner "pod" $pod) -}}
 {{- end -}}
 {{- $shared | toJson -}}
@@ -74,9 +76,8 @@ mounts a CSI handle and a claim once in a pod, and waits for a second volume of 
 {{- if ne (get (include "neva-pretrain.oneVolume" .root | fromJson) .volume).owner .volume }}true{{ end -}}
 {{- end -}}
 
-{{/* Name of a static PersistentVolume. Volumes are the cluster's: between dots, which no namespace and no full name has,
-two releases never mean the same one. */}}
-
+{{/* Name of a static PersistentVolume. Volumes are the cluster's: between dots, which no namespace and no full name
+has, two releases never mean the same one. */}}
 {{- define "neva-pretrain.persistentVolumeName" -}}
 {{- $root := .root -}}{{- $volume := .volume -}}
 {{- printf "%s.%s.%s" $root.Release.Namespace (include "neva-pretrain.fullname" $root) $volume -}}
@@ -85,7 +86,9 @@ two releases never mean the same one. */}}
 {{/* Whether a volume is only read: datasets and models, unless readOnly is false or they are being prepared. */}}
 {{- define "neva-pretrain.readOnly" -}}
 {{- $root := .root -}}{{- $volume := .volume -}}
-{{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) (ne (get $root.Values.storage $volume).readOnly false) }}true{{ end -}}
+{{- if and (not $root.Values.prepare.enabled) (has $volume (list "datasets" "models")) -}}
+  {{- if ne (get $root.Values.storage $volume).readOnly false -}}true{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Where a container sees a volume. Takes a dict: root, volume. */}}
@@ -123,20 +126,26 @@ two releases never mean the same one. */}}
 {{- define "neva-pretrain.readOnlyClaim" -}}
 {{- $root := .root -}}{{- $pod := include "neva-pretrain.podVolume" . -}}{{- $read := "true" -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
-  {{- if and (eq (include "neva-pretrain.podVolume" (dict "root" $root "volume" $name)) $pod) (not (include "neva-pretrain.readOnly" (dict "root" $root "volume" $name))) -}}{{- $read = "" -}}{{- end -}}
+  {{- $one := dict "root" $root "volume" $name -}}
+  {{- if and (eq (include "neva-pretrain.podVolume" $one) $pod) (not (include "neva-pretrain.readOnly" $one)) -}}
+    {{- $read = "" -}}
+  {{- end -}}
 {{- end -}}
 {{- $read -}}
 {{- end -}}
 
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
-one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes a dict: root, volume. */}}
+one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes a dict:
+root, volume. */}}
 {{- define "neva-pretrain.refuseOtherVolume" -}}
 {{- $root := .root -}}{{- $name := .volume -}}
 {{- $volume := include "neva-pretrain.volume" . | fromJson -}}{{- $gpfs := $volume.gpfs -}}
 {{- $claim := include "neva-pretrain.claimName" . -}}{{- $static := include "neva-pretrain.persistentVolumeName" . -}}
-{{- $wanted := $gpfs.nodePath | default $gpfs.csi.volumeHandle | default (printf "storageClassName %s" $volume.storageClassName) -}}
+{{- $class := printf "storageClassName %s" $volume.storageClassName -}}
+{{- $wanted := $gpfs.nodePath | default $gpfs.csi.volumeHandle | default $class -}}
 {{- $kept := lookup "v1" "PersistentVolumeClaim" $root.Release.Namespace $claim -}}
-{{- $fix := printf "use kubectl delete pvc %s -n %s and kubectl delete pv %s first (the data stays), or another release name" $claim $root.Release.Namespace $static -}}
+{{- $fix := printf "use kubectl delete pvc %s -n %s and kubectl delete pv %s first (%s), or another release name"
+  $claim $root.Release.Namespace $static "the data stays" -}}
 {{- $is := "" -}}
 {{- if $kept -}}
   {{- $is = printf "storageClassName %s" (dig "spec" "storageClassName" "" $kept) -}}
@@ -145,11 +154,14 @@ one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJ
   {{- with lookup "v1" "PersistentVolume" "" $static -}}
     {{- $is = dig "spec" "hostPath" "path" (dig "spec" "csi" "volumeHandle" "" .) . -}}
     {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) (or $gpfs.nodePath $gpfs.csi) -}}
-      {{- printf "\n\nERROR: storage.%s: got the kept volume %s, whose claim was deleted; must be free for a new claim; use kubectl delete pv %s first (the data stays)" $name $static $static | fail -}}
+      {{- printf "\n\nERROR: storage.%s: got the kept volume %s, whose claim was deleted; %s; %s"
+        $name $static "must be free for a new claim"
+        (printf "use kubectl delete pv %s first (the data stays)" $static) | fail -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if and $is (ne $is $wanted) -}}
-  {{- printf "\n\nERROR: storage.%s: got %s; must stay what the kept claim %s is for (%s), since a volume cannot change its source; %s" $name $wanted $claim $is $fix | fail -}}
+  {{- printf "\n\nERROR: storage.%s: got %s; must stay what the kept claim %s is for (%s), since %s; %s"
+    $name $wanted $claim $is "a volume cannot change its source" $fix | fail -}}
 {{- end -}}
 {{- end -}}

@@ -9,5 +9,7 @@ app.kubernetes.io/component: tensorboard
 
 {{/* Where the results volume is, so training's nodes; without what is only for a job of GPUs. Takes the root. */}}
 {{- define "neva-pretrain.tensorboardFrame" -}}
-{{- omit (include "neva-pretrain.podFrame" . | fromYaml) "hostNetwork" "dnsPolicy" "priorityClassName" "schedulerName" "topologySpreadConstraints" | include "neva-pretrain.yaml" -}}
+{{- $frame := include "neva-pretrain.podFrame" . | fromYaml -}}
+{{- omit $frame "hostNetwork" "dnsPolicy" "priorityClassName" "schedulerName" "topologySpreadConstraints"
+  | include "neva-pretrain.yaml" -}}
 {{- end -}}

@@ -21,7 +21,7 @@ template:
               trainer.kubeflow.org/trainjob-ancestor-step: trainer
           spec:
             # 0: a Job by itself would start a failed pod six times anew, each time without its peers.
-            backoffLimit: {{ if eq $v.restartPolicy "OnFailure" }}{{ include "neva-pretrain.backoffLimit" $root }}{{ else }}0{{ end }}
+            backoffLimit: {{ eq $v.restartPolicy "OnFailure" | ternary (include "neva-pretrain.backoffLimit" $root) 0 }}
             {{- $deadline := $v.runPolicy.activeDeadlineSeconds }}
             {{- if not (kindIs "invalid" $deadline) }}
             activeDeadlineSeconds: {{ include "neva-pretrain.text" $deadline }}
@@ -31,5 +31,5 @@ template:
                 {{- include "neva-pretrain.podMetadata" (dict "root" $root "facts" $facts "role" "Node") | nindent 16 }}
               spec:
                 restartPolicy: {{ $v.restartPolicy }}
-                {{- include "neva-pretrain.pod" (dict "root" $root "facts" $facts "configMap" $configMap "role" "Node") | nindent 16 }}
+                {{- include "neva-pretrain.pod" (set . "role" "Node") | nindent 16 }}
 {{- end -}}

@@ -41,7 +41,7 @@ charts' too. */}}
 {{- define "neva-pretrain.checkSecrets" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules.secrets -}}{{- $values := join "|" $rules.values -}}
-{{- $entries := include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.entries" "argument" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.entries" . | fromJsonArray | compact -}}
 {{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
 {{- $texts := list -}}{{- $names := list -}}
 {{- range $entries -}}

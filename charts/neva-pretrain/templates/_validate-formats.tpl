@@ -2,7 +2,7 @@
 {{- define "neva-pretrain.checkFormats" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules -}}{{- $values := .Values -}}
-{{- $entries := include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.entries" "argument" .) | fromJsonArray | compact -}}
+{{- $entries := include "neva-pretrain.entries" . | fromJsonArray | compact -}}
 {{- $at := dict -}}
 {{- range $entries -}}{{- $_ := set $at .path . -}}{{- end -}}
 {{- $mayBeNull := concat $rules.optional.sections $rules.optional.lists -}}

@@ -1,12 +1,15 @@
-{{/* All that lies in a tree, level by level, as a JSON list: path, name (an item of a list has the list's), kind and, of a
-scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes a dict: tree, path. */}}
+{{/* All that lies in a tree, level by level, as a JSON list: path, name (an item of a list has the list's), kind and,
+of a scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes a dict: tree, path. */}}
 {{- define "neva-pretrain.walk" -}}
 {{- $level := list (dict "path" .path "name" "" "node" .tree) -}}
 [{{- range $depth := until 33 -}}
   {{- if not $level -}}{{- break -}}{{- end -}}
   {{- $next := list -}}
   {{- range $at := $level -}}
-    {{- if eq $depth 32 -}}{{- dict "path" $at.path "name" $at.name "kind" "deep" "text" "" | toJson -}},{{- continue -}}{{- end -}}
+    {{- if eq $depth 32 -}}
+      {{- dict "path" $at.path "name" $at.name "kind" "deep" "text" "" | toJson -}},
+      {{- continue -}}
+    {{- end -}}
     {{- $prefix := ternary (print $at.path ".") "" (not (empty $at.path)) -}}
     {{- $listed := kindIs "slice" $at.node -}}
     {{- range $key, $node := $at.node -}}
@@ -17,7 +20,8 @@ scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes
         {{- $next = append $next (dict "path" $path "name" $name "node" $node) -}}
         {{- dict "path" $path "name" $name "kind" $kind "text" "" | toJson -}},
       {{- else -}}
-        {{- dict "path" $path "name" $name "kind" $kind "text" (ternary "" (include "neva-pretrain.text" $node) (eq $kind "invalid")) | toJson -}},
+        {{- $text := ternary "" (include "neva-pretrain.text" $node) (eq $kind "invalid") -}}
+        {{- dict "path" $path "name" $name "kind" $kind "text" $text | toJson -}},
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -26,12 +30,16 @@ scalar, its text. 32 levels: what lies deeper is one entry of kind "deep". Takes
 null]
 {{- end -}}
 
-{{/* The walk of all values but global, which is other charts' too. Takes the root. */}}
+{{/* The walk of all values as given but global, which is other charts' too. Takes the root. */}}
 {{- define "neva-pretrain.entries" -}}
+{{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.allEntries" "argument" .) -}}
+{{- end -}}
+
+{{- define "neva-pretrain.allEntries" -}}
 {{- include "neva-pretrain.walk" (dict "tree" (omit .Values "global") "path" "") -}}
 {{- end -}}
 
-{{/* Whether a name says that its value is a secret. Takes a dict: rules, name, the rules being `secrets` of files/rules.yaml. */}}
+{{/* Whether a name says that its value is a secret. Takes a dict: name, and as rules `secrets` of rules.yaml. */}}
 {{- define "neva-pretrain.secretName" -}}
 {{- $rules := .rules -}}
 {{- $name := regexReplaceAll "([a-z0-9])([A-Z])" .name "${1}_${2}" | upper -}}
@@ -44,13 +52,14 @@ null]
 {{- else if kindIs "slice" . -}}{{- ternary "a list" "[]" (not (empty .)) -}}
 {{- else if kindIs "invalid" . -}}null
 {{- else -}}
-{{- $hidden := `[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}\x{fffe}\x{ffff}]` -}}
+{{- $spaces := `\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}` -}}
+{{- $hidden := printf `[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}%s\x{fffe}\x{ffff}]` $spaces -}}
 {{- regexReplaceAll $hidden (include "neva-pretrain.text" .) "?" | regexFind "^.{0,80}" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each key of
-a map. A section that is missing is itself the place, of kind invalid. Takes a dict: tree, path. */}}
+{{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each
+key of a map. A section that is missing is itself the place, of kind invalid. Takes a dict: tree, path. */}}
 {{- define "neva-pretrain.select" -}}
 {{- $keys := splitList "." .path -}}{{- $end := sub (len $keys) 1 | int -}}
 {{- $level := list (dict "path" "" "node" .tree) -}}
@@ -66,10 +75,14 @@ a map. A section that is missing is itself the place, of kind invalid. Takes a d
       {{- end -}}
     {{- else if kindIs "map" $parent.node -}}
       {{- if eq $key "@" -}}
-        {{- range $name, $_ := $parent.node -}}{{- $next = append $next (dict "path" (print $prefix $name) "node" $name) -}}{{- end -}}
+        {{- range $name, $_ := $parent.node -}}
+          {{- $next = append $next (dict "path" (print $prefix $name) "node" $name) -}}
+        {{- end -}}
       {{- else if eq $key "*" -}}
         {{- range $name, $node := $parent.node -}}
-          {{- if not (kindIs "invalid" $node) -}}{{- $next = append $next (dict "path" (print $prefix $name) "node" $node) -}}{{- end -}}
+          {{- if not (kindIs "invalid" $node) -}}
+            {{- $next = append $next (dict "path" (print $prefix $name) "node" $node) -}}
+          {{- end -}}
         {{- end -}}
       {{- else -}}
         {{- $node := index $parent.node $key -}}

@@ -10,10 +10,14 @@ generator/neva_pretrain/check/advice.py; a property test holds the two equal. Ta
 {{- if and (eq $f.mode "train") $f.rdma.enabled (gt (int64 $v.training.nodes) 1) -}}
   {{- $attached := or $rdma.networks (get $v.podAnnotations "k8s.v1.cni.cncf.io/networks") -}}
   {{- if and (eq $v.fabric "roce") (not $v.hostNetwork) (not $attached) -}}
-    {{- $said = append $said "rdma.networks: none with fabric roce; RoCE v2 goes by IP, and a pod without the rails' interfaces fails at its first connection: name their networks (Multus), or use hostNetwork" -}}
+    {{- $said = append $said (printf "rdma.networks: none with fabric roce; %s: %s"
+      "RoCE v2 goes by IP, and a pod without the rails' interfaces fails at its first connection"
+      "name their networks (Multus), or use hostNetwork") -}}
   {{- end -}}
   {{- if and (eq $v.fabric "efa") (not $rdma.count) (not $rdma.resources) -}}
-    {{- $said = append $said (printf "rdma.count: %s, which a p5.48xlarge has; pods that ask for more than their nodes have stay Pending: set it for other instances" (include "neva-pretrain.text" (first (values $f.rdma.resources)))) -}}
+    {{- $said = append $said (printf "rdma.count: %s, which a p5.48xlarge has; %s: set it for other instances"
+      (include "neva-pretrain.text" (first (values $f.rdma.resources)))
+      "pods that ask for more than their nodes have stay Pending") -}}
   {{- end -}}
 {{- end -}}
 {{- $said | toJson -}}
