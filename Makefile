@@ -23,8 +23,9 @@ install: $(VENV)/.installed  ## Install the package and its development tools in
 tools: install  ## Build helm, kubeconform and helm-docs, once
 	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
 
-docs: tools  ## Make what follows from other files: values.schema.json, the chart's README, field reports
+docs: tools  ## Make what follows from other files: values.schema.json, the chart's README, rules, field reports
 	@$(BIN)/python -m tests.tools.schema
+	@$(BIN)/python -m tests.tools.rules
 	@$(BIN)/python -m tests.tools.reports
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
@@ -39,6 +40,7 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)
 	$(BIN)/python -m tests.tools.schema --check
+	$(BIN)/python -m tests.tools.rules --check
 	$(BIN)/python -m tests.tools.reports --check
 
 quick: install  ## The fast tests: no Helm, under a minute

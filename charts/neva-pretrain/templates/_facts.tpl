@@ -5,7 +5,7 @@
 
 {{/*
 All that follows from the values, as JSON. generator/neva_pretrain/facts.py derives the same; a property test holds the
-two equal. "neva-pretrain.facts" has checked them; only _validate.tpl reads the unchecked ones.
+two equal. "neva-pretrain.facts" has checked them; only _validate-*.tpl reads the unchecked ones.
 */}}
 {{- define "neva-pretrain.facts" -}}
 {{- include "neva-pretrain.once" (dict "root" . "define" "neva-pretrain.validatedFacts" "argument" .) -}}
