@@ -25,6 +25,7 @@
     "rule" "must be set" "fix" (print "leave the default, or set it" $later)) -}}
 {{- end -}}
 {{- range $format := $rules.formats -}}
+  {{- $found := list -}}{{- $texts := list -}}
   {{- range $path := splitList " " $format.keys -}}
     {{- $places := list (get $at $path) -}}
     {{- if not (hasKey $at $path) -}}
@@ -32,13 +33,23 @@
     {{- end -}}
     {{- range $places -}}
       {{- if not (has .kind (list "invalid" "map" "slice")) -}}
-        {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
-        {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
-        {{- if not $right -}}
-          {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
-            "got" (include "neva-pretrain.show" .text | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
-        {{- end -}}
+        {{- $found = append $found . -}}{{- $texts = append $texts .text -}}
       {{- end -}}
+    {{- end -}}
+  {{- end -}}
+  {{- /* All texts at once first, one a line: each expression is compiled anew for each match. */ -}}
+  {{- $lines := join "\n" $texts -}}
+  {{- $right := eq (splitList "\n" $lines | len) (len $texts) -}}
+  {{- if and $right $format.pattern -}}
+    {{- $right = eq (regexFindAll (print "(?m)" $format.pattern) $lines -1 | len) (len $texts) -}}
+  {{- end -}}
+  {{- if and $right $format.never -}}{{- $right = not (regexMatch (print "(?m)" $format.never) $lines) -}}{{- end -}}
+  {{- range ternary list $found $right -}}
+    {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
+    {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
+    {{- if not $right -}}
+      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
+        "got" (include "neva-pretrain.show" .text | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
