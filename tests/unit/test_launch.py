@@ -367,7 +367,7 @@ def test_g04_a_results_folder_that_cannot_be_made_is_told() -> None:
         world.results.parent.chmod(0o555)
         done = world.run(world.env(0), **user)
         assert done.returncode == 64
-        assert f"{world.results}: cannot be made as uid" in done.stderr
+        assert f"{world.results}: cannot be created as uid" in done.stderr
 
 
 def test_k21_a_results_folder_that_cannot_be_written_is_told() -> None:

@@ -155,7 +155,7 @@ def test_k06_a_signal_ends_it_at_once(tmp_path: Path, settings: dict[str, Any], 
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]) if inside else process.pid, number)
         assert process.stderr is not None
-        assert f"told to stop by {number.name}" in process.stderr.read()
+        assert f"stopped by {number.name}" in process.stderr.read()
         assert process.wait(PATIENCE) == 128 + number
     if not inside:
         os.killpg(int((tmp_path / "asked").read_text()), signal.SIGKILL)
@@ -170,7 +170,7 @@ def test_k06_the_time_of_all_checks(tmp_path: Path, settings: dict[str, Any]) ->
     settings["preflight"] |= {"timeoutSeconds": 1, "skip": []}
     done = script(tmp_path, settings, "--only", "gpus,dataset", PATH=f"{tool.parent}:{os.environ['PATH']}")
     assert done.returncode == 1
-    assert "FAILED   gpus    has not ended after" in done.stdout
+    assert "FAILED   gpus    still running after" in done.stdout
     assert "skipped  dataset no time is left, see above" in done.stdout
 
 
@@ -198,7 +198,7 @@ def test_a_fault_of_a_check_does_not_hide_the_others(settings: dict[str, Any], m
     monkeypatch.setattr(dataset, "look_at", lambda *_: 1 / 0)
     started = Context(PodSettings(settings))
     results = [run_check(CHECKS[n], started) for n in ("dataset", "images")]
-    assert "the check itself stopped: ZeroDivisionError" in results[0].findings[-1].message
+    assert "the check itself crashed: ZeroDivisionError" in results[0].findings[-1].message
     assert results[1].outcome == "ok"
 
 
@@ -373,8 +373,8 @@ class TestLocally:
             last.mkdir(parents=True)
             code, said = self.call("--results", str(tmp_path / samples), "--only", "resume")
             assert code == 0, said
-            assert f"has seen {samples[:4]} samples: whether NeMo's sampler takes that follows from the run's" in said
-            assert "give the run's values, too (-f)" in said
+            assert f"has seen {samples[:4]} samples: whether NeMo's sampler accepts that depends on the run's" in said
+            assert "also give the run's values (-f)" in said
             code, said = self.call("-f", str(self.values(tmp_path)), "--results", str(tmp_path / samples))
             assert "follows from the run's nodes" not in said
             assert "at step 9000 of 2170: the run is finished" in said

@@ -191,7 +191,7 @@ def settings(tmp_path: Path) -> Settings:
 def test_r03_another_size_than_the_samplers_is_refused(settings: Settings) -> None:
     """R03: 55,552 samples are no multiple of 32 x 16; what is named works, and what is not does not."""
     (message,) = problems(settings, "resume")
-    assert "has seen 55552 samples, no multiple of 512 (MBS x data parallel size 16): NeMo's sampler stops" in message
+    assert "has seen 55552 samples, not a multiple of 512 (MBS x data parallel size 16): NeMo" in message
     assert "set training.microBatchSize=16 or 8 or 4; or set training.nodes=4 or 2 or 1" in message
     for change in ({"microBatchSize": 16}, {"nodes": 4}, {"globalBatchSize": 256, "microBatchSize": 16}):
         assert not problems({**settings, "training": {**settings["training"], **change}}, "resume"), change
@@ -231,7 +231,7 @@ def test_r03_with_a_pipeline_a_pass_is_the_global_batch(settings: Settings) -> N
     settings["training"].update(pipelineParallelSize=2, microBatchSize=8)
     (message, other) = problems(settings, "resume")
     assert "training.pipelineParallelSize was 1, is 2" in other
-    assert "no multiple of 2048" in message
+    assert "not a multiple of 2048" in message
     assert "training.microBatchSize" not in message
     good = int(message.split("training.globalBatchSize=")[1].split()[0])
     settings["training"]["globalBatchSize"] = good
@@ -243,7 +243,7 @@ def test_r03_an_unfinished_run_on_more_nodes(settings: Settings) -> None:
     settings["training"].update(nodes=4, globalBatchSize=4096, maxSteps=136)
     (message,) = problems(settings, "resume")
     assert "is at step 217 of 136: the run is finished" in message
-    assert "raise training.maxSteps (to 340 for the samples that are left" in message
+    assert "raise training.maxSteps (to 340 for the remaining samples" in message
     settings["training"].update(globalBatchSize=1024, maxSteps=543)
     assert problems(settings, "resume") == []
     (message,) = problems(settings, "resume", "warning")
@@ -258,7 +258,7 @@ def test_x16_an_ended_run_is_refused_in_words(settings: Settings) -> None:
     folder = Path(settings["results"]["checkpointsDir"])
     (folder / "neva--step=217-consumed_samples=55552.0-last").rename(folder / "neva--step=272-end")
     (message,) = problems(settings, "resume")
-    assert "neva--step=272-end says that the run has ended; NeMo stops at that | choose another run.id" in message
+    assert "neva--step=272-end marks the run as ended; NeMo refuses to resume it | choose another run.id" in message
     settings["resume"] = "never"
     assert problems(settings, "resume") == []
     assert "mixes its files" in problems(settings, "resume", "warning")[0]

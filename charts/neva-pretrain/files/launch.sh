@@ -3,8 +3,8 @@
 # ConfigMap; no value is ever part of a shell line.
 #   PET_*           the operator's or Trainer's: nodes, node rank, master, port; torchrun reads them by itself
 #   NEVA_*          the chart's, see templates/_pod.tpl
-# Exit codes: 64 whatever is wrong before torchrun starts, 69 master not reachable, 143 told to stop before torchrun
-# ran, else torchrun's.
+# Exit codes: 64 anything wrong before torchrun starts, 69 master not reachable, 143 stopped before torchrun ran,
+# otherwise torchrun's.
 # shellcheck disable=SC2329  # step calls functions by their names
 set -euo pipefail
 
@@ -33,7 +33,7 @@ step() {
   case $code in
     0) ;;
     64 | 69) exit "$code" ;;
-    *) stop 64 "$what: ended with code $code, see the lines above" ;;
+    *) stop 64 "$what: exited with code $code, see the lines above" ;;
   esac
 }
 
@@ -67,7 +67,7 @@ wait_for() {
   say "the master answers at $what after $((SECONDS - start)) s"
 }
 
-chart="the chart sets it: start this script by the chart's pods only"
+chart="the chart sets it: this script runs only in the chart's pods"
 operator="the training operator or Trainer sets it: check that this pod belongs to a PyTorchJob or TrainJob"
 : "${NEVA_WAIT_SECONDS=900}"
 patience=$(number NEVA_WAIT_SECONDS 0 999999999 "set rendezvous.waitSeconds")
@@ -132,7 +132,7 @@ if (( rank > 0 )); then
   port=$(number "$name" 1 65535 "$operator")
 fi
 
-# torchrun would start fewer processes than there are GPUs, or more, without a word. Of MIG slices a CUDA process
+# torchrun would start fewer processes than there are GPUs, or more, silently. Of MIG slices a CUDA process
 # sees one only, however many the pod has.
 check_gpus() {
   local line gpus=0 slices=0 where=${NODE_NAME:-this node}
@@ -160,7 +160,7 @@ fi
 # Makes a folder that this user can write into; other nodes make it at the same time.
 folder() {
   local path=$1 owner=$2 error
-  error=$(mkdir -p "$path" 2>&1) || [[ -d $path ]] || stop 64 "$path: cannot be made as uid $EUID (${error##*: }); must be a folder; check the owner and mode of $owner"
+  error=$(mkdir -p "$path" 2>&1) || [[ -d $path ]] || stop 64 "$path: cannot be created as uid $EUID (${error##*: }); must be a folder; check the owner and mode of $owner"
   error=$(mktemp "$path/.neva.XXXXXX" 2>&1) || stop 64 "$path: cannot be written as uid $EUID (${error##*: }); must be writable; check the owner, mode and free space of $owner"
   rm -f "$error"
 }
@@ -201,7 +201,7 @@ except Exception as error:
     sys.exit(f"neva: {error}")
 ' "$config/settings.json" "$temporary"; then
     rm -f "$temporary"
-    stop 64 "$results/run.json: cannot be written; must say what this run is; check $config/settings.json and the free space of storage.results"
+    stop 64 "$results/run.json: cannot be written; must describe this run; check $config/settings.json and the free space of storage.results"
   fi
   chmod '=rw' "$temporary" # mktemp's 0600 is for no one else; this is what umask allows
   mv -fT "$temporary" "$results/run.json" || { rm -f "$temporary"; stop 64 "$results/run.json: cannot be replaced; must be a file; remove it"; }
@@ -231,7 +231,7 @@ writer=$!
 torchrun "${arguments[@]}" >&3 2>&1 3>&- &
 child=$!
 exec 3>&-
-# Hand signals on, so that torchrun can stop its workers.
+# Forward signals, so that torchrun can stop its workers.
 trap 'kill -TERM "$child" 2>/dev/null' TERM INT
 code=0
 wait "$child" || code=$?

@@ -100,19 +100,17 @@ class _Monitor(Boundary):
     help="Values file of the run: steps, batch size, plan.",
 )
 @click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Steps of the run.")
-@click.option("--global-batch-size", type=click.IntRange(1), metavar="N", help="Samples a step.")
+@click.option("--global-batch-size", type=click.IntRange(1), metavar="N", help="Samples per step.")
 @click.option("--gpus", type=click.IntRange(1), metavar="N", help="GPUs of the job.")
-@click.option("--model", metavar="NAME", help="Model of the catalog, for MFU and tokens/s.")
+@click.option("--model", metavar="NAME", help="Catalog model, for MFU and tokens/s.")
 @click.option("--step-time", type=click.FloatRange(0, min_open=True), metavar="S", help="Planned step time.")
 @click.option(
     "--gpu-type",
     type=click.Choice(list(GPUS)),
-    help="Whose peak MFU is measured against.  [default: the one that the run was planned for]",
+    help="GPU whose peak MFU is measured against.  [default: the one that the run was planned for]",
 )
-@click.option("--once", is_flag=True, help="Read what is there, say it, and end.")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="What --once and the end print."
-)
+@click.option("--once", is_flag=True, help="Report on the log as it is, then exit.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format of the final report.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write loss and step time as .png, .svg, .pdf."
 )
@@ -123,7 +121,7 @@ class _Monitor(Boundary):
     default=Limits.stall_seconds,
     show_default=True,
     metavar="S",
-    help="Least time without a step that is a stall.",
+    help="Minimum time without a step that counts as a stall.",
 )
 @click.option(
     "--nan-steps",
@@ -131,7 +129,7 @@ class _Monitor(Boundary):
     default=Limits.nan_in_a_row,
     show_default=True,
     metavar="N",
-    help="NaN losses in a row that are a failure.",
+    help="NaN losses in a row that count as a failure.",
 )
 @click.option(
     "--slow-below",
@@ -139,7 +137,7 @@ class _Monitor(Boundary):
     default=Limits.slow_share,
     show_default=True,
     metavar="SHARE",
-    help="Share of the planned speed that is too slow.",
+    help="Share of the planned speed below which a run is slow.",
 )
 @click.version_option(__version__, prog_name="neva-monitor")
 def command(
@@ -164,7 +162,7 @@ def command(
     """Watch a NeVa pretraining run: progress, loss, speed against the plan, and what is wrong.
 
     SOURCE is a Helm release or job name, a log file, a folder of logs, or - for standard input.
-    A name that is also a file is the file; -n makes it a name.
+    A name that is also a file is read as the file; with -n it is a name in the cluster.
     """
     limits = Limits(stall_seconds=stall_after, nan_in_a_row=nan_steps, slow_share=slow_below)
     options = settings.Options(
@@ -257,7 +255,7 @@ def _draw(screen: Live, console: Console, run: Run, log: _Input, limits: Limits)
 
 
 class _Lines:
-    """The run for what is no terminal: a line now and then, a judgement once when it comes."""
+    """The run for what is no terminal: a line now and then, a finding once when it appears."""
 
     def __init__(self, run: Run, log: _Input, limits: Limits) -> None:
         self._run = run
@@ -285,5 +283,5 @@ def _print_summary(run: Run, judgements: list[Judgement], state: Status) -> None
 
 
 def main() -> None:
-    """Run the command; refusals end with exit code 2, since 1 is a judgement's."""
+    """Run the command; refusals end with exit code 2, since 1 is a finding's."""
     command()

@@ -80,7 +80,7 @@ class Decoder:
         if self._inner is not None:
             yield from self._inner.close()
             if self._inner._feed is None and not self._whole:
-                raise InputError(f"{self._name}: is cut off before its first text")
+                raise InputError(f"{self._name}: ends before its first text")
 
     def _begin(self) -> tuple[Callable[[bytes], Iterator[bytes]], bytes]:
         """Choose a reader by the first bytes; return it and them, without a byte order mark."""
@@ -103,7 +103,7 @@ class Decoder:
         if _TAR in head[257:262]:
             raise InputError(f"{self._name}: is a tar file; unpack it first: tar -x")
         if _is_binary(head):
-            raise InputError(f"{self._name}: must be a text log, and is binary")
+            raise InputError(f"{self._name}: must be a text log, but is binary")
         return _as_it_is, head
 
     def _unpack(self, magic: bytes, new: Callable[[], Any], inner: Decoder) -> Callable[[bytes], Iterator[bytes]]:

@@ -22,8 +22,8 @@ class _Advice(NamedTuple):
 _ADVICE = {
     "queued": _Advice(
         "the job waits to be admitted",
-        "its queue has no room now, does not exist, or the job is suspended",
-        "`kubectl get workloads,localqueues`; a job that was suspended by hand goes on with `suspend: false`",
+        "its queue is full or does not exist, or the job is suspended",
+        "`kubectl get workloads,localqueues`; a job that was suspended manually resumes with `suspend: false`",
     ),
     "not-created": _Advice(
         "the job's pods are not created",
@@ -32,43 +32,43 @@ _ADVICE = {
     ),
     "unschedulable": _Advice(
         "cannot be scheduled",
-        "nodes are taken, too small, tainted, or not of the kind that is asked for",
+        "nodes are full, too small, tainted, or not of the requested kind",
         "compare scheduling.*, resources and training.gpusPerNode with `kubectl describe nodes`",
     ),
     "image": _Advice(
-        "cannot get an image",
-        "wrong name or tag, a registry that wants image.pullSecrets, or one that cannot be reached",
-        "check image.repository, image.tag and image.pullSecrets; `kubectl describe pod` has the registry's words",
+        "cannot pull an image",
+        "wrong name or tag, a registry that requires image.pullSecrets, or one that cannot be reached",
+        "check image.repository, image.tag and image.pullSecrets; `kubectl describe pod` shows the registry's message",
     ),
     "volume": _Advice(
-        "cannot get a volume",
-        "a claim, Secret or ConfigMap is not there, a claim has no volume, or a file system is not mounted",
+        "cannot mount a volume",
+        "a claim, Secret or ConfigMap is missing, a claim is unbound, or a file system is not mounted",
         "`kubectl get pvc`; check storage.* and, for GPFS, that the folder is on that node",
     ),
     "container": _Advice(
         "a container cannot be started",
-        "a Secret, ConfigMap or key that is not there, or a command or device that the node does not have",
+        "a Secret, ConfigMap or key that is missing, or a command or device that the node does not have",
         "check secrets.*, envFrom and image.entrypoint; `kubectl describe pod`",
     ),
     "preflight": _Advice(
         "preflight failed",
-        "what the lines say: each has its fix",
-        "mend it and install again; `kubectl logs POD -c preflight` has the whole report",
+        "see the lines: each has its fix",
+        "fix it and install again; `kubectl logs POD -c preflight` shows the full report",
     ),
     "wait-for-master": _Advice(
         "waiting for the master",
-        "the master's pod does not run yet: it is not scheduled, pulls its image, or its preflight is at work",
+        "the master's pod is not running yet: it is unscheduled, pulling its image or running preflight",
         "look at the master's pod: `kubectl describe pod`, `kubectl logs -c preflight`",
     ),
     "evicted": _Advice(
-        "taken off its node",
+        "evicted from its node",
         "preempted by a higher priority, drained, or its node ran out of memory or disk",
-        "`kubectl get events`; a run goes on from its last checkpoint when it is started again",
+        "`kubectl get events`; a run resumes from its last checkpoint when restarted",
     ),
     "node-lost": _Advice(
         "its node is lost",
         "the machine is down, or its kubelet does not answer",
-        "`kubectl get nodes`; leave it out with scheduling.avoidNodes",
+        "`kubectl get nodes`; exclude it with scheduling.avoidNodes",
     ),
     "host-oom": _Advice(
         "out of memory (OOMKilled)",
@@ -76,18 +76,18 @@ _ADVICE = {
         "raise resources.memory or lower the number of workers",
     ),
     "terminated": _Advice(
-        "told to stop (SIGTERM)",
+        "stopped (SIGTERM)",
         "preempted, deleted, or the node was drained",
-        "see `kubectl get events`; a run goes on from its last checkpoint when it is started again",
+        "see `kubectl get events`; a run resumes from its last checkpoint when restarted",
     ),
     "exit": _Advice(
         "a container failed",
-        "what its last lines say",
-        "`kubectl logs POD` has the whole log, with `--previous` after a restart",
+        "see its last lines",
+        "`kubectl logs POD` shows the full log, with `--previous` after a restart",
     ),
     "log": _Advice(
         "the master's log cannot be read",
-        "no right to pods/log, or its node does not answer",
+        "no permission for pods/log, or its node does not answer",
         "`kubectl auth can-i get pods/log`; `kubectl get nodes`",
     ),
 }

@@ -1,4 +1,4 @@
-"""The cluster as ``kubectl`` shows it. Its answers may have any shape: what is not as it should be is not there."""
+"""The cluster as ``kubectl`` shows it. Its answers may have any shape: anything malformed counts as missing."""
 
 from __future__ import annotations
 
@@ -200,9 +200,9 @@ class Kubectl:
         try:
             parsed = json.loads(answer)
         except (ValueError, RecursionError):
-            raise ClusterError(f"kubectl get {resource}: its answer is no JSON; is it the real kubectl?") from None
+            raise ClusterError(f"kubectl get {resource}: its answer is not JSON; is it the real kubectl?") from None
         if not isinstance(parsed, dict) or not isinstance(parsed.get("items"), list):
-            raise ClusterError(f"kubectl get {resource}: its answer is no list of objects; is it the real kubectl?")
+            raise ClusterError(f"kubectl get {resource}: its answer is not a list of objects; is it the real kubectl?")
         return [item for item in objects(parsed["items"]) if name_of(item) or not named]
 
     def _ask(self, words: Sequence[str]) -> bytes:

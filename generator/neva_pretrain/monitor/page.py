@@ -34,7 +34,7 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
         ),
         svg(
             "Step time",
-            "seconds a step",
+            "seconds per step",
             curves_of(points, lambda point: point.seconds),
             restart_steps(points),
             run.settings.planned_step_seconds,
@@ -71,9 +71,9 @@ def _tiles(run: Run) -> str:
         ("Tokens/s", number(speed.tokens if speed else None), ""),
         ("MFU", percent(speed.mfu if speed else None), "of dense BF16 peak"),
         (
-            "Of plan",
+            "Speed vs plan",
             percent(speed.of_plan if speed else None),
-            f"planned {duration(run.settings.planned_step_seconds)} a step",
+            f"planned {duration(run.settings.planned_step_seconds)} per step",
         ),
     ]
     return (
@@ -90,12 +90,12 @@ def _tiles(run: Run) -> str:
 
 def _per_gpu(run: Run) -> str:
     speed = run.speed()
-    return f"{number(speed.samples_per_gpu)} a GPU" if speed and speed.samples_per_gpu else ""
+    return f"{number(speed.samples_per_gpu)} per GPU" if speed and speed.samples_per_gpu else ""
 
 
 def _findings(judgements: list[Judgement]) -> str:
     if not judgements:
-        return '<section class="card"><h2>Judgement</h2><p>Nothing to report.</p></section>'
+        return '<section class="card"><h2>Findings</h2><p>Nothing to report.</p></section>'
     items = []
     for j in judgements:
         rank = "" if j.rank is None else f" (rank {j.rank})"
@@ -108,7 +108,7 @@ def _findings(judgements: list[Judgement]) -> str:
             f'<article class="finding {j.level.name.lower()}"><h3>{escape(j.title + rank)}</h3>'
             f"<dl>{rows}</dl></article>"
         )
-    return '<section class="card"><h2>Judgement</h2>' + "".join(items) + "</section>"
+    return '<section class="card"><h2>Findings</h2>' + "".join(items) + "</section>"
 
 
 def _inline(text: str) -> str:
@@ -127,7 +127,7 @@ def _throughput(run: Run, points: Sequence[Point]) -> str:
 
     return svg(
         "Throughput",
-        "samples a second",
+        "samples per second",
         curves_of(points, rate),
         restart_steps(points),
         batch / planned if planned else None,
@@ -154,7 +154,7 @@ def _configuration(run: Run) -> list[tuple[str, str]]:
         ("World size in the log", number(run.world_size)),
         ("Global batch size", number(run.global_batch_size)),
         ("Steps", number(run.max_steps)),
-        ("Tokens a sample", number(s.tokens_per_sample)),
+        ("Tokens per sample", number(s.tokens_per_sample)),
         ("Planned step time", duration(s.planned_step_seconds)),
         ("Steps between checkpoints", "off" if s.checkpoint_every == 0 else number(s.checkpoint_every)),
     ]

@@ -101,7 +101,7 @@ class Look:
                 if (kind in ("QuotaReserved", "Admitted") and not holds) or (kind in ("Evicted", "Requeued") and holds)
             ]
             queue = word(at(workload, "spec").get("queueName"))
-            said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not looked at yet"]
+            said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not evaluated yet"]
         return Trouble("queued", Severity.WARNING, short(said[0] if said else "the job is suspended"))
 
     def _not_created(self, job: Job, pods: int) -> Iterator[Trouble]:
@@ -122,7 +122,7 @@ class Look:
         known = {kind: said for kind, _, said in conditions(job.found)}
         if not pods and "Running" not in known and self._age(job.found) > UNSEEN_SECONDS:
             operator = "the training operator" if job.kind == "pytorchjob" else "Trainer"
-            last = list(known.values())[-1] if known else f"does {operator} run?"
+            last = list(known.values())[-1] if known else f"is {operator} running?"
             said = f"{job.kind} {job.name} has no pods after {self._age(job.found):.0f} s: {last}"
             yield Trouble("not-created", Severity.WARNING, said)
 
@@ -155,7 +155,7 @@ class Look:
                     said = f"{name}: {reason}: {word(waiting.get('message'))}".rstrip(": ")
                     return Trouble("container", Severity.FAILED, said)
                 if name == "wait-for-master" and "running" in state:
-                    waits = f"its init container wait-for-master runs{self._since(at(state, 'running'))}"
+                    waits = f"its init container wait-for-master has been waiting{self._since(at(state, 'running'))}"
         return Trouble("wait-for-master", Severity.WARNING, waits) if waits else None
 
     def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
@@ -202,7 +202,7 @@ class Look:
                 return Trouble("unschedulable", Severity.WARNING, f"{reason}: {said}")
         if at(pod, "status").get("phase") == "Pending" and self._age(pod) > UNSEEN_SECONDS:
             scheduler = word(at(pod, "spec").get("schedulerName"))
-            said = f"no scheduler has looked at it for {self._age(pod):.0f} s: does {scheduler or 'the scheduler'} run?"
+            said = f"no scheduler has handled it for {self._age(pod):.0f} s: is {scheduler or 'the scheduler'} running?"
             return Trouble("unschedulable", Severity.WARNING, said)
         return None
 

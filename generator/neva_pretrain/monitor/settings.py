@@ -159,7 +159,7 @@ def of_record(log: Path) -> tuple[dict[str, Any], str]:
         record = folder / RECORD
         if record.is_file():
             sheet, trouble = _parsed(_head(record))
-            said = f"{record}: {trouble}; what the run was meant to do is not known from it" if trouble else ""
+            said = f"{record}: {trouble}; the run's settings are not known from it" if trouble else ""
             return sheet, said
     return {}, ""
 

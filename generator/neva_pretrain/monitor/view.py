@@ -46,7 +46,7 @@ def plain_line(run: Run, status: Status) -> str:
         if speed.mfu is not None:
             parts.append(f"MFU {percent(speed.mfu)}")
         if speed.of_plan is not None:
-            parts.append(f"{percent(speed.of_plan)} of plan")
+            parts.append(f"{percent(speed.of_plan)} of planned speed")
     if status is Status.TRAINING:
         parts.append(f"{duration(run.seconds_left())} left")
     return "  ".join(parts)
@@ -145,7 +145,7 @@ def _step_time(speed: Speed | None) -> str:
 def _rate(speed: Speed | None) -> str:
     if speed is None or speed.samples is None:
         return UNKNOWN
-    per_gpu = f"   {number(speed.samples_per_gpu)} a GPU" if speed.samples_per_gpu else ""
+    per_gpu = f"   {number(speed.samples_per_gpu)}/GPU" if speed.samples_per_gpu else ""
     return number(speed.samples) + per_gpu
 
 
@@ -156,7 +156,7 @@ def _plan(run: Run, speed: Speed | None) -> Text:
     text = Text(f"{duration(planned)}")
     if speed is not None and speed.of_plan is not None:
         style = "green" if speed.of_plan >= 0.8 else "yellow"
-        text = Text.assemble((f"{percent(speed.of_plan)} of plan", style), f": {duration(planned)}")
+        text = Text.assemble((f"{percent(speed.of_plan)} of planned speed", style), f": {duration(planned)}")
     return text
 
 

@@ -67,7 +67,7 @@ def test_plain_summary(invoke: Invoke, log: Path) -> None:
     first, *rest = out.splitlines()
     assert first.startswith("failed  step 120/2,170  5.5%  loss 2.03  0.54 s/step (p95 0.54 s)")
     assert "474.1 samples/s  59.26/GPU" in first
-    assert "93% of plan" in first
+    assert "93% of planned speed" in first
     assert rest[0] == "FAILED: a GPU ran out of memory (rank 3)"
     assert rest[1] == "  evidence: [rank3]: torch.OutOfMemoryError: CUDA out of memory."
     assert [line.split(":")[0] for line in rest[2:]] == ["  cause", "  action"]
@@ -323,7 +323,7 @@ def test_live_view(width: int) -> None:
     assert max(len(line) for line in shown.splitlines()) <= width
     assert "step 120 of 2,170" in shown
     if width >= 80:
-        for part in ("61% of plan: 0.33 s", "474.1", "59.26 a GPU", "FAILED: a GPU ran out"):
+        for part in ("61% of planned speed: 0.33 s", "474.1", "59.26/GPU", "FAILED: a GPU ran out"):
             assert part in shown
         assert any(0x2800 < ord(c) < 0x2900 for c in shown)
 

@@ -87,10 +87,10 @@ def test_n13_much_in_little_is_given_in_pieces() -> None:
         (gzip.compress(b"train.log".ljust(257, b"\0") + b"ustar\x0000" + bytes(300)), "is a tar file"),
         (gzip.compress(gzip.compress(DATA)), "compressed twice"),
         (gzip.compress(DATA)[:150] + b"\xff" * 400, "is damaged"),
-        (gzip.compress(DATA)[:12], "cut off before its first text"),
+        (gzip.compress(DATA)[:12], "ends before its first text"),
         (b"BZh9 is no bzip2 file\n" * 9, "is damaged"),
         (lzma.compress(DATA)[:20] + os.urandom(900), "is damaged"),
-        (bytes(range(256)) * 9, "must be a text log, and is binary"),
+        (bytes(range(256)) * 9, "must be a text log, but is binary"),
         (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00\x01" * 99, "is binary"),
     ],
 )

@@ -100,7 +100,7 @@ def test_slow() -> None:
     """Below 80 % of the planned speed, once enough steps are timed."""
     text = "".join(bar(n, seconds=2.0) for n in range(30))
     found = only(judgements(text, planned_step_seconds=1.24))
-    assert (found.code, found.level, found.title) == ("slow", Severity.WARNING, "62% of plan")
+    assert (found.code, found.level, found.title) == ("slow", Severity.WARNING, "62% of planned speed")
     assert judgements(text, planned_step_seconds=1.61) == []
     few = "".join(bar(n, seconds=2.0) for n in range(10))
     assert judgements(few, planned_step_seconds=1.0) == []
@@ -338,7 +338,7 @@ def test_r08_a_rerun_of_a_finished_run() -> None:
         run = run_of(text)
         found = only(judge(run, 1.0))
         assert (found.code, found.level, run.completed, run.max_steps) == ("finished", Severity.OK, 20, 20)
-        assert found.title == "finished before: all 20 steps were already done, this start made none"
+        assert found.title == "finished before: all 20 steps were already done, this start ran none"
     refused = "ValueError: Found /r/x--step=20-end indicating that the last training run has already completed."
     run = run_of(HYDRA.format(refused) + TORCHRUN.format(code=1, rank=0, signal="x"))
     run.end("pytorchjob neva: Failed", failed=True)
@@ -391,7 +391,7 @@ def test_r07_the_evidence_says_what_is_the_matter(raised: str, said: str) -> Non
 def test_r07_a_signal_is_called_one() -> None:
     """R07: a process that died of a signal left no exception to look for."""
     found = only(judgements(TRAINING + "\n" + TORCHRUN.format(code=-11, rank=3, signal="Signal 11 (SIGSEGV) received")))
-    assert (found.code, found.title, found.rank) == ("crash", "a process died of a signal", 3)
+    assert (found.code, found.title, found.rank) == ("crash", "a process died from a signal", 3)
 
 
 def test_r07_stopped_by_sigterm_is_no_exception() -> None:

@@ -40,7 +40,7 @@ def note(message: str) -> Finding:
 
 
 def warning(message: str, fix: str) -> Finding:
-    """Say what may be meant, but seldom is."""
+    """Report what may be intended, but seldom is."""
     return Finding(Outcome.WARNING, message, fix)
 
 

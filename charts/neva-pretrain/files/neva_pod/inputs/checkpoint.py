@@ -143,7 +143,7 @@ def _backend(store: Store) -> tuple[str, list[str]]:
     """Return the format of a distributed checkpoint ("" for none) and what is wrong with it."""
     if "model_weights/metadata.json" not in store.sizes:
         inside = any(n.startswith("model_weights/") for n in store.sizes)
-        return "", ["model_weights/ has no metadata.json: it was not written to its end"] if inside else []
+        return "", ["model_weights/ has no metadata.json: it is incomplete"] if inside else []
     metadata = small_json(store, "model_weights/metadata.json")
     backend = str(metadata.get("sharded_backend", "")) if isinstance(metadata, dict) else ""
     names = [n for n in store.sizes if n.startswith("model_weights/")]
@@ -189,7 +189,7 @@ def _instead(store: Store) -> str:
         return "this is the model_weights folder itself: name the folder above it"
     if any(n.startswith("context/") for n in names):
         return "this is a NeMo 2 checkpoint: convert again with the 24.07 container's scripts"
-    return "convert it to its end (prepare.llm), or name the right folder in model.checkpoint"
+    return "complete its conversion (prepare.llm), or name the right folder in model.checkpoint"
 
 
 def _config(store: Store) -> Mapping[str, Any] | None:

@@ -37,9 +37,9 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def denied(path: str, error: OSError) -> Finding:
     """Explain a failed access: with uid, mode and the component that refuses (G01)."""
-    fix = "check that the volume is mounted and the path is spelled as on the volume"
+    fix = "check that the volume is mounted and the path is spelled correctly"
     if isinstance(error, NotAFileError):
-        fix = "name the file itself; a pipe, a socket or a device is not read"
+        fix = "name the file itself; pipes, sockets and devices are not read"
     if error.errno not in (errno.EACCES, errno.EPERM):
         return failed(f"{show(path)}: {error.strerror or error}", fix)
     place = _refusing(path)

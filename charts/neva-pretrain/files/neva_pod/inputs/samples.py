@@ -71,25 +71,25 @@ def _template_problem(sample: Mapping[str, Any], turns: Sequence[Turn], kept: Se
         return _role_problem(turns, kept, template)
     if template in BY_PLACE:
         if "system" in sample and not isinstance(sample["system"], str):
-            return "have a system prompt that is no text"
+            return "have a system prompt that is not text"
         if not all(isinstance(t.get("label", ""), str) for t in turns[1::2]):
-            return "have a label that is no text"
+            return "have a label that is not text"
         return ""
     if len(turns) != 2:
-        return "have another number of turns than 2, which the template plain demands"
+        return "do not have exactly 2 turns, as the template plain requires"
     if turns[0].get("from") == "gpt" or turns[1].get("from") == "human":
-        return "have turns that are not a question of human and the answer of gpt"
+        return "have turns that are not a human question and a gpt answer"
     return ""
 
 
 def _role_problem(turns: Sequence[Turn], kept: Sequence[Turn], template: str) -> str:
     roles = ("human", "gpt")
     if not all(t.get("from") in roles for t in turns):
-        return f"have a turn whose `from` is neither human nor gpt, which the template {template} demands"
+        return f"have a turn whose `from` is not human or gpt, as the template {template} requires"
     if not kept:
         return "have no question"
     if any(t["from"] != roles[i % 2] for i, t in enumerate(kept)):
-        return f"have turns that do not alternate between human and gpt, which the template {template} demands"
+        return f"have turns that do not alternate between human and gpt, as the template {template} requires"
     if template != "v1" and not kept[0]["value"]:
         return f"have an empty question, which the template {template} refuses"
     return ""

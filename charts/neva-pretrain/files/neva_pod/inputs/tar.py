@@ -26,7 +26,7 @@ TAR_KINDS = {
     b"4": "a device",
     b"6": "a pipe",
     b"S": "a sparse file",
-    b"M": "a part of a file of another volume",
+    b"M": "part of a multi-volume file",
 }
 
 
@@ -91,11 +91,11 @@ def tar_members(fd: int) -> dict[str, Member]:
         name = _member_name(raw)
         is_file = kind in b"0\x007" and not raw.endswith("/") and name != ""
         if name in linked or (kind == b"1" and name in members):
-            raise refused(f"has {show(name)} twice, and a hard link to it: readers make different files of that")
+            raise refused(f"has {show(name)} twice, and a hard link to it: readers extract that differently")
         if is_file:
             members[name] = Member(data, size)
         elif size:
-            raise refused(f"has content in {show(name)}, which is no file")
+            raise refused(f"has content in {show(name)}, which is not a file")
         elif kind == b"1":
             link = _member_name(given.get("linkpath") or _text(header[157:257]))
             if link not in members:
@@ -148,7 +148,7 @@ def _tar_number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not re.fullmatch(rb"[0-7]*", digits):
-        raise refused(f"has the size {field!r}, which is no number")
+        raise refused(f"has the size {field!r}, which is not a number")
     return int(digits or b"0", 8)
 
 
@@ -161,7 +161,7 @@ def _ustar_name(header: bytes) -> str:
     if not header[345]:
         return name
     if header[257:263] != b"ustar\0":
-        raise refused(f"has a name {show(name)} that readers take for different ones")
+        raise refused(f"has a name {show(name)} that readers interpret differently")
     return f"{_text(header[345:500])}/{name}"
 
 

@@ -95,10 +95,10 @@ def piece_problems(path: str, found: Sequence[tuple[str, int]], count: int) -> I
     missing = [t for t in wanted if t not in by_text]
     control = [t for t in wanted if t in by_text and by_text[t] != USER_DEFINED]
     if missing:
-        yield failed(f"{show(path)}: has no pieces {some(missing)} of the {count} that NeVa needs", fix)
+        yield failed(f"{show(path)}: lacks {some(missing)} of the {count} pieces that NeVa needs", fix)
     if control:
         yield failed(
-            f"{show(path)}: {some(control)} are not of type USER_DEFINED: text would never be cut into them",
+            f"{show(path)}: {some(control)} are not of type USER_DEFINED: text would never be split into them",
             "start from the model's own tokenizer.model and " + fix,
         )
     if not missing and not control and [t for t, _ in last] != wanted:
@@ -120,10 +120,10 @@ def huggingface_vocabulary(path: str) -> tuple[int, set[str]]:
         own = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         ids = {*own, *(t["id"] for t in added)}
         if not all(type(i) is int and 0 <= i < 2**31 for i in ids):
-            raise ValueError("an id is no number")
+            raise ValueError("an id is not a number")
         return max(ids, default=-1) + 1, {str(t["content"]) for t in added}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProblemError(
-            f"{show(file)} is not a tokenizer of Hugging Face: {type(error).__name__} {brief(str(error))}",
+            f"{show(file)} is not a Hugging Face tokenizer: {type(error).__name__} {brief(str(error))}",
             "copy the tokenizer's files from the model's repository",
         ) from None

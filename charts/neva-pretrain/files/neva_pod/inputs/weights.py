@@ -189,5 +189,5 @@ def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
             index = unpickle(content)
             found = index if isinstance(index, dict) else {}
     except (ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise ProblemError(f"{show(place)}: not as torch writes it: {brief(str(error))}", CONVERT) from None
+        raise ProblemError(f"{show(place)}: not in torch's format: {brief(str(error))}", CONVERT) from None
     return {n: t for n, t in found.items() if isinstance(t, Shape)}

@@ -1,1 +1,1 @@
-"""What a NeMo log says: parser, state of the run, judgement, Prometheus exporter."""
+"""What a NeMo log says: parser, state of the run, findings, Prometheus exporter."""

@@ -32,9 +32,9 @@ ADVICE: dict[Kind, Advice] = {
     Kind.DEVICE_ASSERT: Advice(
         "gpu-error",
         "a check in a CUDA kernel failed (device-side assert)",
-        "an index out of range, most often a token id beyond the vocabulary: tokenizer and LLM do not belong together",
+        "an index out of range, most often a token id beyond the vocabulary: tokenizer and LLM do not match",
         "compare the tokenizer's pieces with the LLM's vocabulary, run once with CUDA_LAUNCH_BLOCKING=1; if only one "
-        "node ever shows it, scheduling.avoidNodes",
+        "node ever shows it, add it to scheduling.avoidNodes",
     ),
     Kind.CUDA_ERROR: Advice(
         "gpu-error",
@@ -59,7 +59,7 @@ ADVICE: dict[Kind, Advice] = {
     ),
     Kind.HOST_OOM: Advice(
         "host-oom",
-        "a process was killed or found no memory",
+        "a process was killed or ran out of memory",
         "most often the container's memory limit, while weights are loaded or by DataLoader workers",
         "look for OOMKilled in `kubectl describe pod`; raise resources.memory or lower the number of workers",
     ),
@@ -90,9 +90,9 @@ ADVICE: dict[Kind, Advice] = {
     ),
     Kind.NCCL_TIMEOUT: Advice(
         "nccl-timeout",
-        "NCCL timeout: a collective did not end",
+        "NCCL timeout: a collective did not complete",
         "one rank died, hangs or is far behind; the rank that times out is rarely the one to blame",
-        "look for the first error in the other pods' logs and for a sick GPU or link on their nodes (dmesg: Xid)",
+        "look for the first error in the other pods' logs and for a faulty GPU or link on their nodes (dmesg: Xid)",
     ),
     Kind.NCCL_ERROR: Advice(
         "nccl-error",
@@ -121,22 +121,22 @@ ADVICE: dict[Kind, Advice] = {
     ),
     Kind.SIGNAL: Advice(
         "crash",
-        "a process died of a signal",
-        "a crash in native code, or an abort after an error that the lines before tell",
-        "read the log of that rank before this line; if only one node ever shows it, scheduling.avoidNodes",
+        "a process died from a signal",
+        "a crash in native code, or an abort after an error reported in the lines before",
+        "read the log of that rank before this line; if only one node ever shows it, add it to scheduling.avoidNodes",
     ),
     Kind.TRACEBACK: Advice(
         "crash",
         "a Python exception in the log",
-        "see the log; an exception that is caught does no harm",
-        "read the log from there on, if no steps follow",
+        "see the log; an exception that is caught is harmless",
+        "if no steps follow, read the log from there on",
         fatal=False,
     ),
     Kind.TERMINATED: Advice(
         "terminated",
-        "the job was told to stop (SIGTERM)",
+        "the job was stopped (SIGTERM)",
         "preempted, deleted, or its node was drained",
-        "see `kubectl get events`; it resumes from the last checkpoint when it is started again",
+        "see `kubectl get events`; it resumes from the last checkpoint when restarted",
         fatal=False,
     ),
 }

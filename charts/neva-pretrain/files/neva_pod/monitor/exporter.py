@@ -44,7 +44,7 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
         "gpus": str(s.gpus or ""),
         "global_batch_size": str(run.global_batch_size or ""),
     }
-    yield _family("info", "gauge", "What runs.", [(labels, 1)])
+    yield _family("info", "gauge", "The run.", [(labels, 1)])
     yield _gauge("step", "Optimizer steps completed.", run.completed)
     yield _gauge("max_steps", "Optimizer steps to do.", run.max_steps)
     yield _gauge("loss", "reduced_train_loss of the last step.", run.loss)
@@ -52,12 +52,12 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
     if speed is not None:
         yield _gauge("step_time_seconds", "Median step time of the last steps.", speed.median)
         yield _gauge("step_time_p95_seconds", "95th percentile of the step time of the last steps.", speed.p95)
-        yield _gauge("samples_per_second", "Samples a second, whole job.", speed.samples)
-        yield _gauge("samples_per_second_per_gpu", "Samples a second and GPU.", speed.samples_per_gpu)
-        yield _gauge("tokens_per_second", "Tokens a second, whole job.", speed.tokens)
+        yield _gauge("samples_per_second", "Samples per second, whole job.", speed.samples)
+        yield _gauge("samples_per_second_per_gpu", "Samples per second per GPU.", speed.samples_per_gpu)
+        yield _gauge("tokens_per_second", "Tokens per second, whole job.", speed.tokens)
         yield _gauge("mfu_ratio", "Model FLOP/s over the GPUs' peak, 0 to 1.", speed.mfu)
         yield _gauge("of_plan_ratio", "Planned over measured step time; 1 is as planned.", speed.of_plan)
-    yield _gauge("left_seconds", "Time to the last step at the present pace.", run.seconds_left())
+    yield _gauge("left_seconds", "Time to the last step at the current pace.", run.seconds_left())
     yield _gauge("last_step_age_seconds", "Time since the last new step.", _age(run.last_step_at, now))
     yield _gauge("last_checkpoint_step", "Step of the last checkpoint.", run.checkpoint_step)
     yield _gauge("last_checkpoint_age_seconds", "Time since the last checkpoint.", _age(run.checkpoint_at, now))
@@ -68,7 +68,7 @@ def _families(run: Run, now: float, limits: Limits) -> Iterator[str]:
     yield _family(
         "judgement",
         "gauge",
-        "1 while the judgement holds.",
+        "1 while the finding holds.",
         [({"code": code, "level": said.get(code, "")}, int(code in said)) for code in CODES],
     )
 
@@ -147,7 +147,7 @@ class Exporter:
                 text = metrics(self._run, time.time(), self._limits)
             text += _gauge(
                 "log_readable",
-                "1 where the log is read, 0 where it is not there or not readable.",
+                "1 if the log is read, 0 if it does not exist or cannot be read.",
                 float(self._tail.is_open),
             )
             self._made = (time.monotonic(), text)
@@ -190,7 +190,7 @@ class Exporter:
             self._trouble = trouble
             return b"", 0.0
         if self._trouble and self._tail.is_open:
-            print(f"{self._log}: read again", file=sys.stderr, flush=True)
+            print(f"{self._log}: readable again", file=sys.stderr, flush=True)
             self._trouble = ""
         return data, written
 
@@ -214,7 +214,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="", help="name of the run")
     parser.add_argument("--model", default="", help="name of the model")
     parser.add_argument("--max-steps", type=int, metavar="N")
-    parser.add_argument("--global-batch-size", type=int, metavar="N", help="samples a step")
+    parser.add_argument("--global-batch-size", type=int, metavar="N", help="samples per step")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the whole job")
     parser.add_argument("--tokens-per-sample", type=int, metavar="N")
     parser.add_argument("--vocab-size", type=int, default=RunSettings.vocab_size, metavar="N")

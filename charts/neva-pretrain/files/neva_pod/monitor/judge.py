@@ -1,4 +1,4 @@
-"""What a run's state means: finished, failed, or to be looked at. Pure: the time is an argument."""
+"""What a run's state means: finished, failed, or needing attention. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Judgement:
 
 _OF_NUMBERS = ("ended-early", "stalled", "random-loss", "slow", "checkpoint", "lost-progress")
 CODES = tuple(dict.fromkeys(("finished", *(advice.code for advice in ADVICE.values()), *_OF_NUMBERS)))
-"""All codes of judgements, for scripts and metrics."""
+"""All codes of findings, for scripts and metrics."""
 
 
 def judge(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> list[Judgement]:
@@ -75,7 +75,7 @@ def judge(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> list[Judgeme
 
 
 def exit_code(judgements: list[Judgement]) -> int:
-    """0 all is well, 1 something failed, 3 something is to be looked at."""
+    """0 all is well, 1 something failed, 3 something needs attention."""
     levels = {j.level for j in judgements}
     worst = next((level for level in (Severity.FAILED, Severity.WARNING) if level in levels), Severity.OK)
     return worst.value
@@ -106,7 +106,7 @@ def _finished(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
     yield Judgement(
         "finished",
         Severity.WARNING if run.finished_before else Severity.OK,
-        f"finished before: {steps} were already done, this start made none",
+        f"finished before: {steps} were already done, this start ran none",
         run.finished_before or run.finished,
         "the results folder of this run.id holds a checkpoint of the last step",
         f"for more steps raise training.maxSteps, for another run change run.id; {action}",
@@ -159,7 +159,7 @@ def _ranks(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         yield Judgement("ranks", Severity.FAILED, title, twice.line, duplicate.cause, duplicate.action, twice.rank)
     gpus, world = run.settings.gpus, run.world_size
     if gpus is not None and world is not None and world != gpus:
-        title = f"the job runs with {world} ranks, not with one for each of its {gpus} GPUs"
+        title = f"the job runs with {world} ranks, not one for each of its {gpus} GPUs"
         evidence = run.registered.line if run.registered else f"world size {world}"
         yield Judgement("ranks", Severity.FAILED, title, evidence, advice.cause, advice.action)
 
@@ -201,8 +201,8 @@ def _stalled(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
             Severity.FAILED,
             f"no new step for {quiet:.0f} s",
             f"last step {run.completed or 0}; limit {limit:.0f} s{usual}",
-            "a rank hangs (NCCL, storage) or died without a word; or a checkpoint takes very long",
-            "compare the logs of all pods; `py-spy dump` a rank; NCCL ends a hang after its own timeout",
+            "a rank hangs (NCCL, storage) or died silently; or saving a checkpoint takes very long",
+            "compare the logs of all pods; `py-spy dump` a rank; NCCL aborts a hang after its own timeout",
         )
 
 
@@ -230,7 +230,7 @@ def _slow(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         yield Judgement(
             "slow",
             Severity.WARNING,
-            f"{speed.of_plan:.0%} of plan",
+            f"{speed.of_plan:.0%} of planned speed",
             f"median step {speed.median:.3g} s, planned {run.settings.planned_step_seconds:.3g} s",
             "NCCL over TCP instead of RDMA, slow data loading, a throttled GPU, or longer captions than planned",
             "look for `NET/Socket` with NCCL_DEBUG=INFO, at GPU clocks, and at the DataLoader's workers",
@@ -262,10 +262,10 @@ def _lost_progress(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         yield Judgement(
             "lost-progress",
             Severity.WARNING,
-            f"a restart went back by {run.lost_steps} steps",
+            f"a restart lost {run.lost_steps} steps",
             f"step {run.best_step} was reached before, now {run.step}; {run.restarts} restarts",
             "no checkpoint of the later steps, or it was not found",
-            "checkpoint.everyNSteps sets what a restart may cost; check that runs share run.id and its results path",
+            "checkpoint.everyNSteps limits what a restart can lose; check that runs share run.id and its results path",
         )
 
 

@@ -15,7 +15,7 @@ class Limits:
         nan_in_a_row: steps with nothing but NaN or infinite losses; a single one can pass (a skipped
             fp16 step).
         random_share: a loss above this share of ln(vocabulary) is no better than guessing.
-        random_step: from which step on that is judged.
+        random_step: from which step on that counts.
         stall_steps: median step times without a new step.
         stall_lines: the same in lines of the log, where the bar is drawn every so many steps.
         stall_seconds: never call a stall before this.

@@ -35,7 +35,7 @@ class Kind(Enum):
     DISK_FULL = "disk full"
     TERMINATED = "SIGTERM"
     CRASH = "training process failed"
-    SIGNAL = "process died of a signal"
+    SIGNAL = "process died from a signal"
     TRACEBACK = "Python traceback"
 
 

@@ -7,7 +7,7 @@ never hides another.
     python3 -m neva_pod.preflight --settings F --level full    # master: also the content of all inputs
     python3 -m neva_pod.preflight --settings F --level auto    # pod of an indexed Job: full in that of index 0
 
-Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings, 143 (130) told to stop.
+Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings, 143 (130) stopped by a signal.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
         default="full",
         help="quick: only checks for every pod; auto: quick unless JOB_COMPLETION_INDEX is 0",
     )
-    made.add_argument("--only", type=_names, default=[], metavar="A,B", help="run these checks, whatever the level")
-    made.add_argument("--skip", type=_names, default=[], metavar="A,B", help="leave these checks out")
+    made.add_argument("--only", type=_names, default=[], metavar="A,B", help="run only these checks, at any level")
+    made.add_argument("--skip", type=_names, default=[], metavar="A,B", help="skip these checks")
     made.add_argument("-o", "--output", choices=["text", "json"], default="text")
-    made.add_argument("--json-file", help="write the JSON report here, too")
-    made.add_argument("--list", action="store_true", help="list the checks and stop")
+    made.add_argument("--json-file", help="also write the JSON report here")
+    made.add_argument("--list", action="store_true", help="list the checks and exit")
     return made
 
 
@@ -60,7 +60,7 @@ def level_of(name: str) -> Level:
 
 def stop_at_once(number: int, _frame: object) -> NoReturn:
     """End now, whatever the checks' threads wait for; PID 1 has no other handler."""
-    os.write(2, f"preflight: told to stop by {signal.Signals(number).name}\n".encode())
+    os.write(2, f"preflight: stopped by {signal.Signals(number).name}\n".encode())
     os._exit(128 + number)
 
 

@@ -78,7 +78,7 @@ class Context:
     settings: Settings
     progress: Progress = field(default_factory=Progress)
     patience: float = 300.0
-    """Seconds without a sign of progress after which a check is given up: more than a file system's failover takes."""
+    """Seconds without progress after which a check is abandoned: more than a file system's failover takes."""
     deadline: float = math.inf
     """When all checks must have ended, on the monotonic clock."""
 
@@ -103,7 +103,7 @@ class Context:
 def _samples(path: str) -> list[dict[str, Any]]:
     if not path.endswith(".json"):
         raise ProblemError(
-            f"{show(path)}: must end with .json: NeMo reads .jsonl as another form (SteerLM) and nothing else at all",
+            f"{show(path)}: must end with .json: NeMo reads .jsonl in another format (SteerLM), and no other file type",
             "convert or rename it, and set data.annotations",
         )
     data = read_json(path)

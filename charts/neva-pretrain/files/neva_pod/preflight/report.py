@@ -66,9 +66,9 @@ def table() -> str:
 
 
 def write_report(path: str, report: str) -> None:
-    """Write a report by temporary name and rename, so that no reader sees half of it.
+    """Write a report atomically.
 
-    What is no regular file (a pipe, /dev/stdout) is written to and stays what it is.
+    Anything but a regular file (a pipe, /dev/stdout) is written to in place.
     """
     data = report.encode() + b"\n"
     try:

@@ -1,4 +1,4 @@
-"""Runs checks; whatever stops one, and that one does not end, is a finding of its own."""
+"""Runs checks; an error in one, or a hang, is a finding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neva_pod.preflight.registry import Check, Context, Level
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check came to."""
+    """The result of one check."""
 
     name: str
     seconds: float
@@ -30,10 +30,10 @@ class CheckResult:
 
 
 def run_check(wanted: Check, context: Context) -> CheckResult:
-    """Run one check; whatever stops it is a finding, and so is that it does not end.
+    """Run one check; an error in it, or a hang, is a finding.
 
-    It runs in a thread of its own: a read from a file system that stalls cannot be called off, only left alone, and
-    the main thread obeys signals while it waits.
+    It runs in its own thread: a read from a stalled file system cannot be cancelled, only abandoned, and the main
+    thread handles signals while it waits.
 
     Raises:
         UsageError: the settings are wrong.
@@ -56,7 +56,7 @@ def run_check(wanted: Check, context: Context) -> CheckResult:
             if now >= context.deadline:
                 findings.append(
                     failed(
-                        f"has not ended after {now - started:.0f} s, when the time of all checks was over",
+                        f"still running after {now - started:.0f} s, when the time limit for all checks expired",
                         "raise preflight.timeoutSeconds, and with it rendezvous.waitSeconds",
                     )
                 )
@@ -65,8 +65,8 @@ def run_check(wanted: Check, context: Context) -> CheckResult:
             if quiet >= context.patience:
                 findings.append(
                     failed(
-                        f"no sign of progress for {quiet:.0f} s: a file system or a driver hangs",
-                        "look at the node's mounts and its dmesg, or keep the job away from it (scheduling.avoidNodes)",
+                        f"no progress for {quiet:.0f} s: a file system or a driver hangs",
+                        "check the node's mounts and dmesg, or keep the job away from it (scheduling.avoidNodes)",
                     )
                 )
                 break
@@ -78,7 +78,7 @@ def run_check(wanted: Check, context: Context) -> CheckResult:
 
 
 def _collect(wanted: Check, context: Context, findings: list[Finding], raised: list[BaseException]) -> None:
-    """Run a check to its end; what is no finding is handed to the main thread."""
+    """Run a check to its end; other errors are handed to the main thread."""
     try:
         for finding in wanted.run(context):
             findings.append(finding)
@@ -92,7 +92,7 @@ def _collect(wanted: Check, context: Context, findings: list[Finding], raised: l
         findings.append(denied(str(error.filename or ""), error))
     except Exception as error:  # a fault of one check must not hide what the others find
         findings.append(
-            failed(f"the check itself stopped: {type(error).__name__}: {brief(str(error))}", "please report it")
+            failed(f"the check itself crashed: {type(error).__name__}: {brief(str(error))}", "please report it")
         )
     except BaseException as error:
         raised.append(error)

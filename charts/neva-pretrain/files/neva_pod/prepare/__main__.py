@@ -8,7 +8,7 @@ A step that fails never hides what the others have to say.
     python3 -m neva_pod.prepare --settings /etc/neva/settings.json [--only tokenizer,vision,llm,dataset]
 
 A source is an absolute path, or an id of the Hugging Face hub (HF_ENDPOINT, HF_TOKEN and HF_HOME as
-its client reads them). Exit codes: 0 all is there, 1 a step failed, 2 wrong usage or settings.
+its client reads them). Exit codes: 0 everything exists, 1 a step failed, 2 wrong usage or settings.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def _taken_up(done: str) -> Checkpoint | None:
         try:
             return opened(done)
         except ProblemError as problem:
-            say(f"llm: {problem.finding.message}: made again")
+            say(f"llm: {problem.finding.message}; recreating it")
             remove(done)
     return None
 
@@ -163,18 +163,18 @@ def unpack(path: str, folder: str) -> None:
 
 def call(command: Sequence[str], folder: str) -> None:
     """Run one of NeMo's scripts in a folder that it may write into; its words go to the log."""
-    say("runs " + " ".join(map(show, command[1:])))
+    say("running " + " ".join(map(show, command[1:])))
     if not os.path.exists(command[1]):
-        raise ProblemError(f"{show(command[1])}: not there", "use the NeMo 24.07 image, or set prepare.nemoPath")
+        raise ProblemError(f"{show(command[1])}: does not exist", "use the NeMo 24.07 image, or set prepare.nemoPath")
     code = subprocess.run(command, cwd=folder, check=False, preexec_fn=_end_with_prepare).returncode
     if code:
         killed = " (killed: out of memory?)" if code == -9 else ""
         raise ProblemError(
-            f"{os.path.basename(command[1])} ended with {code}{killed}",
-            "see its lines above; raise the memory of the prepare Job if it was killed",
+            f"{os.path.basename(command[1])} exited with code {code}{killed}",
+            "see its output above; raise the memory of the prepare Job if it was killed",
         )
 
 
 def _end_with_prepare() -> None:
-    """Ask the kernel to kill this child with its parent: a script left alone would go on writing (K10)."""
+    """Ask the kernel to kill this child with its parent: an orphaned script would keep writing (K10)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -72,7 +72,7 @@ def _make(settings: Settings, work: str) -> str:
             missing += odd
         if missing:
             raise ProblemError(
-                f"{show(images)}: is there without {len(missing)} of {len(wanted)} images of the JSON: {some(missing)}",
+                f"{show(images)}: lacks {len(missing)} of {len(wanted)} images of the JSON: {some(missing)}",
                 "remove it, or name another data.images",
             )
     else:
@@ -104,7 +104,7 @@ def wanted_images(path: str, settings: Settings) -> list[str]:
         raise ProblemError(f"images {some(outside)} lie outside the folder", "do not use this JSON")
     strange = [n for n in wanted if not _is_name(n)]
     if strange:
-        raise ProblemError(f"images {some(strange)} have no names that a file can have", "do not use this JSON")
+        raise ProblemError(f"images {some(strange)} are not valid file names", "do not use this JSON")
     return wanted
 
 
@@ -169,7 +169,7 @@ def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> 
         "more than once": [n for n in members if times[prefix + n] > 1],
         "not as files (links, devices)": [n for n, m in members.items() if not _is_regular(m)],
         "encrypted": [n for n, m in members.items() if m.flag_bits & 1],
-        "compressed by other means than deflate": [
+        "compressed by a method other than deflate": [
             n for n, m in members.items() if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         ],
         f"larger than {gib(IMAGE_LIMIT)}": [n for n, m in members.items() if m.file_size > IMAGE_LIMIT],
@@ -200,8 +200,8 @@ def _case_problem(path: str, names: Iterable[str], folder: str) -> None:
         twice = [n for n in names if times[n.casefold()] > 1]
         if twice:
             raise ProblemError(
-                f"{show(path)}: images {some(twice)} differ in case only, which {show(above)} does not keep apart",
-                "use a file system that does",
+                f"{show(path)}: images {some(twice)} differ only in case, and {show(above)} is case-insensitive",
+                "use a case-sensitive file system",
             )
 
 

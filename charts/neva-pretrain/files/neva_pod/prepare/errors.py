@@ -40,17 +40,20 @@ def reading(path: str) -> Iterator[None]:
         raise ProblemError.of(denied(str(error.filename or path), error)) from None
     except Exception as error:
         raise ProblemError(
-            f"{show(path)}: damaged, or not what it should be: {words(error)}", "copy or download it again"
+            f"{show(path)}: damaged, or not of the expected kind: {words(error)}", "copy or download it again"
         ) from None
 
 
 def unwritten(path: str, error: OSError) -> ProblemError:
     """Say why a file could not be written."""
-    again = "and run prepare again: it goes on where it stopped"
+    again = "and run prepare again: it continues where it stopped"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what, fix = "no space left on its volume, or in its quota", f"make room, {again}"
     elif error.errno == errno.EFBIG:
-        what, fix = "larger than a file may be here", f"raise the limit (ulimit -f) or use another file system, {again}"
+        what, fix = (
+            "larger than the maximum file size here",
+            f"raise the limit (ulimit -f) or use another file system, {again}",
+        )
     elif error.errno == errno.EROFS:
         what, fix = "its file system is read-only", f"mount it writable, {again}"
     else:

@@ -81,7 +81,7 @@ def ask(what: str, function: Callable[[], Any]) -> Any:
         except Exception as error:  # the client raises its own, its HTTP library's and OSErrors
             if not pause or not passes(error):
                 raise unreachable(what, error) from None
-            say(f"{what}: {words(error)}; again in {pause} s")
+            say(f"{what}: {words(error)}; retrying in {pause} s")
             time.sleep(pause)
 
 
@@ -126,7 +126,7 @@ def pin(settings: Settings, name: str, work: str, wanted: Chooser) -> Pin:
         info = ask(what, lambda: hub().HfApi().repo_info(repository, repo_type=kind, revision=revision))
         commit, there = str(info.sha or ""), [s.rfilename for s in info.siblings or []]
         if not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise ProblemError(f"{what}: the hub names no commit", "check HF_ENDPOINT, or name a local source")
+            raise ProblemError(f"{what}: the hub returned no commit", "check HF_ENDPOINT, or name a local source")
     say(f"{name}: {kind} {what} is commit {commit}")
     pinned = Pin(repository, kind, revision, commit, there, [])
     pinned.files.extend(_described(pinned, n) for n in wanted(there))
@@ -145,7 +145,7 @@ def _described(pinned: Pin, name: str) -> HubFile:
     client = hub()
     found = ask(what, lambda: client.get_hf_file_metadata(_address(pinned, name)))
     if found.commit_hash not in (None, pinned.commit):
-        raise ProblemError(f"{what}: the hub answers with commit {found.commit_hash}", "check HF_ENDPOINT")
+        raise ProblemError(f"{what}: the hub returned commit {found.commit_hash}", "check HF_ENDPOINT")
     size, etag = found.size if found.size is not None else -1, str(found.etag or "")
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):  # a mirror's own: its API may tell
         (entry,) = ask(
@@ -158,7 +158,7 @@ def _described(pinned: Pin, name: str) -> HubFile:
         etag = str(getattr(lfs, "sha256", "") or "") if lfs else str(getattr(entry, "blob_id", "") or "")
     kind = {64: "sha256:", 40: "git:"}.get(len(etag))
     if not kind:
-        say(f"{what}: the hub tells no checksum; only the size is checked")
+        say(f"{what}: the hub gives no checksum; only the size is checked")
     return HubFile(name, size, f"{kind}{etag}" if kind else "")
 
 
@@ -216,7 +216,7 @@ def _fetch(name: str, pinned: Pin, file: HubFile, folder: str) -> None:
             if status == 416 or size > file.size >= 0:
                 remove(part)
             pause = tries.pop(0)
-            say(f"{what}: {words(error)}; goes on in {pause} s")
+            say(f"{what}: {words(error)}; resuming in {pause} s")
             time.sleep(pause)
             continue
         if not problem:
@@ -229,7 +229,7 @@ def _fetch(name: str, pinned: Pin, file: HubFile, folder: str) -> None:
                 f"{what}: {problem}, {DAMAGED} times; it is not used",
                 "check the mirror (HF_ENDPOINT), a proxy's cache and the volume, or name a local source",
             )
-        say(f"{what}: {problem}; downloaded again")
+        say(f"{what}: {problem}; downloading again")
 
 
 def _receive(name: str, pinned: Pin, file: HubFile, part: str) -> None:
@@ -270,7 +270,7 @@ def _difference(name: str, file: HubFile, path: str) -> str:
     """Return how a file differs from what the hub says it is, or nothing."""
     size = os.path.getsize(path)
     if size != file.size >= 0:
-        return f"{size} bytes came, must be {file.size}"
+        return f"got {size} bytes, must be {file.size}"
     kind, _, wanted = file.checksum.partition(":")
     if not kind:
         return ""

@@ -1,4 +1,4 @@
-"""Keeps two prepares from making the same thing."""
+"""Keeps two prepares from making the same thing at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WAIT = 1.0
 def locked(name: str, finals: Iterable[str]) -> Iterator[None]:
     """Keep other prepares away from these names (K10).
 
-    The lock is fcntl's on a file beside each name: the kernel gives it up with its holder, also after kill -9, and
-    GPFS, NFSv4 and Lustre (mounted with flock) hold it between nodes; after the loss of a node when its lease is over.
+    The lock is fcntl's on a file beside each name: the kernel releases it with its holder, also after kill -9, and
+    GPFS, NFSv4 and Lustre (mounted with flock) enforce it between nodes; if a node is lost, until its lease expires.
     flock(2) would not do: GPFS and some NFS grant it to everyone. The file itself means nothing.
     """
     held: list[tuple[str, int]] = []
@@ -49,13 +49,13 @@ def _lock(name: str, path: str) -> int:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                say(f"{name}: {path}: this file system has no locks ({error.strerror}); start no second prepare")
+                say(f"{name}: {path}: this file system has no locks ({error.strerror}); do not start a second prepare")
                 return fd
             holder = os.pread(fd, 200, 0).decode(errors="replace") or "another prepare"
             os.close(fd)
             if time.monotonic() >= next_line:
                 next_line = time.monotonic() + 60
-                say(f"{name}: waits for {holder}, which holds {path}")
+                say(f"{name}: waiting for {holder}, which holds {path}")
             time.sleep(WAIT)
             continue
         with contextlib.suppress(FileNotFoundError):

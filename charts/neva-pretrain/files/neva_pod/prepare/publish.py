@@ -39,7 +39,7 @@ def publish(temporary: str, final: str) -> None:
 
 
 def write(path: str, chunks: Iterable[bytes], durable: bool = True) -> None:
-    """Write a file anew; what cannot be written whole is removed."""
+    """Recreate a file; an incomplete one is removed."""
     try:
         with open(path, "wb") as file:
             for chunk in chunks:
@@ -138,11 +138,11 @@ def need_space(folder: str, needed: int) -> None:
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
     if free < needed:
-        raise ProblemError(f"{show(folder)} has {gib(free)} free, {gib(needed)} are needed", "make room first")
+        raise ProblemError(f"{show(folder)} has {gib(free)} free, {gib(needed)} needed", "free some space first")
 
 
 def write_record(path: str, text: str) -> None:
-    """Write a small file, whole or not at all."""
+    """Write a small file atomically."""
     write(path + ".partial", [text.encode()])
     publish(path + ".partial", path)
 

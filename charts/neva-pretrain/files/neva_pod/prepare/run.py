@@ -26,7 +26,7 @@ def run(settings: Settings, only: Sequence[str]) -> int:
     """Run the enabled steps, all of them whatever fails (K08); return the number of failed ones."""
     unknown = [n for n in only if n not in STEPS]
     if unknown:
-        raise UsageError(f"--only: got {some(unknown)}; must be of {', '.join(STEPS)}")
+        raise UsageError(f"--only: got {some(unknown)}; must be among {', '.join(STEPS)}")
     chosen = [n for n in STEPS if (not only or n in only) and settings.flag(f"prepare.{n}.enabled", False)]
     left = [n for n in chosen if attempt(n, lambda n=n: start(settings, n))]  # type: ignore[misc]
     for name in list(left):
@@ -49,7 +49,7 @@ def attempt(name: str, function: Callable[[], None]) -> bool:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"stopped by {words(error)} in {os.path.basename(place.filename)}, line {place.lineno}"
-        fix = "an input may be damaged: look at the step's source; else report this line"
+        fix = "an input may be damaged: check the step's source; otherwise report this line"
     else:
         return True
     say(f"{name}: ERROR: {message}")
@@ -78,12 +78,12 @@ def perform(settings: Settings, name: str) -> str:
     """Do a step, unless it is done; return what to say of it."""
     step, places = STEPS[name], finals(settings, name)
     if all_there(places) and not leavings(places):
-        return f"already there: {step.check(settings)}"
+        return f"already exists: {step.check(settings)}"
     for place in places:
         make_parent(place)
     with locked(name, places):
         if all_there(places):
-            said = f"already there: {step.check(settings)}"
+            said = f"already exists: {step.check(settings)}"
         else:
             said = step.make(settings, begin(settings, name))
         for path in leavings(places):  # also those of a run that was killed at its very end

@@ -43,7 +43,7 @@ def finals(settings: Settings, name: str) -> tuple[str, ...]:
         if not path.startswith("/"):
             raise ProblemError(
                 f"{key}: got the hub id {show(path)}; must be an absolute path",
-                f"name the folder to make; the hub id is prepare.{name}.source",
+                f"name the folder to create; the hub id belongs in prepare.{name}.source",
             )
     return tuple(map(settings.text, PATHS[name]))
 

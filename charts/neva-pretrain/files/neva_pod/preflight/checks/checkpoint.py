@@ -17,7 +17,7 @@ from neva_pod.settings import Settings
     Level.FULL,
     "model.checkpointPath",
     cost="reads the tar's headers or lists the folder, and model_config.yaml; never the weights",
-    prevents="a checkpoint of another model, RoPE, TP or PP, another code path, or not written to its end",
+    prevents="a checkpoint of another model, RoPE, TP or PP, another code path, or an incomplete one",
 )
 def check_checkpoint(context: Context) -> Iterator[Finding]:
     """D12, E02, E03, E05: by what is inside, never by name."""
@@ -37,7 +37,7 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
     actual = "distributed" if found.distributed else "legacy"
     if demanded not in ("auto", actual):
         yield failed(
-            f"{show(found.path)}: is {actual}; model.checkpointFormat demands {demanded}",
+            f"{show(found.path)}: is {actual}; model.checkpointFormat requires {demanded}",
             "convert it again, or set model.checkpointFormat=auto",
         )
     tensor, pipeline = (settings.find("training.tensorParallelSize"), settings.find("training.pipelineParallelSize"))
@@ -70,7 +70,7 @@ def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) 
         yield failed(
             f"{CONFIG}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
             "other names are ignored "
-            "without an error, and the projector learns against a random language model",
+            "without an error, and the projector is trained against a random language model",
             "convert it again with the 24.07 container",
         )
     yield from shape_problems(CONFIG, config, MEGATRON_NAMES, architecture, "checkpoint")
@@ -119,8 +119,8 @@ def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CON
     if wrong:
         said = "; ".join(f"{n} is {brief(theirs[n])}, the run's config says {brief(ours[n])}" for n in wrong)
         yield failed(
-            f"{where}: {said}: the weights would load, without an error, into another model than theirs",
-            "name the checkpoint of this model (model.name), or if it is meant set "
+            f"{where}: {said}: the weights would load without an error into a different model",
+            "name the checkpoint of this model (model.name), or, if intended, set "
             + ", ".join(f"{VALUES_OF.get(n, f'config.model.{n}')}={brief(theirs[n])}" for n in wrong),
         )
     names = [n for n in config if isinstance(n, str) and n not in facts and n != "max_position_embeddings"]
@@ -129,7 +129,7 @@ def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CON
     if facts and more:
         yield failed(
             f"{where}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
-            "use a model without it, such as the one of the catalog (model.name)",
+            "use a model without it, such as the catalog's (model.name)",
         )
 
 
@@ -212,7 +212,7 @@ def check_weights(context: Context) -> Iterator[Finding]:
     names = {n.removeprefix("model.") for n in shapes}
     if any(n.startswith("language_model.") for n in names) or not any(n.startswith("decoder.layers.") for n in names):
         yield failed(
-            "names of the weights are not Megatron Core's (model.decoder.layers. ...): "
+            "the weights' names are not Megatron Core's (model.decoder.layers. ...): "
             f"{some(sorted(shapes))}; NeVa "
             "would ignore them without an error",
             "convert it again with the 24.07 container",

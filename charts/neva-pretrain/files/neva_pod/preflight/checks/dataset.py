@@ -35,8 +35,8 @@ def check_dataset(context: Context) -> Iterator[Finding]:
     name = KNOWN.get(len(samples))
     if name is None:
         yield warning(
-            f"{show(path)}: {len(samples)} samples, of no known dataset (LLaVA-Pretrain-LCS-558K has {EXPECTED})",
-            "check that it is whole, and that training.maxSteps is meant for it",
+            f"{show(path)}: {len(samples)} samples: not a known dataset (LLaVA-Pretrain-LCS-558K has {EXPECTED})",
+            "check that it is complete and that training.maxSteps suits it",
         )
     elif len(samples) != EXPECTED:
         yield failed(
@@ -44,7 +44,7 @@ def check_dataset(context: Context) -> Iterator[Finding]:
             f"LLaVA-Pretrain-LCS-558K ({EXPECTED})",
             "use blip_laion_cc_sbu_558k.json of liuhaotian/LLaVA-Pretrain",
         )
-        return  # its samples are of another form: each would be named
+        return  # its samples have another format: each would be named
     yield from sample_findings(context.settings, samples)
     yield from length_problems(context.settings, len(samples))
     yield note(f"{len(samples)} samples: {name or 'own dataset'}")
@@ -55,12 +55,12 @@ def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) ->
     template, media = settings.text("samples.template", "plain"), settings.text("samples.mediaType", "image")
     if template not in TEMPLATES:
         yield failed(
-            f"config.model.data.conv_template: got {show(template)}; must be a template of NeMo's",
+            f"config.model.data.conv_template: got {show(template)}; must be one of NeMo's templates",
             f"use {', '.join(TEMPLATES)}",
         )
         return
     if media != "image":
-        yield warning(f"samples of media type {show(media)} are not looked at", "check them by hand")
+        yield warning(f"samples of media type {show(media)} are not checked", "check them manually")
         return
     llama_3 = settings.text("model.modelType", "") == "llama_3"
     rules = Rules(template, settings.flag("samples.imageFirst"), LLAMA_3_TOKENS[5] if llama_3 else extra_tokens(6)[5])
@@ -79,7 +79,7 @@ def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) ->
             silent.append(index)
     alone = settings.integer("training.microBatchSize", 0) == 1
     for images in sorted(slots, key=lambda n: -len(slots[n]))[1:] if not alone else ():
-        bad[f"have {images} images, other samples another number: they do not fit into one batch"] = slots[images]
+        bad[f"have {images} images, unlike other samples: they do not fit in one batch"] = slots[images]
     if alone and silent:
         bad["have no answer, so that at micro batch size 1 the loss is NaN"] = silent
 

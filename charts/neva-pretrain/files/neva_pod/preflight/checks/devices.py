@@ -27,7 +27,7 @@ def check_gpus(context: Context) -> Iterator[Finding]:
     if slices or mig:
         said = f"{slices} MIG slices" if slices else f"MIG is on for {mig} GPUs"
         yield failed(
-            f"{said} on {where}; must be {wanted} whole GPUs: a training process sees one slice only",
+            f"{said} on {where}; must be {wanted} whole GPUs: a training process sees only one slice",
             "switch MIG off on that node, or keep the job away from it (scheduling.avoidNodes)",
         )
     elif found != wanted:
@@ -39,7 +39,7 @@ def check_gpus(context: Context) -> Iterator[Finding]:
 
 
 ANSWER = 60.0
-"""Seconds that a tool of the driver has; a sound one takes one."""
+"""Seconds that a driver's tool may take; a healthy one takes one."""
 
 
 def count_gpus() -> tuple[int, int, int]:
@@ -87,7 +87,7 @@ CAP_IPC_LOCK = 14
     Level.QUICK,
     "rdma",
     cost="none",
-    prevents="memory cannot be pinned for RDMA and NCCL falls back to TCP without a word",
+    prevents="memory cannot be pinned for RDMA and NCCL silently falls back to TCP",
 )
 def check_memlock(context: Context) -> Iterator[Finding]:
     """C02: the limit binds unless the capability is effective, as it is for root only."""

@@ -1,4 +1,4 @@
-"""The images that the samples name: there, and what Pillow can decode."""
+"""The images that the samples name: they exist, and Pillow can decode them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from neva_pod.progress import Progress
     Level.FULL,
     "data.annotations",
     "data.images",
-    cost="lists each folder once, no stat of single files (656 folders for 558K images)",
+    cost="lists each folder once, without a stat per file (656 folders for 558K images)",
     prevents="FileNotFoundError in a DataLoader worker when a missing image is drawn",
 )
 def check_images(context: Context) -> Iterator[Finding]:
-    """Every image that a sample names is there (F01, F02)."""
+    """Every image that a sample names exists (F01, F02)."""
     folder, wanted = context.settings.text("data.images"), list(dict.fromkeys(context.image_names))
     started = time.perf_counter()
     missing, odd, folders = missing_images(folder, wanted, context.progress)
@@ -38,7 +38,7 @@ def check_images(context: Context) -> Iterator[Finding]:
         )
     if odd:
         yield failed(
-            f"{show(folder)}: {len(odd)} of {len(wanted)} images are no files (folders, pipes, devices): {some(odd)}",
+            f"{show(folder)}: {len(odd)} of {len(wanted)} images are not files (folders, pipes, devices): {some(odd)}",
             "unzip images.zip again (prepare.dataset), or remove their samples from the JSON",
         )
     found = len(wanted) - len(missing) - len(odd)
@@ -78,11 +78,11 @@ def _where_images_are(folder: str, example: str) -> str:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir() and os.path.exists(os.path.join(entry.path, example)):
-                return f"they lie one level deeper: set data.images to {show(entry.path)}"
+                return f"they are one level deeper: set data.images to {show(entry.path)}"
     above = os.path.dirname(folder.rstrip("/"))
     if os.path.exists(os.path.join(above, example)):
-        return f"they lie one level higher: set data.images to {show(above)}"
-    return "unzip images.zip again (prepare.dataset); single downloads lose about 15 %"
+        return f"they are one level higher: set data.images to {show(above)}"
+    return "unzip images.zip again (prepare.dataset); downloading images one by one loses about 15%"
 
 
 @check(
@@ -90,7 +90,7 @@ def _where_images_are(folder: str, example: str) -> str:
     "data.annotations",
     "data.images",
     cost="decodes preflight.sample images (1000), evenly spread; with preflight.decode=all every "
-    "one, about 2,000/s a core",
+    "one, about 2,000/s per core",
     prevents="an empty, truncated or malicious image kills the run when it is drawn",
 )
 def check_decode(context: Context) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def check_decode(context: Context) -> Iterator[Finding]:
     if mode == "sample":
         names = names[:: max(1, len(names) // max(1, context.settings.integer("preflight.sample", 1000)))]
     if not pillow():
-        yield warning("Pillow is not installed: only the first bytes of images are looked at", "use the NeMo image")
+        yield warning("Pillow is not installed: only the first bytes of images are checked", "use the NeMo image")
     started = time.perf_counter()
     bad, renamed, decoded = decode(folder, names, context.progress)
     seconds = max(time.perf_counter() - started, 1e-6)
@@ -118,8 +118,8 @@ def check_decode(context: Context) -> Iterator[Finding]:
     if renamed:
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(renamed.values()).items())
         yield warning(
-            f"{len(renamed)} images are of another kind than their name says ({kinds}): {some(list(renamed))}",
-            "nothing needs to be done: Pillow goes by content",
+            f"{len(renamed)} images are not of the type that their names say ({kinds}): {some(list(renamed))}",
+            "none needed: Pillow goes by content",
         )
     yield note(f"{decoded} images decoded in {seconds:.1f} s ({len(names) / seconds:.0f}/s)")
 
@@ -200,8 +200,8 @@ def decode_one(path: str) -> tuple[str, str]:
                 image.convert("RGB")
                 return "", str(image.format)
     except FileNotFoundError:
-        return ("a link to nothing" if os.path.islink(path) else ""), ""
+        return ("a dangling link" if os.path.islink(path) else ""), ""
     except NotAFileError:
-        return "no regular file", ""
+        return "not a regular file", ""
     except Exception as error:
         return f"{type(error).__name__}: {error}".split("\n")[0], ""

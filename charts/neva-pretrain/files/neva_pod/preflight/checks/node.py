@@ -47,7 +47,7 @@ def filesystem_type(path: str) -> str:
 @check(
     Level.QUICK,
     "readOnly",
-    cost="one statvfs for each mount",
+    cost="one statvfs per mount",
     prevents="a run changes or deletes shared datasets and models",
 )
 def check_read_only(context: Context) -> Iterator[Finding]:

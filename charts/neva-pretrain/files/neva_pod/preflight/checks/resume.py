@@ -29,9 +29,7 @@ def check_resume(context: Context) -> Iterator[Finding]:
     state = resume_state(folder)
     where = show(folder)
     if state.unfinished:
-        yield warning(
-            f"{where}: {some(state.unfinished)} were not written to their end; NeMo removes them", "none needed"
-        )
+        yield warning(f"{where}: {some(state.unfinished)} are incomplete; NeMo removes them", "none needed")
     if mode == "never":
         if state.last or state.end:
             yield warning(
@@ -42,22 +40,22 @@ def check_resume(context: Context) -> Iterator[Finding]:
         return
     if state.end:
         yield failed(
-            f"{where}: {some(state.end)} says that the run has ended; NeMo stops at that", "choose another run.id"
+            f"{where}: {some(state.end)} marks the run as ended; NeMo refuses to resume it", "choose another run.id"
         )
     elif not state.last:
         yield from _nothing_to_resume(context, folder, mode)
         return
     elif not state.chosen:
         yield failed(
-            f"{where}: several checkpoints match *last: {some(state.last)}; NeMo stops at that",
-            "keep the right one only",
+            f"{where}: several checkpoints match *last: {some(state.last)}; NeMo refuses to choose",
+            "keep only the right one",
         )
     else:
         if len(set(state.last)) > 1:
             yield warning(
                 f"{where}: several checkpoints match *last: {some(state.last)}; each rank takes the one that its file "
                 f"system lists first, here {show(os.path.basename(state.chosen))}",
-                "keep the right one only",
+                "keep only the right one",
             )
         yield from continuation_problems(context, state.chosen)
     yield from other_run(context.settings, state.chosen)
@@ -163,7 +161,7 @@ def continuation_problems(context: Context, chosen: str) -> Iterator[Finding]:
     step, steps = step_of(chosen), context.settings.find("training.maxSteps")
     if step is not None and steps is not None and step >= steps:
         rest = steps_for_the_rest(context.settings, chosen)
-        more = f" (to {rest} for the samples that are left at this global batch)" if rest else ""
+        more = f" (to {rest} for the remaining samples at this global batch)" if rest else ""
         yield failed(
             f"{name} is at step {step} of {steps}: the run is finished",
             f"choose another run.id, or raise training.maxSteps{more}",
@@ -204,14 +202,14 @@ def other_run(settings: Settings, chosen: str) -> Iterator[Finding]:
     path = os.path.join(settings.text("results.path", "/"), "run.json")
     if not os.path.exists(path):
         yield warning(
-            f"{show(path)}: not there, so the checkpoint's settings are unknown", "check that they are this run's"
+            f"{show(path)}: is missing, so the checkpoint's settings are unknown", "check that they are this run's"
         )
         return
     before, rest = Settings(read_json(path)), steps_for_the_rest(settings, chosen)
     more = f"; at this global batch training.maxSteps={rest} sees the same samples" if rest else ""
     for keys, make, fix in (
         (FIXED, failed, "choose another run.id, or go back to those settings"),
-        (WATCHED, warning, f"nothing if it is meant; else go back to those settings{more}"),
+        (WATCHED, warning, f"none if intended; otherwise go back to those settings{more}"),
     ):
         changed = [k for k in keys if settings.find(k) is not None and before.find(k) != settings.find(k)]
         if changed:

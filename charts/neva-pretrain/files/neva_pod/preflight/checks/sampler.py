@@ -101,22 +101,22 @@ def sampler_problems(context: Context, name: str, consumed: int) -> Iterator[Fin
     batches = batches_of(context.settings)
     if batches is None:
         yield warning(
-            f"{name} has seen {consumed} samples: whether NeMo's sampler takes that follows from the run's nodes and "
+            f"{name} has seen {consumed} samples: whether NeMo's sampler accepts that depends on the run's nodes and "
             "batch sizes, which are unknown",
-            "give the run's values, too (-f)",
+            "also give the run's values (-f)",
         )
         return
     if consumed % batches.size == 0:
         return  # whatever the dataset's length
-    said = f"{name} has seen {consumed} samples, no multiple of {batches}"
-    open_question = f"{said}: whether NeMo's sampler takes that follows from the dataset's length, which is unknown"
+    said = f"{name} has seen {consumed} samples, not a multiple of {batches}"
+    open_question = f"{said}: whether NeMo's sampler accepts that depends on the dataset's length, which is unknown"
     if context.settings.find("data.annotations") is None:
-        yield warning(open_question, "give the dataset, too")
+        yield warning(open_question, "also give the dataset")
         return
     try:
         samples = len(context.samples())
     except (ProblemError, NotPossibleError):
-        yield warning(open_question, "see what the check dataset says")
+        yield warning(open_question, "see the result of the check dataset")
         return
     if sampler_takes(samples, consumed, batches.size):
         return
