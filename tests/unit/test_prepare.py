@@ -620,7 +620,7 @@ class TestDataset:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(os, "statvfs", lambda _: type("V", (), {"f_bavail": 1, "f_frsize": 512}))
-        assert "needed" in run(settings, capsys, "dataset")[1]
+        assert "MiB free, 0.0 MiB needed" in run(settings, capsys, "dataset")[1]
 
 
 class TestKilled:
