@@ -191,7 +191,8 @@ def settings(tmp_path: Path) -> Settings:
 def test_r03_another_size_than_the_samplers_is_refused(settings: Settings) -> None:
     """R03: 55,552 samples are no multiple of 32 x 16; what is named works, and what is not does not."""
     (message,) = problems(settings, "resume")
-    assert "has seen 55552 samples, not a multiple of 512 (MBS x data parallel size 16): NeMo" in message
+    assert "samples, not a multiple of 512 (MBS x data parallel size 16): NeMo's sampler stops" in message
+    assert "has seen 55552 samples" in message
     assert "set training.microBatchSize=16 or 8 or 4; or set training.nodes=4 or 2 or 1" in message
     for change in ({"microBatchSize": 16}, {"nodes": 4}, {"globalBatchSize": 256, "microBatchSize": 16}):
         assert not problems({**settings, "training": {**settings["training"], **change}}, "resume"), change
