@@ -61,7 +61,7 @@ class Run:
         """Whether its time is in the model's domain.
 
         Left out are rows out of memory or with NaN data; kernels that are neither profile; more
-        than 704 tokens a sample; and those within 10 % of the launch floor or below it, where the
+        than 704 tokens per sample; and those within 10 % of the launch floor or below it, where the
         CPU sets the pace, not the GPU.
         """
         return (

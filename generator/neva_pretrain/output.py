@@ -77,12 +77,12 @@ class Boundary(click.Command):
             self.failed([error.format_message()])
             return error.exit_code
         except click.Abort:
-            self.failed(["stopped before it was done"])
+            self.failed(["interrupted"])
             return 130
         except OSError:
             raise
         except Exception as error:
-            self.failed([f"stopped by a fault of its own: {type(error).__name__}"])
+            self.failed([f"internal error: {type(error).__name__}"])
             raise
 
 

@@ -284,7 +284,7 @@ def test_a_release_that_prepares_has_no_exporter() -> None:
         ),
         (
             {**EXPORTER, "hostNetwork": True, "rendezvous": {"port": 24000}},
-            "monitoring.exporter.port: got 9400; must be chosen for this job with hostNetwork, since all jobs of a "
+            "monitoring.exporter.port: got 9400; must not be the default with hostNetwork, since all jobs on a "
             "node share its ports; use another port below 32768",
         ),
         (

@@ -226,9 +226,9 @@ def test_prepare_is_online_only_for_a_hub_id() -> None:
 def test_prepare_sources_are_known_before_the_job_is() -> None:
     assert helm.render_fails({"prepare": {"enabled": True, "dataset": {"source": ""}}}) == [
         "prepare.llm.source: got nothing; must name the language model to prepare; use its folder on a mounted path, "
-        "or its hub id, or switch the steps llm and tokenizer off",
+        "or its hub id, or disable the llm and tokenizer steps",
         "prepare.dataset.source: got nothing; must name the dataset to prepare; use its folder on a mounted path, "
-        "or its hub id, or switch the step dataset off",
+        "or its hub id, or disable the dataset step",
     ]
     (line,) = helm.render_fails(prepare(llm={"source": "/not/mounted"}))
     assert line.startswith("prepare.llm.source: got /not/mounted; must lie below a mounted path")

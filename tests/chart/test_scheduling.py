@@ -116,7 +116,10 @@ ODD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"tolerations": [{"key": "a", "value": True}]}, "tolerations[0].value: got true; must be of type string;"),
     ({"tolerations": [{"key": "a b"}]}, "tolerations[0].key: got a b; "),
-    ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "tolerations[0].value: got b; must be left"),
+    (
+        {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "tolerations[0].value: got b; must not be set",
+    ),
     ({"tolerations": [{"value": "b"}]}, "tolerations[0].key: got nothing; must be set with operator Equal"),
     (
         {"tolerations": [{"key": "a", "tolerationSeconds": 9}]},
@@ -125,7 +128,7 @@ ODD: list[tuple[dict[str, Any], str]] = [
     ({"nodeExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}, "nodeExpressions[0].operator: got in;"),
     (
         {"nodeExpressions": [{"key": "a", "operator": "In"}]},
-        "nodeExpressions[0].values: got nothing; must hold a value",
+        "nodeExpressions[0].values: got nothing; must not be empty",
     ),
     ({"nodeExpressions": [{"key": "a", "operator": "In", "values": "b"}]}, "nodeExpressions[0].values: got b; must be"),
     ({"nodeExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "nodeExpressions[0].values: got b;"),
@@ -136,7 +139,7 @@ ODD: list[tuple[dict[str, Any], str]] = [
     ({"topologySpreadConstraints": [{"topologyKey": "a", "maxSkew": 1}]}, "topologySpreadConstraints[0].whenUnsatisf"),
     (
         {"topologySpreadConstraints": [SPREAD, SPREAD]},
-        "topologySpreadConstraints[1].topologyKey: got rack; must be ano",
+        "topologySpreadConstraints[1].topologyKey: got rack; must differ",
     ),
     ({"topologySpreadConstraints": [{**SPREAD, "minDomains": 2}]}, "topologySpreadConstraints[0].minDomains: got 2;"),
     ({"nodeSelector": {"a b": "c"}}, "nodeSelector"),
@@ -302,8 +305,11 @@ def test_n26_each_rail_may_have_a_resource_of_its_own(kind: str) -> None:
 @pytest.mark.parametrize(
     ("rdma", "words"),
     [
-        ({"resources": {"rdma/a": 1, "rdma/b": 1}, "count": 2}, "rdma.resources: got rdma/a, rdma/b; must stand alone"),
-        ({"resources": {"rdma/a": 1}, "resourceName": "rdma/b"}, "rdma.resources: got rdma/a; must stand alone"),
+        (
+            {"resources": {"rdma/a": 1, "rdma/b": 1}, "count": 2},
+            "rdma.resources: got rdma/a, rdma/b; must be set without",
+        ),
+        ({"resources": {"rdma/a": 1}, "resourceName": "rdma/b"}, "rdma.resources: got rdma/a; must be set without"),
         ({"resources": {"nvidia.com/gpu": 1}}, "rdma.resources: got nvidia.com/gpu; must not be resources.gpuRes"),
         ({"resourceName": "nvidia.com/gpu"}, "rdma.resourceName: got nvidia.com/gpu; must not be resources.gpuRes"),
         *(({"resources": {"rdma/a": count}}, "") for count in (0, -1, 65, 1.5, "1")),
@@ -333,7 +339,7 @@ WARNED: list[tuple[dict[str, Any], str]] = [
     ({**ROCE, "rdma": {"enabled": False}}, ""),
     ({"fabric": "roce"}, ""),
     ({**ROCE, "prepare": {"enabled": True, "llm": {"source": "a/b"}}}, ""),
-    ({**TWO, "fabric": "efa"}, "rdma.count: 32, which a p5.48xlarge has;"),
+    ({**TWO, "fabric": "efa"}, "rdma.count: 32, as a p5.48xlarge has;"),
     ({**TWO, "fabric": "efa", "rdma": {"count": 16}}, ""),
     ({**TWO, "fabric": "efa", "rdma": {"resources": {"a/b": 16}}}, ""),
     (TWO, ""),

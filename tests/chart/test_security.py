@@ -258,7 +258,7 @@ def test_a_policy_that_cannot_act_or_cuts_the_hub_off_is_refused() -> None:
     assert line.startswith("networkPolicy.enabled: got true; must be false with hostNetwork")
     for partial, why in ((PREPARE, "prepare downloads"), ({"hf": {"online": True}}, "hf.online is true")):
         (line,) = helm.render_fails({**on, **partial})
-        assert line.startswith("networkPolicy.egress: got nothing; must admit hosts of the internet")
+        assert line.startswith("networkPolicy.egress: got nothing; must allow internet hosts")
         assert why in line
     assert helm.render({**on, "prepare": {**PREPARE["prepare"], **local()}})
 

@@ -295,7 +295,7 @@ def test_n04_one_handle_is_said_alike(second: dict[str, Any]) -> None:
     other |= {key: value for key, value in second.items() if key == "size"}
     partial = {"storage": {"datasets": csi(), "results": other}}
     (line,) = helm.render_fails(partial)
-    assert line.startswith("storage.results: got the volumeHandle of storage.datasets, and another ")
+    assert line.startswith("storage.results: got the volumeHandle of storage.datasets, and a different ")
     assert [str(v) for v in rules.violations(Facts.of(partial))] == [line]
 
 

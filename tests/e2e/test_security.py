@@ -286,7 +286,7 @@ ENFORCED: Manifest = {"podSecurity": {"enforce": "restricted"}}
 
 @pytest.fixture(scope="module")
 def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A control plane whose operator has the init container of docs/security.md."""
+    """A control plane whose operator has the init container from docs/security.md."""
     with Sandbox.up(folder=tmp_path_factory.mktemp("careful"), nodes=4) as box:
         template = box.folder / "initContainer.yaml"
         template.write_text(OPERATOR_TEMPLATE)

@@ -138,7 +138,7 @@ def test_a_kept_volume_never_changes_its_source_in_silence(release: Release, tmp
     for source, words in changes:
         done = release.helm("install", "neva", str(CHART), "-f", write(tmp_path, {"storage": {"results": source}}))
         assert done.returncode != 0
-        assert f"ERROR: storage.results: {words}; must stay what the kept claim neva-results is for" in done.stderr
+        assert f"ERROR: storage.results: {words}; must match the kept claim neva-results" in done.stderr
         assert "(/data/scitix/results)" in done.stderr
     release.sandbox.kubectl("delete", "pvc", "neva-results", "-n", release.namespace)
     name = f"{release.namespace}.neva.results"

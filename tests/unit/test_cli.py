@@ -213,10 +213,10 @@ class TestRefusals:
             ([], "Missing option '--gpus'. Try: neva-values --gpus 128"),
             (["--gpus", "0"], "0 is not in the range x>=1"),
             (["--gpus", "8.5"], "'8.5' is not a valid integer"),
-            (["--gpus", "8", "--epochs", "1", "--max-steps", "5"], "give one of them"),
+            (["--gpus", "8", "--epochs", "1", "--max-steps", "5"], "exclude each other"),
             (["--gpus", "8", "--image", "nemo"], "got nemo; must have a tag or a digest"),
             (["--gpus", "8", "--image", "host:5000/nemo"], "must have a tag or a digest"),
-            (["--gpus", "8", "plan"], "--gpus stands before plan: put it after."),
+            (["--gpus", "8", "plan"], "--gpus must follow plan."),
             (["--gpu", "b200", "--gpus", "8"], "is not one of"),
             (["chek"], "No such command"),
         ],
@@ -259,10 +259,10 @@ class TestWarnings:
     def test_u08_one_line_names_what_to_look_at(self, tmp_path: Path) -> None:
         (line,) = run("--gpus", "2048", "--micro-batch", "16").stderr.splitlines()
         keys = "training.microBatchSize, training.learningRate, training.nodes, --optimize"
-        assert line == f"warning: look at {keys}; -v or neva-values check FILE says why"
+        assert line == f"warning: review {keys}; -v or neva-values check FILE explains why"
         output = tmp_path / "values.yaml"
         line, _ = run("--gpus", "16", "--output", str(output)).stderr.splitlines()
-        assert line.endswith(f"; -v or neva-values check {output} says why")
+        assert line.endswith(f"; -v or neva-values check {output} explains why")
         assert f"{output}: warning: training.learningRate: tuned at" in run("check", str(output)).stdout
 
     def test_u08_nothing_to_look_at_is_no_line(self) -> None:
@@ -281,7 +281,7 @@ class TestSite:
     def test_h04_a_key_twice_is_refused_with_its_line(self, tmp_path: Path) -> None:
         site = write_site(tmp_path, 'image:\n  tag: "1"\nfabric: ib\nimage:\n  tag: "2"\n')
         (error,) = refused("--gpus", "8", "--site", site)
-        assert error == f"{site}: line 4: the key image is there twice; Helm would use the last one; keep one"
+        assert error == f"{site}: line 4: the key image is given twice; Helm would use the last one; keep one"
 
     @pytest.mark.helm
     def test_a_claim_takes_the_place_of_the_default_path_and_helm_agrees(self, tmp_path: Path) -> None:
@@ -490,7 +490,7 @@ class TestNoValues:
     @pytest.mark.parametrize("text", ["", "\n", "# model: {}\n", "---\n", "null\n", "\ufeff", "---\n# a\n...\n"])
     def test_u01_an_empty_file_is_refused_wherever_values_are_read(self, tmp_path: Path, text: str) -> None:
         file = write_site(tmp_path, text)
-        words = "has no values, and Helm would install the chart's defaults; write it, or {} for these"
+        words = "is empty, and Helm would install the chart's defaults; write values, or {} for the defaults"
         assert run("check", file).stdout == f"{file}: ERROR: {words}\n"
         assert refused("--gpus", "8", "--site", file) == [f"{file}: {words}"]
         assert run("preflight", "-f", file).stderr == f"ERROR: {file}: {words}\n"
@@ -502,9 +502,9 @@ class TestNoValues:
     @pytest.mark.parametrize(
         ("fault", "code", "words"),
         [
-            (KeyboardInterrupt(), 130, "stopped before it was done"),
-            (RuntimeError("x"), 1, "stopped by a fault of its own: RuntimeError"),
-            (MemoryError(), 1, "stopped by a fault of its own: MemoryError"),
+            (KeyboardInterrupt(), 130, "interrupted"),
+            (RuntimeError("x"), 1, "internal error: RuntimeError"),
+            (MemoryError(), 1, "internal error: MemoryError"),
         ],
     )
     def test_u01_a_crash_half_way_leaves_no_empty_file(self, fault: BaseException, code: int, words: str) -> None:
@@ -530,7 +530,7 @@ class TestNoValues:
         with mock.patch("neva_pretrain.generate.emit", side_effect=lambda *_: os.kill(os.getpid(), number)):
             result = run("--gpus", "8")
         assert result.exit_code == 130
-        assert yaml.safe_load(result.stdout) == {"ERROR: stopped before it was done": "refused"}
+        assert yaml.safe_load(result.stdout) == {"ERROR: interrupted": "refused"}
         assert signal.getsignal(number) is before
 
     @pytest.mark.parametrize(

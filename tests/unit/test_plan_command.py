@@ -53,7 +53,7 @@ Needs:   - TP 1 instead of 4 needs a distributed checkpoint
            (model.checkpointFormat: distributed); one split for the preset does
            not load
          - the vocabulary is padded to 32128 at TP 1, to 32256 at TP 4: that of
-           a legacy checkpoint must match, a distributed one is fitted as it
+           a legacy checkpoint must match, a distributed one is resized as it
            loads
          - MBS 16 instead of 32 changes the loss curve: the loss is a mean over
            the tokens of each micro batch (NeMo #8343)

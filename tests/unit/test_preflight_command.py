@@ -384,13 +384,13 @@ class TestLocally:
         [
             ("- a", "must be a mapping of values, got a list"),
             ("a: [", "cannot be read as YAML: line "),
-            ("", "has no values"),
-            ("training: {nodes: 1, nodes: 2}", "line 1: the key nodes is there twice"),
+            ("", "is empty"),
+            ("training: {nodes: 1, nodes: 2}", "line 1: the key nodes is given twice"),
             ("storage: null", "storage: got nothing; must be set"),
             ("model: {llmPath: 7}", "model.llmPath: got 7; must be of type string"),
             ("training: []", "training: got []; must be of type object"),
             ("data: {path: /elsewhere}", "data.path: got /elsewhere; must lie below a mounted path"),
-            ("model: {name: gpt5}", "model.name: got gpt5; must be a model of the catalog"),
+            ("model: {name: gpt5}", "model.name: got gpt5; must be a model in the catalog"),
         ],
     )
     def test_p3_p4_files_that_are_no_values_are_refused_as_by_check(

@@ -14,7 +14,7 @@ root. */}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- with (get $v.storage $name).hostPath -}}
     {{- $breaks = append $breaks (dict "level" "baseline" "key" (printf "storage.%s.hostPath" $name) "got" .
-      "rule" "be empty" "fix" "use gpfs.nodePath, whose folder comes to the pods as a claim") -}}
+      "rule" "be empty" "fix" "use gpfs.nodePath, which pods mount through a claim") -}}
   {{- end -}}
 {{- end -}}
 {{- range $index, $volume := $v.extraVolumes -}}
@@ -22,7 +22,7 @@ root. */}}
     {{- if kindIs "invalid" $_ -}}
     {{- else if eq $kind "hostPath" -}}
       {{- $breaks = append $breaks (dict "level" "baseline" "key" (printf "extraVolumes[%d]" $index) "got" $kind
-        "rule" "not be a folder of the node" "fix" "use a claim") -}}
+        "rule" "not be a folder on the node" "fix" "use a claim") -}}
     {{- else if not (has $kind $standard.restrictedVolumes) -}}
       {{- $breaks = append $breaks (dict "level" "restricted" "key" (printf "extraVolumes[%d]" $index) "got" $kind
         "rule" (printf "be one of %s" (join ", " $standard.restrictedVolumes)) "fix" "use a claim") -}}
@@ -66,7 +66,7 @@ root. */}}
   {{- end -}}
   {{- if eq (toString $context.runAsUser) "0" -}}
     {{- $breaks = append $breaks (dict "level" "restricted" "key" (printf "%s.runAsUser" $where) "got" "0"
-      "rule" "not be root" "fix" "use a user of the image other than 0") -}}
+      "rule" "not be root" "fix" "use a non-root user of the image") -}}
   {{- end -}}
 {{- end -}}
 {{- $pod := $v.podSecurityContext -}}
@@ -118,7 +118,7 @@ root. */}}
 {{- if and $trains $operator (gt (int64 $v.training.nodes) 1) (not $v.podSecurity.operatorInitContainer) -}}
   {{- $breaks = append $breaks (dict "level" "restricted" "key" "podSecurity.operatorInitContainer" "got" "false"
     "rule" "be true"
-    "fix" (printf "give the operator the init container of docs/security.md, since %s"
+    "fix" (printf "give the operator the init container from docs/security.md, since %s"
       "its own has no security context, and use true")) -}}
 {{- end -}}
 {{- $breaks | toJson -}}

@@ -161,7 +161,7 @@ root, volume. */}}
   {{- end -}}
 {{- end -}}
 {{- if and $is (ne $is $wanted) -}}
-  {{- printf "\n\nERROR: storage.%s: got %s; must stay what the kept claim %s is for (%s), since %s; %s"
+  {{- printf "\n\nERROR: storage.%s: got %s; must match the kept claim %s (%s), since %s; %s"
     $name $wanted $claim $is "a volume cannot change its source" $fix | fail -}}
 {{- end -}}
 {{- end -}}

@@ -66,10 +66,10 @@ charts' too. */}}
       {{- $secret = not (include "neva-pretrain.reserved" (dict "root" $ "name" .name "kind" "reservedEnv")) -}}
     {{- end -}}
     {{- if $secret -}}
-      {{- $instead := printf "use secrets.env.%s with name and key of a Secret" .name -}}
+      {{- $instead := printf "use secrets.env.%s with the name and key of a Secret" .name -}}
       {{- include "neva-pretrain.violation" (dict "key" .path "got" "a value"
         "rule" "must not hold a secret, which everyone who reads the job would see"
-        "fix" (ternary $instead "use an existing Secret, by secrets.env" $env)) -}}
+        "fix" (ternary $instead "use an existing Secret, through secrets.env" $env)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

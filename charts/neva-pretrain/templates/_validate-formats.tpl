@@ -1,4 +1,4 @@
-{{/* What must be there, and what a text must look like: on the others the rest could not be judged. */}}
+{{/* Required values and the format of texts, which all other rules rely on. */}}
 {{- define "neva-pretrain.checkFormats" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules -}}{{- $values := .Values -}}
@@ -60,7 +60,7 @@
     {{- if regexMatch $rules.unprintable (print .name .text) -}}
       {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
         "got" (include "neva-pretrain.show" .text | default "a key")
-        "rule" "must be printable characters, in keys too" "fix" "remove the others") -}}
+        "rule" "must be printable characters, keys included" "fix" "remove other characters") -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

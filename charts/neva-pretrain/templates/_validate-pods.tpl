@@ -6,7 +6,7 @@
 {{- $limit := int (get .nevaRules.maxNameLength .Values.job.kind) -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
   {{- include "neva-pretrain.violation" (dict "key" "fullnameOverride" "got" $full
-    "rule" (printf "must be a DNS-1035 label (%s), or the release name must be"
+    "rule" (printf "must be a DNS-1035 label (%s), or the release name must be one"
       "lower case letters, digits and -, a letter first")
     "fix" "use a name such as neva-7b") -}}
 {{- end -}}
@@ -30,7 +30,7 @@
 {{- $v := .Values -}}{{- $gpu := $v.resources.gpuResourceName -}}
 {{- if regexMatch .nevaRules.fractionalGpu $gpu -}}
   {{- include "neva-pretrain.violation" (dict "key" "resources.gpuResourceName" "got" $gpu
-    "rule" "must be whole GPUs, since each training process needs one of its own and all its peers"
+    "rule" "must be whole GPUs, since each training process needs its own GPU and access to its peers"
     "fix" "use nvidia.com/gpu") -}}
 {{- end -}}
 {{- include "neva-pretrain.rdmaBreaks" . -}}
@@ -66,18 +66,18 @@
   {{- include "neva-pretrain.violation" (dict
     "key" (print "rdma." (ternary "resourceName" "resources" (empty $v.rdma.resources)))
     "got" $v.resources.gpuResourceName
-    "rule" "must not be resources.gpuResourceName, whose count training.gpusPerNode is"
+    "rule" "must not be resources.gpuResourceName, whose count is training.gpusPerNode"
     "fix" "use the resource of the RDMA devices") -}}
 {{- end -}}
 {{- if and $rdma.enabled (hasKey $rdma.resources "") -}}
   {{- include "neva-pretrain.violation" (dict "key" "rdma.resourceName" "got" "nothing"
-    "rule" (printf "must name the RDMA devices, since fabric %s has none" $v.fabric)
+    "rule" (printf "must name the RDMA devices, since fabric %s has no default" $v.fabric)
     "fix" "use the resource that the nodes offer, or set rdma.enabled to false") -}}
 {{- end -}}
 {{- if and $rdma.enabled (ne (values $rdma.resources | compact | len) (len $rdma.resources)) -}}
   {{- include "neva-pretrain.violation" (dict "key" "rdma.count" "got" "nothing"
-    "rule" (printf "must be at least 1, since fabric %s has no devices" $v.fabric)
-    "fix" "use the devices of a pod, or set rdma.enabled to false") -}}
+    "rule" (printf "must be at least 1, since fabric %s has no default" $v.fabric)
+    "fix" "use the number of devices per pod, or set rdma.enabled to false") -}}
 {{- end -}}
 {{- end -}}
 
@@ -89,7 +89,7 @@
   {{- $exists := eq ($taint.operator | default "Equal") "Exists" -}}
   {{- if and $exists $taint.value -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".value") "got" $taint.value
-      "rule" "must be left out with operator Exists, which takes any value" "fix" "remove it, or use Equal") -}}
+      "rule" "must not be set with operator Exists, which matches any value" "fix" "remove it, or use Equal") -}}
   {{- end -}}
   {{- if not (or $exists $taint.key) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".key") "got" "nothing"
@@ -97,7 +97,7 @@
   {{- end -}}
   {{- if and (hasKey $taint "tolerationSeconds") (ne ($taint.effect | default "") "NoExecute") -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".tolerationSeconds") "got" $taint.tolerationSeconds
-      "rule" "must come with effect NoExecute, which alone evicts" "fix" "use NoExecute, or remove it") -}}
+      "rule" "must come with effect NoExecute, the only one that evicts" "fix" "use NoExecute, or remove it") -}}
   {{- end -}}
 {{- end -}}
 {{- range $index, $expression := $s.nodeExpressions -}}
@@ -106,7 +106,7 @@
   {{- if has $operator (list "Exists" "DoesNotExist") -}}
     {{- if $values -}}
       {{- include "neva-pretrain.violation" (dict "key" $key "got" $got
-        "rule" (printf "must be left out with operator %s" $operator) "fix" "remove it") -}}
+        "rule" (printf "must not be set with operator %s" $operator) "fix" "remove it") -}}
     {{- end -}}
   {{- else if has $operator (list "Gt" "Lt") -}}
     {{- if not (regexMatch "^[0-9]{1,18}$" $got) -}}
@@ -115,7 +115,7 @@
     {{- end -}}
   {{- else if not $values -}}
     {{- include "neva-pretrain.violation" (dict "key" $key "got" "nothing"
-      "rule" (printf "must hold a value with operator %s" $operator) "fix" "use those of the label") -}}
+      "rule" (printf "must not be empty with operator %s" $operator) "fix" "use values of the label") -}}
   {{- end -}}
 {{- end -}}
 {{- $seen := dict -}}
@@ -128,7 +128,7 @@
   {{- $pair := printf "%s %s" $spread.topologyKey $spread.whenUnsatisfiable -}}
   {{- with get $seen $pair -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".topologyKey") "got" $spread.topologyKey
-      "rule" (printf "must be another than that of %s with %s" . $spread.whenUnsatisfiable) "fix" "keep one") -}}
+      "rule" (printf "must differ from that of %s with %s" . $spread.whenUnsatisfiable) "fix" "keep one") -}}
   {{- end -}}
   {{- $_ := set $seen $pair $key -}}
 {{- end -}}
@@ -138,7 +138,7 @@
 {{- end -}}
 {{- if gt (len $levels) 1 -}}
   {{- include "neva-pretrain.violation" (dict "key" "scheduling.queue.topology" "got" (join " and " $levels)
-    "rule" "must be one of them, or Kueue refuses the job" "fix" "keep one") -}}
+    "rule" "must be only one of them, or Kueue refuses the job" "fix" "keep one") -}}
 {{- end -}}
 {{- end -}}
 
@@ -186,7 +186,7 @@
 {{- end -}}
 {{- if and $v.networkPolicy.enabled $why (not $v.networkPolicy.egress) -}}
   {{- include "neva-pretrain.violation" (dict "key" "networkPolicy.egress" "got" "nothing"
-    "rule" (printf "must admit hosts of the internet, since %s" (join " and " $why))
+    "rule" (printf "must allow internet hosts, since %s" (join " and " $why))
     "fix" "use a rule such as internet: {ports: [{port: 443}]}") -}}
 {{- end -}}
 {{- end -}}

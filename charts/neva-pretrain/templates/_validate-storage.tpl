@@ -10,7 +10,7 @@
   {{- end -}}
   {{- if and $volume.gpfs.csi (not (hasKey $volume.gpfs.csi "volumeHandle")) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".gpfs.csi.volumeHandle") "got" "nothing"
-      "rule" "must be set beside the rest of gpfs.csi" "fix" "use a handle as in docs/storage.md") -}}
+      "rule" "must be set with the rest of gpfs.csi" "fix" "use a handle as in docs/storage.md") -}}
   {{- end -}}
   {{- $path := $volume.mountPath -}}
   {{- if hasKey $mounts $path -}}
@@ -33,9 +33,9 @@
     {{- if ne (first $said) (last $said) -}}
       {{- include "neva-pretrain.violation" (dict "key" (print "storage." $name)
         "got" (printf "the volumeHandle of storage.%s, and %s" $one.owner
-          "another fsType, volumeAttributes, nodeLabel or size")
-        "rule" "must be alike, since a CSI volume is mounted once in a pod"
-        "fix" "use the same, and tell the volumes apart by subPath") -}}
+          "a different fsType, volumeAttributes, nodeLabel or size")
+        "rule" "must have the same settings, since a CSI volume is mounted once per pod"
+        "fix" "use the same settings, and separate the volumes by subPath") -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -54,7 +54,7 @@
   {{- $key := printf "extraVolumes[%d]" $index -}}
   {{- if hasKey $volumes $volume.name -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $volume.name
-      "rule" "must be no other volume's" "fix" "use another name") -}}
+      "rule" "must be unique among the volumes" "fix" "use another name") -}}
   {{- end -}}
   {{- $_ := set $volumes $volume.name true -}}
   {{- $source := ternary $volume.persistentVolumeClaim dict (kindIs "map" $volume.persistentVolumeClaim) -}}
@@ -62,7 +62,7 @@
     {{- if hasKey $claims (toString .) -}}
       {{- include "neva-pretrain.violation" (dict "key" $key "got" (printf "the claim %s" .)
         "rule" (printf "must not be that of %s, %s" (get $claims (toString .))
-          "since the kubelet mounts a claim once in a pod and waits for a second volume of it for ever")
+          "since the kubelet mounts a claim once per pod and waits forever for a second volume of it")
         "fix" "use its name and a subPath in extraVolumeMounts") -}}
     {{- else -}}{{- $_ := set $claims (toString .) $key -}}
     {{- end -}}
@@ -72,11 +72,11 @@
   {{- $key := printf "extraVolumeMounts[%d]" $index -}}
   {{- if not (hasKey $volumes $mount.name) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $mount.name
-      "rule" "must be a volume of the pods" "fix" "use a name of extraVolumes or storage") -}}
+      "rule" "must be a volume of the pods" "fix" "use a name from extraVolumes or storage") -}}
   {{- end -}}
   {{- if hasKey $mounts $mount.mountPath -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $mount.mountPath
-      "rule" "must not be a mount of the chart" "fix" "use another path") -}}
+      "rule" "must not be one of the chart's mounts" "fix" "use another path") -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -137,7 +137,7 @@
 {{- range $f.readOnlyMounts -}}
   {{- if or (eq $f.hfHome .) (hasPrefix (print . "/") $f.hfHome) -}}
     {{- include "neva-pretrain.violation" (dict "key" "hf.home" "got" $f.hfHome
-      "rule" (printf "must not lie below the read-only mount %s, since the hub always writes" .)
+      "rule" (printf "must not lie below the read-only mount %s, since the hub's cache is always written" .)
       "fix" (printf "use a path below %s" $v.storage.scratch.mountPath)) -}}
   {{- end -}}
 {{- end -}}

@@ -18,7 +18,7 @@
     {{- end -}}
   {{- end -}}
   {{- include "neva-pretrain.violation" (dict "key" "model.name" "got" .Values.model.name
-    "rule" "must be a model of the catalog" "fix" (printf "use one of %s" (join ", " $names))) -}}
+    "rule" "must be a model in the catalog" "fix" (printf "use one of %s" (join ", " $names))) -}}
 {{- end -}}
 {{- $world := mul $nodes $perNode -}}{{- $parallel := mul $tp $pp -}}
 {{- /* Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes. */ -}}

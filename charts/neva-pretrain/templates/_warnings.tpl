@@ -11,13 +11,13 @@ generator/neva_pretrain/check/advice.py; a property test holds the two equal. Ta
   {{- $attached := or $rdma.networks (get $v.podAnnotations "k8s.v1.cni.cncf.io/networks") -}}
   {{- if and (eq $v.fabric "roce") (not $v.hostNetwork) (not $attached) -}}
     {{- $said = append $said (printf "rdma.networks: none with fabric roce; %s: %s"
-      "RoCE v2 goes by IP, and a pod without the rails' interfaces fails at its first connection"
+      "RoCE v2 runs over IP, and a pod without the rails' interfaces fails at its first connection"
       "name their networks (Multus), or use hostNetwork") -}}
   {{- end -}}
   {{- if and (eq $v.fabric "efa") (not $rdma.count) (not $rdma.resources) -}}
-    {{- $said = append $said (printf "rdma.count: %s, which a p5.48xlarge has; %s: set it for other instances"
+    {{- $said = append $said (printf "rdma.count: %s, as a p5.48xlarge has; %s: set it for other instances"
       (include "neva-pretrain.text" (first (values $f.rdma.resources)))
-      "pods that ask for more than their nodes have stay Pending") -}}
+      "pods that request more than their node has stay Pending") -}}
   {{- end -}}
 {{- end -}}
 {{- $said | toJson -}}

@@ -1,4 +1,4 @@
-"""How values are read, by rules and by all else that judges them: what is null or missing is not there."""
+"""How values are read, by rules and by all else that judges them: a null key counts as missing."""
 
 from __future__ import annotations
 

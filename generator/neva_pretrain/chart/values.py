@@ -59,7 +59,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
     document = yamlfile.read(path)
     content = document.content
     if content is None:
-        raise InputError("has no values, and Helm would install the chart's defaults; write it, or {} for these", path)
+        raise InputError(
+            "is empty, and Helm would install the chart's defaults; write values, or {} for the defaults", path
+        )
     if not isinstance(content, dict):
         raise InputError(f"must be a mapping of values, got a {type(content).__name__}", path)
     if refused := [key.removeprefix(REFUSAL) for key in content if key.startswith(REFUSAL)]:

@@ -210,7 +210,7 @@ class _Decoder:
                 continue
             key = self._key(key_node)
             if key in seen:
-                words = f"the key {key} is there twice; Helm would use the last one; keep one"
+                words = f"the key {key} is given twice; Helm would use the last one; keep one"
                 raise InputError(f"line {key_node.line}: {words}")
             seen.add(key)
             into[key] = self._at(key, child)
@@ -247,7 +247,7 @@ class _Decoder:
         self._aliased += self._aliases > 0
         share = self._aliased / self._count
         if self._aliased > 100 and self._count > 1000 and share > _allowed_share(self._count):
-            raise InputError(f"line {node.line}: aliases are followed too often, which Helm refuses; write values out")
+            raise InputError(f"line {node.line}: too many aliases for Helm; write the values out")
         if self._count > MOST_NODES:
             raise InputError(f"line {node.line}: has more than {MOST_NODES:,} values, aliases followed")
 
@@ -314,7 +314,7 @@ def plain(text: str) -> Any:
     if text[0] not in "+-.0123456789":
         return text
     if _NO_NUMBER.fullmatch(text):
-        raise InputError(f"{text} is no number that Helm takes; quote it if it is text")
+        raise InputError(f"{text} is not a number that Helm accepts; quote it if it is text")
     digits = text if text[0] == "." else text.replace("_", "")
     if (whole := _integer(digits)) is not None:
         return whole
@@ -347,7 +347,7 @@ def _scalar(node: _Node) -> Any:
             return node.value
         value = plain(node.value)
     except binascii.Error:
-        raise InputError(f"line {node.line}: cannot be read as YAML: !!binary is no base64") from None
+        raise InputError(f"line {node.line}: cannot be read as YAML: !!binary is not base64") from None
     except InputError as error:
         raise InputError(f"line {node.line}: {error.reason}") from None
     if not isinstance(value, _KINDS[tag]) or (tag != "bool" and isinstance(value, bool)):

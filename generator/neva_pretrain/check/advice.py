@@ -18,13 +18,13 @@ def warnings(values: Values) -> list[str]:
         attached = rdma.get("networks") or section(values, "podAnnotations").get(NETWORKS)
         if fabric == "roce" and not values.get("hostNetwork") and not attached:
             said.append(
-                "rdma.networks: none with fabric roce; RoCE v2 goes by IP, and a pod without the rails' interfaces "
+                "rdma.networks: none with fabric roce; RoCE v2 runs over IP, and a pod without the rails' interfaces "
                 "fails at its first connection: name their networks (Multus), or use hostNetwork"
             )
         if fabric == "efa" and not rdma.get("count") and not rdma.get("resources"):
             (count,) = rdma_resources(values).values()
             said.append(
-                f"rdma.count: {count}, which a p5.48xlarge has; pods that ask for more than their nodes have stay "
+                f"rdma.count: {count}, as a p5.48xlarge has; pods that request more than their node has stay "
                 "Pending: set it for other instances"
             )
     return said

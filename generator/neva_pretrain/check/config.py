@@ -57,9 +57,9 @@ def check_secrets(facts: Facts) -> Iterator[Violation]:
         elif isinstance(entry.node, Mapping | list) or not is_secret(entry.name, entry.node):
             continue
         elif not entry.path.startswith("env."):
-            yield _in_clear(entry.path, "use an existing Secret, by secrets.env")
+            yield _in_clear(entry.path, "use an existing Secret, through secrets.env")
         elif not reserved(entry.name, "reservedEnv"):
-            yield _in_clear(entry.path, f"use secrets.env.{entry.name} with name and key of a Secret")
+            yield _in_clear(entry.path, f"use secrets.env.{entry.name} with the name and key of a Secret")
 
 
 def _in_clear(path: str, fix: str) -> Violation:

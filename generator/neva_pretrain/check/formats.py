@@ -1,4 +1,4 @@
-"""What must be there, and what a text must look like: on the others the rest could not be judged."""
+"""Required values and the format of texts, which all other rules rely on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neva_pretrain.errors import Violation
 
 
 def check_formats(values: Values) -> Iterator[Violation]:
-    """What must be there, and what a text must look like: on the others the rest could not be judged."""
+    """Required values and the format of texts, which all other rules rely on."""
     facts = chart.rules()
     required = [
         (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
@@ -31,10 +31,10 @@ def check_formats(values: Values) -> Iterator[Violation]:
     for entry in entries(values):
         said = "" if isinstance(entry.node, Mapping | list) else text(entry.node)
         if compiled(facts["unprintable"]).search(entry.name + said):
-            rule = "must be printable characters, in keys too"
-            yield Violation(show(entry.path), show(said) or "a key", rule, "remove the others")
+            rule = "must be printable characters, keys included"
+            yield Violation(show(entry.path), show(said) or "a key", rule, "remove other characters")
 
 
 def entries(values: Values) -> Iterator[Entry]:
-    """Yield all that lies in values but ``global``, which is other charts' too."""
+    """Yield every value except ``global``, which other charts share."""
     return walk({key: value for key, value in values.items() if key != "global"}, "")

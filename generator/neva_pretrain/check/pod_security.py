@@ -43,7 +43,7 @@ def pod_security_breaks(values: Values) -> Iterator[Break]:
             "podSecurity.operatorInitContainer",
             "false",
             "be true",
-            "give the operator the init container of docs/security.md, since its own has no security context, "
+            "give the operator the init container from docs/security.md, since its own has no security context, "
             "and use true",
         )
 
@@ -56,14 +56,14 @@ def _standard(name: str) -> list[str]:
 def _volumes(values: Values) -> Iterator[Break]:
     for name in VOLUMES:
         if path := values["storage"][name].get("hostPath"):
-            fix = "use gpfs.nodePath, whose folder comes to the pods as a claim"
+            fix = "use gpfs.nodePath, which pods mount through a claim"
             yield Break("baseline", f"storage.{name}.hostPath", path, "be empty", fix)
     allowed = _standard("restrictedVolumes")
     for index, volume in enumerate(values.get("extraVolumes") or []):
         for kind in sorted(key for key, value in volume.items() if key != "name" and value is not None):
             key = f"extraVolumes[{index}]"
             if kind == "hostPath":
-                yield Break("baseline", key, kind, "not be a folder of the node", "use a claim")
+                yield Break("baseline", key, kind, "not be a folder on the node", "use a claim")
             elif kind not in allowed:
                 yield Break("restricted", key, kind, f"be one of {', '.join(allowed)}", "use a claim")
 
@@ -100,7 +100,7 @@ def _either_context(where: str, context: Mapping[str, Any]) -> Iterator[Break]:
             rule = "hold safe kernel parameters only"
             yield Break("baseline", f"{where}.sysctls", parameter["name"], rule, "remove it")
     if context.get("runAsUser") == 0:
-        yield Break("restricted", f"{where}.runAsUser", "0", "not be root", "use a user of the image other than 0")
+        yield Break("restricted", f"{where}.runAsUser", "0", "not be root", "use a non-root user of the image")
 
 
 def _container(values: Values, *, trains: bool) -> Iterator[Break]:

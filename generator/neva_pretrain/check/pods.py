@@ -38,7 +38,8 @@ def check_names(facts: Facts) -> Iterator[Violation]:
         yield Violation(
             "fullnameOverride",
             full,
-            "must be a DNS-1035 label (lower case letters, digits and -, a letter first), or the release name must be",
+            "must be a DNS-1035 label (lower case letters, digits and -, a letter first), "
+            "or the release name must be one",
             "use a name such as neva-7b",
         )
     if run_id and not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", run_id):
@@ -54,7 +55,7 @@ def check_names(facts: Facts) -> Iterator[Violation]:
 
 
 def check_pods(facts: Facts) -> Iterator[Violation]:
-    """Pods get what they ask for, and restart together or not at all."""
+    """Pods get what they ask for, and restart as one."""
     values = facts.shaped
     rdma, devices = section(values, "rdma"), rdma_resources(values)
     gpu = values["resources"]["gpuResourceName"]
@@ -62,7 +63,7 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
         yield Violation(
             "resources.gpuResourceName",
             gpu,
-            "must be whole GPUs, since each training process needs one of its own and all its peers",
+            "must be whole GPUs, since each training process needs its own GPU and access to its peers",
             "use nvidia.com/gpu",
         )
     if rdma_enabled(values):
@@ -70,22 +71,22 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 f"rdma.{'resources' if rdma.get('resources') else 'resourceName'}",
                 gpu,
-                "must not be resources.gpuResourceName, whose count training.gpusPerNode is",
+                "must not be resources.gpuResourceName, whose count is training.gpusPerNode",
                 "use the resource of the RDMA devices",
             )
         if "" in devices:
             yield Violation(
                 "rdma.resourceName",
                 "nothing",
-                f"must name the RDMA devices, since fabric {values['fabric']} has none",
+                f"must name the RDMA devices, since fabric {values['fabric']} has no default",
                 "use the resource that the nodes offer, or set rdma.enabled to false",
             )
         if not all(devices.values()):
             yield Violation(
                 "rdma.count",
                 "nothing",
-                f"must be at least 1, since fabric {values['fabric']} has no devices",
-                "use the devices of a pod, or set rdma.enabled to false",
+                f"must be at least 1, since fabric {values['fabric']} has no default",
+                "use the number of devices per pod, or set rdma.enabled to false",
             )
     for key in ("commonLabels", "podLabels", "workerLabels"):
         for name, value in sorted((values.get(key) or {}).items()):
@@ -122,7 +123,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 f"{key}.value",
                 taint["value"],
-                "must be left out with operator Exists, which takes any value",
+                "must not be set with operator Exists, which matches any value",
                 "remove it, or use Equal",
             )
         if not exists and not taint.get("key"):
@@ -133,7 +134,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 f"{key}.tolerationSeconds",
                 text(taint["tolerationSeconds"]),
-                "must come with effect NoExecute, which alone evicts",
+                "must come with effect NoExecute, the only one that evicts",
                 "use NoExecute, or remove it",
             )
     for index, expression in enumerate(scheduling.get("nodeExpressions") or []):
@@ -142,12 +143,12 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
         got = ", ".join(given) or "nothing"
         if operator in ("Exists", "DoesNotExist"):
             if given:
-                yield Violation(key, got, f"must be left out with operator {operator}", "remove it")
+                yield Violation(key, got, f"must not be set with operator {operator}", "remove it")
         elif operator in ("Gt", "Lt"):
             if not re.fullmatch("[0-9]{1,18}", got):
                 yield Violation(key, got, f"must be one whole number with operator {operator}", 'use one such as "8"')
         elif not given:
-            yield Violation(key, got, f"must hold a value with operator {operator}", "use those of the label")
+            yield Violation(key, got, f"must not be empty with operator {operator}", "use values of the label")
     seen: dict[tuple[str, str], str] = {}
     for index, spread in enumerate(scheduling.get("topologySpreadConstraints") or []):
         key, unsatisfiable = f"scheduling.topologySpreadConstraints[{index}]", spread["whenUnsatisfiable"]
@@ -159,7 +160,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
                 "remove it",
             )
         if first := seen.get((spread["topologyKey"], unsatisfiable)):
-            rule = f"must be another than that of {first} with {unsatisfiable}"
+            rule = f"must differ from that of {first} with {unsatisfiable}"
             yield Violation(f"{key}.topologyKey", spread["topologyKey"], rule, "keep one")
         seen[spread["topologyKey"], unsatisfiable] = key
     topology = section(scheduling, "queue", "topology")
@@ -167,7 +168,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
         yield Violation(
             "scheduling.queue.topology",
             " and ".join(levels),
-            "must be one of them, or Kueue refuses the job",
+            "must be only one of them, or Kueue refuses the job",
             "keep one",
         )
 
@@ -194,7 +195,7 @@ def check_monitoring(facts: Facts) -> Iterator[Violation]:
 
 
 def check_security(facts: Facts) -> Iterator[Violation]:
-    """No pod of the release is what the namespace rejects: the job would be made, and its pods never come."""
+    """The namespace admits every pod of the release; otherwise the job would be created without pods."""
     values = facts.shaped
     enforced = section(values, "podSecurity").get("enforce")
     for broken in pod_security_breaks(values) if enforced else ():
@@ -217,7 +218,7 @@ def check_network(facts: Facts) -> Iterator[Violation]:
         yield Violation(
             "networkPolicy.egress",
             "nothing",
-            f"must admit hosts of the internet, since {' and '.join(why)}",
+            f"must allow internet hosts, since {' and '.join(why)}",
             "use a rule such as internet: {ports: [{port: 443}]}",
         )
 

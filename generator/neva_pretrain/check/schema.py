@@ -75,8 +75,8 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             "maxLength": (f"must have at most {limit} characters", "use fewer"),
             "maxItems": (f"must have at most {limit} items", "use fewer"),
             "maxProperties": (f"must have at most {limit} keys", "use fewer"),
-            "minProperties": (f"must have at least {limit} keys", "leave it out, or say more"),
-            "uniqueItems": ("must not say one thing twice", "keep one"),
+            "minProperties": (f"must have at least {limit} keys", "remove it, or add keys"),
+            "uniqueItems": ("must not have duplicates", "keep one"),
         }[str(error.validator)]
         got = "a value" if is_secret_name(path.rpartition(".")[2]) else show(instance)
         yield Violation(path or "values", got or '""', rule, fix)
@@ -85,7 +85,7 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
 _FIXES = {
     "integer": "use a whole number, without quotes",
     "number": "use a number, without quotes",
-    "string": "use a text, in quotes where it looks like a number",
+    "string": "use text, in quotes where it looks like a number",
     "boolean": "use true or false, without quotes",
     "array": "use a list",
     "object": "use a map",

@@ -47,7 +47,7 @@ class Shared(NamedTuple):
 def shared_volumes(values: Values) -> dict[str, Shared]:
     """Return by name which volumes are one, in the order of ``VOLUMES``.
 
-    The kubelet mounts a CSI handle once in a pod and waits for a second volume of it for ever (N04). A claim is empty
+    The kubelet mounts a CSI handle once in a pod and waits forever for a second volume of it (N04). A claim is empty
     where there is none, and where its name begins with a release's, which values do not tell.
     """
     handles: dict[tuple[str, str], str] = {}
@@ -98,7 +98,7 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 f"storage.{name}.gpfs.csi.volumeHandle",
                 "nothing",
-                "must be set beside the rest of gpfs.csi",
+                "must be set with the rest of gpfs.csi",
                 "use a handle as in docs/storage.md",
             )
         path = volume["mountPath"]
@@ -122,9 +122,9 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
         if _static(values["storage"][name]) != _static(values["storage"][one.owner]):
             yield Violation(
                 f"storage.{name}",
-                f"the volumeHandle of storage.{one.owner}, and another fsType, volumeAttributes, nodeLabel or size",
-                "must be alike, since a CSI volume is mounted once in a pod",
-                "use the same, and tell the volumes apart by subPath",
+                f"the volumeHandle of storage.{one.owner}, and a different fsType, volumeAttributes, nodeLabel or size",
+                "must have the same settings, since a CSI volume is mounted once per pod",
+                "use the same settings, and separate the volumes by subPath",
             )
     for path in CHART_MOUNTS:
         seen[path] = "the chart"
@@ -133,7 +133,7 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
     for index, extra in enumerate(values.get("extraVolumes") or []):
         if extra["name"] in volumes:
             yield Violation(
-                f"extraVolumes[{index}].name", extra["name"], "must be no other volume's", "use another name"
+                f"extraVolumes[{index}].name", extra["name"], "must be unique among the volumes", "use another name"
             )
         volumes.add(extra["name"])
         claim = mapping(extra, "persistentVolumeClaim").get("claimName")
@@ -141,8 +141,8 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 f"extraVolumes[{index}]",
                 f"the claim {text(claim)}",
-                f"must not be that of {claims[text(claim)]}, since the kubelet mounts a claim once in a pod "
-                "and waits for a second volume of it for ever",
+                f"must not be that of {claims[text(claim)]}, since the kubelet mounts a claim once per pod "
+                "and waits forever for a second volume of it",
                 "use its name and a subPath in extraVolumeMounts",
             )
         elif claim:
@@ -153,13 +153,13 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
                 f"extraVolumeMounts[{index}].name",
                 mount["name"],
                 "must be a volume of the pods",
-                "use a name of extraVolumes or storage",
+                "use a name from extraVolumes or storage",
             )
         if mount["mountPath"] in seen:
             yield Violation(
                 f"extraVolumeMounts[{index}].mountPath",
                 mount["mountPath"],
-                "must not be a mount of the chart",
+                "must not be one of the chart's mounts",
                 "use another path",
             )
 
@@ -207,6 +207,6 @@ def check_paths(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 "hf.home",
                 home,
-                f"must not lie below the read-only mount {mount}, since the hub always writes",
+                f"must not lie below the read-only mount {mount}, since the hub's cache is always written",
                 f"use a path below {scratch}",
             )

@@ -102,7 +102,7 @@ def possible_gain(setup: Setup) -> list[str]:
         return []
     sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
     needs = "".join(f"\n  {sentence}" for sentence in explain.requirements(best.setup))
-    return [f"--optimize: {sizes} would be {gain:.2f}x as fast, and neva-values plan says why; it needs{needs}"]
+    return [f"--optimize: {sizes} would be {gain:.2f}x as fast (neva-values plan explains why); it needs{needs}"]
 
 
 def _warnings(plan: Plan, setup: Setup) -> list[str]:

@@ -22,7 +22,7 @@ from neva_pretrain.output import say
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
-@click.option("--gpu", type=click.Choice(list(GPUS)), help="Kind of GPU. [default: training.gpu]")
+@click.option("--gpu", type=click.Choice(list(GPUS)), help="GPU type. [default: training.gpu]")
 @click.pass_context
 def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | None) -> None:
     """Check values files as Helm would see them: schema, rules between values, GPU memory.

@@ -14,7 +14,7 @@ from neva_pretrain.plan.plan import Request
 
 
 def write(request: Request, options: Options, output: Path | None, *, verbose: bool) -> None:
-    """Write the values of a request to a file or to stdout, and what to look at to stderr."""
+    """Write the values of a request to a file or to stdout, and what to review to stderr."""
     content, warnings = generate(request, options, shlex.join(["neva-values", *sys.argv[1:]]), output)
     for warning in warnings if verbose else _summary(warnings, output):
         say(f"warning: {warning}", err=True)
@@ -26,6 +26,6 @@ def write(request: Request, options: Options, output: Path | None, *, verbose: b
 
 
 def _summary(warnings: Sequence[str], output: Path | None) -> list[str]:
-    """Return one line that names what to look at."""
+    """Return one line that names what to review."""
     topics = dict.fromkeys(warning.partition(": ")[0] for warning in warnings)
-    return [f"look at {', '.join(topics)}; -v or neva-values check {output or 'FILE'} says why"] if topics else []
+    return [f"review {', '.join(topics)}; -v or neva-values check {output or 'FILE'} explains why"] if topics else []

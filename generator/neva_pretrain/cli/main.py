@@ -31,7 +31,7 @@ Examples:
   neva-values plan --gpus 128
   neva-values check values/*.yaml
 \b
-Completion for bash (zsh and fish alike):
+Completion for bash (likewise zsh and fish):
   eval "$(_NEVA_VALUES_COMPLETE=bash_source neva-values)"
 """
 
@@ -118,7 +118,7 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job: the only option that is required.")
+@click.option("--gpus", type=POSITIVE, metavar="N", help="Number of GPUs; the only required option.")
 @options.model
 @options.gpus_per_node
 @click.option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size. [default: preset]")
@@ -130,18 +130,18 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     type=click.Choice(["per-node", "fixed"]),
     default="per-node",
     show_default=True,
-    help="Global batch: 256 for each node, or 256 in all. The samples seen stay the same.",
+    help="Global batch: 256 per node, or 256 in total. The samples seen stay the same.",
 )
 @click.option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps. [default: one epoch]")
 @click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
 @click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: 1/10 run]")
 @click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
-@click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"Kind of GPU. [default: {GPU_KINDS[0]}]")
-@click.option("--optimize", is_flag=True, help="Take the planner's best parallelism and micro batch.")
+@click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"GPU type. [default: {GPU_KINDS[0]}]")
+@click.option("--optimize", is_flag=True, help="Use the planner's best parallelism and micro batch.")
 @click.option("--image", metavar="REPOSITORY:TAG", callback=_image, help="Container image.")
 @click.option("--site", type=FILE, metavar="FILE", help="Partial values of your site, merged over the result.")
 @click.option("--output", type=FILE, metavar="FILE", help="Write here, atomically. [default: stdout]")
-@click.option("-v", "--verbose", is_flag=True, help="Print each warning, not only what to look at.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
 @click.version_option(__version__)
 @click.pass_context
 def main(
@@ -170,12 +170,12 @@ def main(
         given = [n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
         if given:
             option = f"--{given[0].replace('_', '-')}"
-            raise click.UsageError(f"{option} stands before {ctx.invoked_subcommand}: put it after.")
+            raise click.UsageError(f"{option} must follow {ctx.invoked_subcommand}.")
         return
     if gpus is None:
         raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
     if max_steps and epochs:
-        raise click.UsageError("--max-steps and --epochs say the same thing: give one of them.")
+        raise click.UsageError("--max-steps and --epochs exclude each other.")
     if isinstance(ctx.command, _Group):
         ctx.command.writes_values = output is None
     # Here, so that --help does not wait for them.

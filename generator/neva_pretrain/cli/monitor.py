@@ -34,7 +34,7 @@ _EPILOG = """
 \b
 Examples:
   neva-monitor neva -n training             follow the job of the release "neva"
-  neva-monitor results/run-1 --once         newest log of a results folder, one look
+  neva-monitor results/run-1 --once         newest log of a results folder, once
   kubectl logs -f neva-master-0 | neva-monitor -
   neva-monitor train.log --once -o json | jq .step
   neva-monitor train.log --once -f values.yaml --html report.html --plot loss.png
@@ -59,7 +59,7 @@ class _Input:
         chunks: its bytes, as they come.
         settings: what the run is meant to do.
         ending: why it ended, empty if the run may go on, and whether the job failed.
-        grows: it has no end of its own: stop when the trainer says that it is done.
+        grows: it has no end of its own: stop when the trainer reports that it is done.
         findings: what is known of the run beside its log.
 
     """
@@ -107,7 +107,7 @@ class _Monitor(Boundary):
 @click.option(
     "--gpu-type",
     type=click.Choice(list(GPUS)),
-    help="GPU whose peak MFU is measured against.  [default: the one that the run was planned for]",
+    help="GPU whose peak MFU is measured against.  [default: the planned one]",
 )
 @click.option("--once", is_flag=True, help="Report on the log as it is, then exit.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format of the final report.")

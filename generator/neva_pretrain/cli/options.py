@@ -13,7 +13,7 @@ POSITIVE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 model = click.option(
-    "--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="A model of the catalog."
+    "--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="Model in the catalog."
 )
 gpus_per_node = click.option(
     "--gpus-per-node", type=POSITIVE, default=8, show_default=True, metavar="N", help="GPUs of each node."

@@ -24,13 +24,13 @@ from neva_pretrain.plan.table import document, text
 @click.option("--gpus", type=POSITIVE, required=True, help="GPUs of the job.")
 @options.model
 @options.gpus_per_node
-@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100-80gb", show_default=True, help="Kind of GPU.")
+@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100-80gb", show_default=True, help="GPU type.")
 @click.option(
     "--batch-policy",
     type=click.Choice(["per-node", "fixed"]),
-    help="Global batch: 256 for each node (default), or 256 in all.",
+    help="Global batch: 256 per node (default), or 256 in total.",
 )
-@click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size itself.")
+@click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size.")
 @click.option(
     "--kernels",
     type=click.Choice(["reference", "fused"]),
@@ -49,7 +49,7 @@ from neva_pretrain.plan.table import document, text
 @click.option("--micro-batch", type=POSITIVE, metavar="N", help="Only this MBS.")
 @click.option("--top", type=POSITIVE, default=8, show_default=True, help="Rows to show.")
 @click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
 )
 @click.option(
     "--plot",

@@ -78,7 +78,7 @@ def of_values(facts: Facts, places: Mapping[str, str]) -> dict[str, Any]:
 
 
 def of_model(name: str) -> dict[str, Any]:
-    """Return what is to be demanded of a model's files at its preset's parallelism, without any path."""
+    """Return what a model's files must be at its preset's parallelism, without any path."""
     preset = catalog.get(name).preset
     sizes = {"tensorParallelSize": preset.tensor_parallel_size, "pipelineParallelSize": preset.pipeline_parallel_size}
     sheet = copy.deepcopy(Facts.of({"model": {"name": name}, "training": sizes}).sheet)
@@ -86,7 +86,7 @@ def of_model(name: str) -> dict[str, Any]:
         del sheet["model"][key]
     for key in ("data", "results", "resume"):
         del sheet[key]
-    sheet["training"] = sizes  # the others are no model's, and nobody has given them
+    sheet["training"] = sizes  # the others do not belong to a model, and were not given
     return sheet
 
 
@@ -113,21 +113,21 @@ FOLDER = click.Path(path_type=str)
     metavar="FILE",
     help="Values of the run: its model, paths and parallelism.",
 )
-@click.option("--model", "model_name", metavar="NAME", help="A model of the catalog.  [default: llama2_7b_chat]")
+@click.option("--model", "model_name", metavar="NAME", help="Model in the catalog.  [default: llama2_7b_chat]")
 @click.option("--tensor-parallel", type=POSITIVE, metavar="N", help="TP of the run.")
 @click.option("--pipeline-parallel", type=POSITIVE, metavar="N", help="PP of the run.")
 @click.option("--dataset", type=FOLDER, metavar="DIR", help="Folder with blip_laion_cc_sbu_558k.json and images.")
 @click.option("--llm", type=FOLDER, metavar="PATH", help="NeMo checkpoint: .nemo file or unpacked folder.")
 @click.option("--tokenizer", type=FOLDER, metavar="PATH", help="Tokenizer file or folder.")
 @click.option("--vision", type=FOLDER, metavar="DIR", help="Folder of the vision encoder.")
-@click.option("--results", type=FOLDER, metavar="DIR", help="Folder of the run, to resume it.")
+@click.option("--results", type=FOLDER, metavar="DIR", help="Folder of the run to resume.")
 @click.option(
     "--map",
     "places",
     multiple=True,
     callback=_places,
     metavar="MOUNT=DIR",
-    help="Where a pod's mount path lies here.  [default: storage.*.gpfs.nodePath]",
+    help="Local folder of a pod's mount path.  [default: storage.*.gpfs.nodePath]",
 )
 @click.option("--sample", type=POSITIVE, metavar="N", help="Images to decode.  [default: preflight.sample]")
 @click.option(
@@ -135,10 +135,10 @@ FOLDER = click.Path(path_type=str)
     type=click.Choice(["none", "sample", "all"]),
     help="Which images to decode.  [default: preflight.decode]",
 )
-@click.option("--only", default="", callback=_names, metavar="A,B", help="Run these checks only.")
-@click.option("--skip", default="", callback=_names, metavar="A,B", help="Leave these checks out.")
+@click.option("--only", default="", callback=_names, metavar="A,B", help="Run only these checks.")
+@click.option("--skip", default="", callback=_names, metavar="A,B", help="Skip these checks.")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 @click.pass_context
 def preflight(
@@ -159,7 +159,7 @@ def preflight(
     skip: list[str],
     output: str,
 ) -> None:
-    """Check data, models and what is to be resumed, on this machine's paths.
+    """Check data, models and the run to resume, on this machine's paths.
 
     Options win over the values file. Ends with 1 when a check failed. The chart runs the same
     checks in every pod before training, and those of the node besides.

@@ -195,6 +195,6 @@ def get(name: str) -> Model:
     model = known.get(name.replace("-", "_"))
     if model is None:
         raise RefusedError(
-            [Violation("model.name", name, "must be a model of the catalog", f"use one of {', '.join(known)}")]
+            [Violation("model.name", name, "must be a model in the catalog", f"use one of {', '.join(known)}")]
         )
     return model

@@ -14,8 +14,8 @@ from neva_pretrain.plan.time import step_time
 _COSTS = {
     "gemm": "padded or recomputed matrix products",
     "attention": "attention",
-    "elementwise": "norms and residuals, which every tensor parallel rank does whole",
-    "vision": "the vision tower, which every tensor parallel rank runs whole",
+    "elementwise": "norms and residuals, which every tensor parallel rank computes in full",
+    "vision": "the vision tower, which every tensor parallel rank runs in full",
     "tp_communication": "all-reduces between tensor parallel ranks",
     "idle": "the GPU waits for kernel launches: the micro batch is too small",
     "pp_bubble": "filling and draining the pipeline",
@@ -72,7 +72,7 @@ def what_limits(candidate: Candidate) -> str:
     advice = {
         "idle": "use fewer GPUs or a larger global batch",
         "pp_bubble": "a larger global batch fills the pipeline better",
-        "tp_communication": "less tensor parallelism needs more memory for each GPU",
+        "tp_communication": "less tensor parallelism needs more memory per GPU",
     }
     return f"{said}; {advice[most]}" if most in advice else said
 
@@ -99,7 +99,7 @@ def changes(setup: Setup) -> Iterator[tuple[str, str]]:
                 "tensorParallelSize",
                 f"the vocabulary is padded to {ours} at TP {tensor}, to {theirs} at TP "
                 f"{preset.tensor_parallel_size}: that of a legacy checkpoint must match, "
-                "a distributed one is fitted as it loads",
+                "a distributed one is resized as it loads",
             )
     if setup.micro_batch_size != preset.micro_batch_size:
         yield (

@@ -45,7 +45,7 @@ def draw(result: Result, path: Path) -> None:
         figure = Figure(figsize=(11, 8), layout="constrained")
         figure.suptitle(
             f"{request.model.name} on {request.gpus} x {request.gpu.title}, {request.kernels} "
-            f"kernels, {request.tokens_per_sample} tokens a sample",
+            f"kernels, {request.tokens_per_sample} tokens per sample",
             fontsize=13,
             x=0.01,
             ha="left",

@@ -5,7 +5,7 @@ gradients and no optimizer state, but the backward pass still runs through all o
 projector sits in front of it.
 
 The constants come from one calibration: Megatron-core and TransformerEngine on one and two H100
-80GB SXM, 2026-11, with the 7B and 13B shapes, 640 to 1024 tokens a sample and tensor parallel
+80GB SXM, 2026-11, with the 7B and 13B shapes, 640 to 1024 tokens per sample and tensor parallel
 shards of 1, 2, 4 and 8. The test data folder has its rows, ``tests/bench/bench_planner.py`` prints
 how well these formulas meet them. Everything is pure.
 """

@@ -154,7 +154,7 @@ PULL = 'Back-off pulling image "nvcr.io/nvidia/nemo:24.70": ErrImagePull: '
 CASES: dict[str, tuple[str, Severity, str, Object]] = {
     # name: code, level, a part of the evidence, what kubectl answers
     "no room": ("unschedulable", Severity.WARNING, GPUS, {"pods": [unscheduled(GPUS)]}),
-    "no scheduler": ("unschedulable", Severity.WARNING, "does my-scheduler run?", {
+    "no scheduler": ("unschedulable", Severity.WARNING, "is my-scheduler running?", {
         "pods": [{**pod(node=""), "spec": {"schedulerName": "my-scheduler"}}]}),
     "a gate": ("queued", Severity.WARNING, "non-empty scheduling gates", {
         "pods": [unscheduled("Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated")]}),
@@ -194,7 +194,7 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
                          "neva-1-node-0")]}),
     "a webhook that is away": ("not-created", Severity.WARNING, "failed calling webhook", {
         "events": [event("FailedCreatePod", 'failed calling webhook "x": no route', "PyTorchJob", "neva-1")]}),
-    "no operator": ("not-created", Severity.WARNING, "no pods after 100 s: does the training operator run?", {
+    "no operator": ("not-created", Severity.WARNING, "no pods after 100 s: is the training operator running?", {
         "pytorchjobs": [{**job(), "status": {}}]}),
     "suspended": ("queued", Severity.WARNING, "the job is suspended", {
         "pytorchjobs": [job(runPolicy={"suspend": True})]}),
@@ -218,7 +218,7 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
     "preflight that broke": ("preflight", Severity.FAILED, "ImportError: no json", {
         "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1}}))],
         "neva-1-master-0/preflight": "Traceback (most recent call last):\nImportError: no json\n\n"}),
-    "a worker that waits": ("wait-for-master", Severity.WARNING, "wait-for-master runs for 100 s", {
+    "a worker that waits": ("wait-for-master", Severity.WARNING, "wait-for-master has been waiting for 100 s", {
         "pods": [pod("neva-1-worker-0", **WAITS)]}),
     "a master that never came": ("exit", Severity.FAILED, "wait-for-master: exit code 69 (the master was not reached", {
         "pods": [pod("neva-1-worker-0", "Failed", initContainerStatuses=[
@@ -379,7 +379,7 @@ def test_k20_an_answer_that_is_none_is_a_sentence(kind: str, answer: bytes) -> N
     if kind == "workloads":
         answers["pytorchjobs"] = [job(runPolicy={"suspend": True})]
     if kind in ("pytorchjobs", "pods"):
-        with pytest.raises(ClusterError, match=f"^kubectl get {kind}.*: its answer is no "):
+        with pytest.raises(ClusterError, match=f"^kubectl get {kind}.*: its answer is not "):
             found(recorded(answers))
     else:
         assert found(recorded(answers)), "what can be told is"
