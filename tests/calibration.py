@@ -1,7 +1,5 @@
 """The calibration's measured rows, as setups that the cost model can predict."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

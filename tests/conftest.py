@@ -1,7 +1,5 @@
 """What all tests share: how a run ends, and which tests are the quick ones."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The quick start on this machine, nothing simulated but the nodes: ``python -m tests.demo``, or ``make demo``."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """How long a test waits for what must come: long enough for a loaded machine, since only a failure waits it out."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

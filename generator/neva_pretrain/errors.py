@@ -4,8 +4,6 @@ One rule broken is one :class:`Violation`; its text is the sentence that the cha
 meets the same words from ``neva-values`` and from ``helm install``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -6,12 +6,10 @@ sheet lies in a run's record (``run.json``), and parts of it are annotations of 
 own architecture among it, is never read from the catalog again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import (
@@ -59,7 +57,7 @@ class Facts:
     namespace: str = ""
 
     @classmethod
-    def of(cls, partial: Values) -> Facts:
+    def of(cls, partial: Values) -> Self:
         """Return the facts of a values file."""
         return cls(complete(partial))
 

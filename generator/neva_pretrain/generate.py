@@ -1,7 +1,5 @@
 """From a request to a values file: request -> plan -> values -> facts -> verdict -> text."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import replace

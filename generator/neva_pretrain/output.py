@@ -3,8 +3,6 @@
 Much of the text is not ours (logs, kubectl's words, names of files, values), so all of it goes through :func:`say`.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -4,8 +4,6 @@ Run with ``python -m tests.bench.bench_generator``. The two sides of a ratio run
 and their medians are compared, so that a busy machine slows both.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -5,8 +5,6 @@ Run with ``python -m tests.bench.bench_monitor [MB]``. Ratios of CPU time are pr
 is what the monitor does, and turns the numbers of a step into floats.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tracemalloc

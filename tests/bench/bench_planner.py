@@ -4,8 +4,6 @@ Run with ``python -m tests.bench.bench_planner``. Times are printed as ratios, n
 as a process is in ``bench_generator``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import median

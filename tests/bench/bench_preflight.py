@@ -4,8 +4,6 @@ Run with ``python -m tests.bench.bench_preflight``. Ratios and rates are printed
 files of the checkpoint are sparse.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

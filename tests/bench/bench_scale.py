@@ -5,8 +5,6 @@ the job does not get to Running. The volumes are bound beforehand, by a job that
 for them every 15 s, which would be most of a small job's time.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

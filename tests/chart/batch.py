@@ -1,7 +1,5 @@
 """The chart's templates on many values in one run of helm: a case costs milliseconds instead of a process."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The real helm and kubeconform on the chart, as functions."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tempfile

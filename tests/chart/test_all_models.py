@@ -1,7 +1,5 @@
 """Every model on 1 to 128 nodes, as a user goes: generate, check, template, validate, plan; else a clear refusal."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rendered manifests against files in tests/goldens; UPDATE_GOLDENS=1 writes them anew."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

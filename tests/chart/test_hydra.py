@@ -1,7 +1,5 @@
 """The rendered neva_pretrain.yaml, read by the real Hydra as NeMo's script reads it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What watches a run in the cluster: exporter, PodMonitor, alerts, dashboard, TensorBoard, Weights & Biases."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """NOTES.txt, which helm template leaves out: here it is rendered as the text of a ConfigMap in a copy of the chart."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

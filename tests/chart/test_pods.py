@@ -1,7 +1,5 @@
 """What every pod of a release has, whoever makes it: training, prepare, TensorBoard, helm test."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

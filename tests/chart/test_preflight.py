@@ -1,7 +1,5 @@
 """Preflight, helm test and prepare as the chart renders them; the scripts themselves are tested in tests/unit."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

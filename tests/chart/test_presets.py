@@ -1,7 +1,5 @@
 """The rendered configuration of each model against NVIDIA's preset, key by key; each difference has its reason."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """U04, P5: whatever a value breaks, real Helm and `check` name the key and the rule in words."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

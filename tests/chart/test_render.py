@@ -1,7 +1,5 @@
 """What the chart renders; a test named after a field report shows that what failed there cannot fail here."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

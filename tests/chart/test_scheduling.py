@@ -1,7 +1,5 @@
 """Where pods run and who lets them: node choice, queues, gangs, fabrics."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

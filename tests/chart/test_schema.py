@@ -1,7 +1,5 @@
 """Rendered manifests against the schemas of Kubernetes and the operator; values against values.schema.json."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Least privilege of every pod, its Pod Security level as the notes say it, policies, and no secret in clear."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

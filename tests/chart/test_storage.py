@@ -1,7 +1,5 @@
 """Volumes as the chart renders them: one source each, read-only where nothing writes, kept when the release goes."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

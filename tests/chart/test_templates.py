@@ -1,7 +1,5 @@
 """How templates are written: in the columns of the rest, in files that a reader finds, with named arguments."""
 
-from __future__ import annotations
-
 import re
 
 from tests.chart import helm

@@ -1,7 +1,5 @@
 """The TrainJob: the PyTorchJob's pods and values under Kubeflow Trainer."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What watches a TrainJob: the same as of a PyTorchJob, where all nodes have one template."""
 
-from __future__ import annotations
-
 import threading
 import urllib.request
 from pathlib import Path

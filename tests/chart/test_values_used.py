@@ -1,7 +1,5 @@
 """Every value is used: flipped, it changes the render. Every value that a template uses exists."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """Fixtures of the end-to-end tests: one local control plane for the whole run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from uuid import uuid4
 

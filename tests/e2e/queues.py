@@ -1,7 +1,5 @@
 """Kueue's objects on the local control plane: a flavor of simulated H100 nodes in racks, and queues with a quota."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A Helm release on the local control plane, for tests and the demo."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The chart on a real API server with the real training operator: from helm install to Succeeded, and real torchrun."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

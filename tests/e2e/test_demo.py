@@ -1,7 +1,5 @@
 """The demo as a reader runs it: from nothing to a running job, and no process left after down or Ctrl-C."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The examples of queues and gangs in values/ on the controllers that they are for."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.e2e.queues import FLAVOR, TOPOLOGY, queue, quota

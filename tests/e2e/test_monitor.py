@@ -1,7 +1,5 @@
 """A run that is watched: neva-monitor on a served log, the exporter and TensorBoard as the chart starts them."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

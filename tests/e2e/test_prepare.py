@@ -1,7 +1,5 @@
 """Prepare, preflight and helm test on a real API server: what is created, in which order, with which mounts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The bar that NeMo's training draws, by Lightning's own code, through the monitor's parser (no control plane)."""
 
-from __future__ import annotations
-
 import io
 import math
 from typing import Any

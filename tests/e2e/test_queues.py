@@ -1,7 +1,5 @@
 """The chart under Kueue, topology-aware scheduling and a gang scheduler, all real; nodes and GPUs are simulated."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

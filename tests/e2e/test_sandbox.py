@@ -1,7 +1,5 @@
 """The local control plane does what the other end-to-end tests rely on."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

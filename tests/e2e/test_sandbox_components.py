@@ -1,7 +1,5 @@
 """The optional components of the local control plane: Kueue, gang scheduling, Trainer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Pod Security and NetworkPolicy as the real API server and the real operator see them."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

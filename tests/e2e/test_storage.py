@@ -1,7 +1,5 @@
 """Volumes under the real API server and PersistentVolume controller: bound, kept, adopted, never quietly another."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

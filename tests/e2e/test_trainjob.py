@@ -1,7 +1,5 @@
 """The chart as a TrainJob: real Kubeflow Trainer and JobSet with their webhooks, real Kueue, real gang scheduler."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A TrainJob under runPolicy, names, hostNetwork and a change of kind: real Trainer, JobSet and Job controller."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

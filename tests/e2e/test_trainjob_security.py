@@ -1,7 +1,5 @@
 """A TrainJob in namespaces that enforce Pod Security, on the real admission, Trainer and JobSet."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Real torchrun on this machine, as the pods of a release would start it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

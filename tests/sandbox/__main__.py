@@ -1,7 +1,5 @@
 """Command line of the sandbox."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The sandbox: one cluster, its nodes and its operators, from nothing to ready and back."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -59,7 +57,7 @@ class Sandbox:
         components: Sequence[str] = (),
         folder: Path | None = None,
         say: Say = _silent,
-    ) -> Sandbox:
+    ) -> Self:
         """Bring a sandbox up and return it when everything in it answers.
 
         Args:
@@ -104,7 +102,7 @@ class Sandbox:
         return box
 
     @classmethod
-    def open(cls, *, name: str = "neva", folder: Path | None = None) -> Sandbox:
+    def open(cls, *, name: str = "neva", folder: Path | None = None) -> Self:
         """Find a sandbox that is up, perhaps brought up by another process."""
         where = (folder or default_folder(name)).absolute()
         try:
@@ -120,7 +118,7 @@ class Sandbox:
             shutil.rmtree(self.folder)
         return stopped
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,7 +1,5 @@
 """Simulated GPU nodes: what the scheduler sees of a machine with eight H100s."""
 
-from __future__ import annotations
-
 from typing import Any
 
 NODES_PER_RACK = 8

@@ -6,8 +6,6 @@ never be mistaken for one of ours, no list of pids can go stale, and a sandbox w
 killed can still be cleaned up completely.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,7 +1,5 @@
 """Command line of the tools: ``python -m tests.tools build|path|list``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

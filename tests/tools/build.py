@@ -1,7 +1,5 @@
 """Build the tools with the machine's Go, once, into a cache outside the checkout."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

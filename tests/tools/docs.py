@@ -1,7 +1,5 @@
 """Whether a chart's README is what helm-docs makes of its values.yaml: ``python -m tests.tools.docs CHART``."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

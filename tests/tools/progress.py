@@ -1,13 +1,12 @@
 """A line now and then while something long runs, and all that it said when it fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 INTERVAL = 20.0
 """Seconds between two lines."""
@@ -31,7 +30,7 @@ class Heartbeat:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

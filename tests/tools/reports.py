@@ -1,7 +1,5 @@
 """Fill in the tests that cite each field report: ``python -m tests.tools.reports [--check]``."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

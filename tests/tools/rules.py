@@ -1,7 +1,5 @@
 """Make docs/reference/rules.md from files/rules.yaml and the checks: ``python -m tests.tools.rules [--check]``."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

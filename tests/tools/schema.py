@@ -4,8 +4,6 @@ The structure is written in schemas/values.schema.yaml, the descriptions in the 
 finds them, too. Keys that values.yaml does not list are described in the schema.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -4,8 +4,6 @@ Sources are the OpenAPI document of Kubernetes itself and the CRDs of the operat
 as a Go module at a pinned version into a temporary module cache that is deleted afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -4,8 +4,6 @@ A group is one Go module of its own (``tests/tools/<group>/go.mod`` and ``go.sum
 with contradictory dependencies never meet. Its ``go.mod`` is the only place that names a version.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cached_property

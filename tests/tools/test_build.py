@@ -1,7 +1,5 @@
 """Building: once, whole or not at all, with errors that say what to do. Go is played by a script."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Codes of field reports: all that are cited are explained, all that are explained are tested, no user reads one."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The page of rules names every rule."""
 
-from __future__ import annotations
-
 from neva_pretrain import chart
 from neva_pretrain.check.rules import CHECKS
 from tests.tools import rules

@@ -1,7 +1,5 @@
 """values.schema.json is made of schemas/values.schema.yaml and of the comments in values.yaml."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The offline schemas accept what the API server accepts and refuse what people get wrong."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

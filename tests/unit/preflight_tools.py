@@ -1,7 +1,5 @@
 """Real inputs for the tests of preflight and prepare: tars, checkpoints, tokenizers, images."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """What a refusal advises: the nearest values that hold, and nothing that follows from another broken value."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

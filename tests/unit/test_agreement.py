@@ -1,7 +1,5 @@
 """The generator and the chart are two readers of one set of rules: same inputs accepted, same words, same numbers."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``neva-values`` and ``neva-values check``: what they write, what they refuse, and in which words."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

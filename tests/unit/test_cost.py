@@ -1,7 +1,5 @@
 """The cost model against the calibration, against its own formulas, and against physics."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from statistics import mean
 

@@ -1,7 +1,5 @@
 """docs/scheduling.md says what the chart does."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

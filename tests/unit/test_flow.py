@@ -1,7 +1,5 @@
 """Data flows one way: request, plan, values, facts, verdict, text. Nothing is derived twice in a command."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """N11: one grammar of image references, that of the kubelet, for every value and option that takes one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

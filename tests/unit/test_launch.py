@@ -1,7 +1,5 @@
 """launch.sh for real, between stand-ins of nvidia-smi and torchrun."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

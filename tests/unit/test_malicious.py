@@ -5,8 +5,6 @@ set at once; the render must be that of harmless text, apart from the text itsel
 run through the real launch.sh, what reaches a script through the real script.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """K22, N24: a section or a value that is null or missing is a sentence or as good as its default, never a crash."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

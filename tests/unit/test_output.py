@@ -1,7 +1,5 @@
 """What leaves the package: text that a terminal only shows, and files that are whole."""
 
-from __future__ import annotations
-
 import os
 import resource
 import stat

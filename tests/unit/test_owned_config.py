@@ -1,7 +1,5 @@
 """`config` cannot say again what a value says: the list of owned keys is what the chart computes from values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

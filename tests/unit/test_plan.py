@@ -1,7 +1,5 @@
 """The algebra of a plan: nothing is dropped or rounded, whatever the number of GPUs."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """``neva-values plan``: what it prints, draws and refuses."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The planner: what it picks, what it refuses, and what must hold whatever is asked."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

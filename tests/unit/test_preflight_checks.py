@@ -1,7 +1,5 @@
 """Each check of preflight on real inputs, right and wrong ones."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

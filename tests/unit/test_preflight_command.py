@@ -1,7 +1,5 @@
 """The script as a pod runs it, and `neva-values preflight`."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

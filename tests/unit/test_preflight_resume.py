@@ -1,7 +1,5 @@
 """What would be resumed, and whether NeMo can: held against NeMo's own functions."""
 
-from __future__ import annotations
-
 import abc
 import json
 import os

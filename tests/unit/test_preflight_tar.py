@@ -1,7 +1,5 @@
 """The tar reader against Python's and GNU's tar, and that it never reads what members hold."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Prepare's steps on real files and the real hub client; hub and NeMo's scripts are stand-ins."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What the README says is what there is: commands, options, outputs, files, values and versions."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

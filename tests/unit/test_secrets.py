@@ -1,7 +1,5 @@
 """Secrets in clear are refused wherever they stand, by chart and generator alike, and never printed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Values files: read as Helm reads, merged as Helm merges, refused in sentences, written so that Helm reads them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tracemalloc

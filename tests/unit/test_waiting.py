@@ -1,7 +1,5 @@
 """The tests' own waits hold on a loaded machine (U16)."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What pip installs: built for real, and run from where no checkout is."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile

@@ -3,8 +3,6 @@
 An installed wheel has them in ``neva_pretrain/_chart``; an editable checkout reads the chart itself.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """How values are read, by rules and by all else that judges them: a null key counts as missing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Image references by the grammar of the OCI distribution spec, which stands in ``formats`` of files/rules.yaml."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

@@ -3,8 +3,6 @@
 The twin of ``templates/_walk.tpl``.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping

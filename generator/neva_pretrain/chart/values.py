@@ -1,7 +1,5 @@
 """Values files: read without surprises, merged as Helm merges, checked against the schema, written byte for byte."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

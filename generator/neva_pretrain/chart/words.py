@@ -3,8 +3,6 @@
 YAML 1.1, which Helm reads, takes them for booleans and numbers; most people and YAML 1.2 take them for text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

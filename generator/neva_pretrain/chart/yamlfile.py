@@ -8,8 +8,6 @@ followed. libyaml parses, as in Helm; what its events mean is said here. Sources
 Refused although Helm reads it: a key twice and a second document, which Helm drops in silence, and what is too large.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import codecs
@@ -114,7 +112,7 @@ class _Node:
     tag: str = ""
     plain: bool = False
     value: str = ""
-    children: list[_Node] = field(default_factory=list)
+    children: list["_Node"] = field(default_factory=list)
 
 
 def _compose(data: bytes) -> _Node | None:

@@ -1,7 +1,5 @@
 """What is allowed and likely a mistake, in the order and words of the chart's ``templates/_warnings.tpl``."""
 
-from __future__ import annotations
-
 from neva_pretrain.chart.access import Values, preparing, rdma_enabled, rdma_resources, section
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"

@@ -1,7 +1,5 @@
 """What a user adds by hand: environment, secrets, keys of the Hydra config."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

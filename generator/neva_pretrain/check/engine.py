@@ -1,7 +1,5 @@
 """The rules of ``files/rules.yaml`` on values: the twin of the chart's ``templates/_rules.tpl``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

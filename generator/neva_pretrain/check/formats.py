@@ -1,7 +1,5 @@
 """Required values and the format of texts, which all other rules rely on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from neva_pretrain import chart

@@ -3,8 +3,6 @@
 The twin of ``templates/_security.tpl``: values in, breaks out. Tests hold both against a real API server's admission.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """What pods are called, ask for and may do, where they run, and what watches them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from decimal import Decimal

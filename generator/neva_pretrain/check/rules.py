@@ -5,8 +5,6 @@ function of the files by topic, with its twin of that name in the chart; a prope
 value alone can tell is in ``values.schema.json``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from neva_pretrain import chart

@@ -1,7 +1,5 @@
 """values.schema.json, the file that Helm checks too, in sentences: key, value, rule, fix."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

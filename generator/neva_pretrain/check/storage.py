@@ -1,7 +1,5 @@
 """Volumes, mounts and the paths on them."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """How a run divides over its GPUs, and what it saves and loads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from math import gcd
 

@@ -1,7 +1,5 @@
 """Everything that can be said about a values file before a GPU is used: schema, rules, memory, warnings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """``neva-values check``: what can be said of values files before a GPU is used."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``neva-values --gpus N``: write a values file."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """``neva-monitor``: watch a training run by its log."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

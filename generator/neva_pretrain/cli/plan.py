@@ -1,7 +1,5 @@
 """``neva-values plan``: which configurations fit a number of GPUs, and which is best."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The checks are those that pods run. Those of a pod's node and mounts are left ou
 machine.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

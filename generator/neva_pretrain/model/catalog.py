@@ -3,8 +3,6 @@
 The facts live in the chart's ``files/models.yaml``; this module only gives them names and types.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache

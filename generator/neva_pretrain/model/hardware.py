@@ -1,7 +1,5 @@
 """GPUs that the cost model knows: data sheets, and the memory that a process really sees."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from neva_pretrain import chart

@@ -3,8 +3,6 @@
 The same merge as ``neva-pretrain.hydra`` in ``templates/_config.tpl``, without the keys that follow from the values.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """A run over its steps, as lines to draw and as an inline SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Logs as people have them: UTF-16 as PowerShell's ``>`` writes it, compressed, or not a log at all."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import lzma
@@ -106,7 +104,7 @@ class Decoder:
             raise InputError(f"{self._name}: must be a text log, but is binary")
         return _as_it_is, head
 
-    def _unpack(self, magic: bytes, new: Callable[[], Any], inner: Decoder) -> Callable[[bytes], Iterator[bytes]]:
+    def _unpack(self, magic: bytes, new: Callable[[], Any], inner: "Decoder") -> Callable[[bytes], Iterator[bytes]]:
         stream = new()
 
         def feed(data: bytes) -> Iterator[bytes]:

@@ -1,7 +1,5 @@
 """What the cluster says of a job that does not run, as findings: one for each code, with its cause and what to do."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from neva_pod.monitor.judge import Judgement, Severity

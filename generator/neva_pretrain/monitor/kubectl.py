@@ -1,7 +1,5 @@
 """The cluster as ``kubectl`` shows it. Its answers may have any shape: anything malformed counts as missing."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence

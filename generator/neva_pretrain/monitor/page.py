@@ -1,7 +1,5 @@
 """A run as one HTML page that needs nothing else."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from html import escape

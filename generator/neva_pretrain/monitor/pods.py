@@ -4,8 +4,6 @@ Shapes are those of Kubernetes' core/v1, kubelet's reasons (pkg/kubelet/images, 
 training operator 1.9, JobSet 0.10 and Kueue 0.14.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A run as JSON and as a picture."""
 
-from __future__ import annotations
-
 import io
 import math
 from dataclasses import asdict

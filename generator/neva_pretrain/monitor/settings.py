@@ -4,8 +4,6 @@ The chart writes the sheet into the record and its parts into annotations. Those
 it: what they do not tell stays unknown, or is the catalog's.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

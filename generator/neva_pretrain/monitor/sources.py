@@ -4,8 +4,6 @@ A source yields :class:`Chunk`s of bytes as they come, an empty one at least eve
 that who reads can redraw and judge silence. It ends when nothing more will come.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import time

@@ -1,7 +1,5 @@
 """Numbers as people read them, and plots made of characters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A run on a terminal: the live view, the summary and the plain line."""
 
-from __future__ import annotations
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape

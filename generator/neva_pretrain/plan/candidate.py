@@ -1,9 +1,7 @@
 """One setup as the planner sees it: what it costs, whether it fits, and what to say where it does not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from neva_pretrain.errors import Violation
 from neva_pretrain.model.hardware import GIB
@@ -27,7 +25,7 @@ class Candidate:
     samples: int = SAMPLES_PER_EPOCH
 
     @classmethod
-    def of(cls, setup: Setup, samples: int = SAMPLES_PER_EPOCH) -> Candidate:
+    def of(cls, setup: Setup, samples: int = SAMPLES_PER_EPOCH) -> Self:
         """Return a setup with what it costs, whether it fits or not."""
         return cls(setup, memory(setup), step_time(setup), samples)
 

@@ -1,7 +1,5 @@
 """What the planner says about its candidates: why one loses, what limits it, what it needs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Whether a configuration fits its GPU: for values written by hand or kept from a preset."""
 
-from __future__ import annotations
-
 from math import log2
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What the fullest GPU of a run holds, in bytes, by part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

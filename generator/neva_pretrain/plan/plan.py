@@ -4,11 +4,9 @@ A :class:`Plan` holds what a values file says; what follows from it is a propert
 in ``templates/_facts.tpl``. Whether they are allowed is decided in one place, :mod:`neva_pretrain.check.rules`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.model import catalog
@@ -120,7 +118,7 @@ class Plan:
         }
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Plan:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Read the plan back from complete values."""
         t = values["training"]
         return cls(

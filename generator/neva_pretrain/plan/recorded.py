@@ -3,8 +3,6 @@
 What another version of the chart wrote may lack keys; what it does not tell stays unknown, or is the catalog's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from neva_pretrain import chart

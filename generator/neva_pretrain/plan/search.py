@@ -5,13 +5,12 @@ the model's own pipeline parallel size and micro batch sizes up to 64, so its co
 with the number of GPUs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, log2
+from typing import Self
 
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.model.catalog import Model
@@ -77,7 +76,7 @@ class SearchRequest:
         return REFERENCE_BATCH * (self.nodes if self.batch_policy == "per-node" else 1)
 
     @property
-    def saving(self) -> SearchRequest:
+    def saving(self) -> Self:
         """The same with checkpoints as often as the generator's default saves them."""
         return replace(self, checkpoint_interval=save_interval(steps_for(self.samples, self.global_batch_size)))
 

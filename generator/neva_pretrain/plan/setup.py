@@ -10,8 +10,6 @@ shards of 1, 2, 4 and 8. The test data folder has its rows, ``tests/bench/bench_
 how well these formulas meet them. Everything is pure.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """How a model divides over GPUs: the sizes of tensor and pipeline parallelism that its shape allows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from math import gcd, isqrt
 

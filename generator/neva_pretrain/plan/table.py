@@ -1,7 +1,5 @@
 """How a plan is shown: plain text of at most 80 columns, or JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any

@@ -1,7 +1,5 @@
 """What one optimizer step takes, in ms, by part, and the FLOPs that it is worth."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import log2
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The operators that a sandbox can run, in the order in which they start."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tests.sandbox.operators.base import Operator

@@ -1,7 +1,5 @@
 """``neva-monitor`` as a user runs it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

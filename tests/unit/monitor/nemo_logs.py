@@ -1,7 +1,5 @@
 """Log text as NeMo writes it: the samples of the field, and a writer of whole runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from tqdm import tqdm

@@ -1,7 +1,5 @@
 """``neva-monitor`` as a user runs it: what it prints, writes and returns."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

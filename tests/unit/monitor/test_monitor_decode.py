@@ -1,7 +1,5 @@
 """Logs as they are stored (N13): UTF-16 by PowerShell's ``>``, compressed, or no logs at all."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import gzip

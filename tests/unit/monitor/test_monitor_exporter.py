@@ -1,7 +1,5 @@
 """The exporter: its text, its server, and that it runs as the chart ships it."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

@@ -1,7 +1,5 @@
 """Damaged logs: the monitor never raises, and never shows a step that was not made."""
 
-from __future__ import annotations
-
 import random
 import re
 

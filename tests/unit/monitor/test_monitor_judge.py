@@ -1,7 +1,5 @@
 """The judgements: each from a log, with its evidence; and what is no alarm."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

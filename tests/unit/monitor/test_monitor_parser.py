@@ -1,7 +1,5 @@
 """The parser: every sample of the field, and everything that can happen to a line."""
 
-from __future__ import annotations
-
 import math
 import random
 

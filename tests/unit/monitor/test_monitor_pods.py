@@ -1,7 +1,5 @@
 """Why a job does not run (U02), from what kubectl was seen to answer; odd answers (K20); rights on one kind (N30)."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json

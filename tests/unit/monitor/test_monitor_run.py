@@ -1,7 +1,5 @@
 """The state of a run: what counts as a step, what as a restart, and the rates."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Sources: pipes, files that grow and move, and the job in the cluster by a kubectl double."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

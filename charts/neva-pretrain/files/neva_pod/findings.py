@@ -1,7 +1,5 @@
 """What checks and steps say: findings, the errors that stop one, and how foreign text is shown on one line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +60,7 @@ class ProblemError(Exception):
         self.finding = failed(message, fix)
 
     @classmethod
-    def of(cls, finding: Finding) -> ProblemError:
+    def of(cls, finding: Finding) -> "ProblemError":
         """Make one of a finding."""
         return cls(finding.message, finding.fix)
 

@@ -1,7 +1,5 @@
 """Lines of progress: of what takes long, how much is done."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings file that the chart renders for preflight and prepare."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

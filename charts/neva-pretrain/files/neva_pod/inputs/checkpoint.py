@@ -1,7 +1,5 @@
 """A NeMo checkpoint: what is inside a .nemo file or a folder, without its weights."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Files of foreign folders: opened without waiting, with the reason where they cannot be."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -5,8 +5,6 @@ hours later. Sources: neva_dataset.py (LazySupervisedDataset, preprocess_*), con
 match on the GPU neva_model.py (replace_media_embeddings).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The files of a tar, by its headers alone: what NeMo packs, and nothing that two readers take for different things."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """Tokenizers: sentencepiece models, Hugging Face folders, and the media tokens that NeVa needs in them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Names and shapes of a checkpoint's tensors, from its index; torch's pickles are read, never run."""
 
-from __future__ import annotations
-
 import pickletools
 import struct
 import zipfile

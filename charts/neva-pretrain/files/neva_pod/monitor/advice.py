@@ -1,7 +1,5 @@
 """What a bad sign in a log means, and what to do next: one long table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from neva_pod.monitor.records import Kind

@@ -3,8 +3,6 @@
 Anyone in the cluster may connect, and half-open connections must not cost threads or keep Prometheus waiting.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

@@ -5,8 +5,6 @@ Run as ``python3 -m neva_pod.monitor.exporter --log /results/run-1/logs/node-000
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

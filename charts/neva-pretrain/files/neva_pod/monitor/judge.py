@@ -1,7 +1,5 @@
 """What a run's state means: finished, failed, or needing attention. Pure: the time is an argument."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """When a sign becomes an alarm."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from neva_pod.monitor.run import Run

@@ -1,7 +1,5 @@
 """Lines that say something about the run's health."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from neva_pod.monitor.patterns import ANSI, HEADER, NEEDLES, PREFIX, RAISED, RANK, RULES

@@ -1,7 +1,5 @@
 """How fast the last steps of an attempt were: by the times that they log, and by the bar's clock."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 

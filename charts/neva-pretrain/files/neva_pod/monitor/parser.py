@@ -16,8 +16,6 @@ whole: closed by ``,``, ``]`` or `` | ``. Text that is cut off gives nothing rat
     number.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What is looked for in a log. One table: the order of its rules is the order in which they are tried."""
 
-from __future__ import annotations
-
 import re
 
 from neva_pod.monitor.records import Kind

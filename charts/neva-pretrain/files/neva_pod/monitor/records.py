@@ -1,7 +1,5 @@
 """What the monitor passes on: what a line says, what a run is meant to be, and what is told of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple

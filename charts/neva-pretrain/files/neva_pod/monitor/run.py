@@ -3,8 +3,6 @@
 One file: steps, attempts and incidents are one state, and an event moves several of them at once.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from statistics import median

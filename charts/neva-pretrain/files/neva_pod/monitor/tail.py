@@ -1,7 +1,5 @@
 """Reads a growing log file, or the newest log of a directory, without missing a rotation."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -10,8 +10,6 @@ never hides another.
 Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage or settings, 143 (130) stopped by a signal.
 """
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
 import math

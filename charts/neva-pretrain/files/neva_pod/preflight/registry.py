@@ -1,7 +1,5 @@
 """What a check is, and what the checks of one run share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,15 +32,15 @@ class Check:
     cost: str
     prevents: str
     needs: tuple[str, ...]
-    run: Callable[[Context], Iterator[Finding]]
+    run: Callable[["Context"], Iterator[Finding]]
 
 
 def check(
     level: Level, *needs: str, cost: str, prevents: str
-) -> Callable[[Callable[[Context], Iterator[Finding]]], Check]:
+) -> Callable[[Callable[["Context"], Iterator[Finding]]], Check]:
     """Make a check of a function check_NAME."""
 
-    def made(function: Callable[[Context], Iterator[Finding]]) -> Check:
+    def made(function: Callable[["Context"], Iterator[Finding]]) -> Check:
         name = function.__name__.removeprefix("check_").replace("_", "-")
         return Check(name, level, cost, prevents, needs, function)
 

@@ -1,7 +1,5 @@
 """Reports: for a person, for a program, and the table of the documentation."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Runs checks; an error in one, or a hang, is a finding."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable

@@ -11,8 +11,6 @@ A source is an absolute path, or an id of the Hugging Face hub (HF_ENDPOINT, HF_
 its client reads them). Exit codes: 0 everything exists, 1 a step failed, 2 wrong usage or settings.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

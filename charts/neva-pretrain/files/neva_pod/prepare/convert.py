@@ -1,7 +1,5 @@
 """NeMo's own scripts: from Hugging Face to .nemo, and from one TP and PP to another."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

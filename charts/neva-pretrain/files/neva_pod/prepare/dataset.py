@@ -1,7 +1,5 @@
 """The dataset: the JSON, and of images.zip what it names."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

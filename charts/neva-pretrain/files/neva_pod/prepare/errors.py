@@ -1,7 +1,5 @@
 """What stops a step, in words; and what a step says."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re

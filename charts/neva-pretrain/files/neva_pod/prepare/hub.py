@@ -1,7 +1,5 @@
 """Downloads from the Hugging Face hub: all files of one commit, each with the right checksum."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """The language model: checked, converted, split and unpacked into what the run loads."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

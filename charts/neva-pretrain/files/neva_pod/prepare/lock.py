@@ -1,7 +1,5 @@
 """Keeps two prepares from making the same thing at once."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

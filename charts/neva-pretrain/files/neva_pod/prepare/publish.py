@@ -1,7 +1,5 @@
 """Files and folders that have their final names only when they are whole."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -55,7 +53,7 @@ def write(path: str, chunks: Iterable[bytes], durable: bool = True) -> None:
         raise
 
 
-def chunks_of(file: BinaryIO, name: str, meter: Meter | None = None) -> Iterator[bytes]:
+def chunks_of(file: BinaryIO, name: str, meter: "Meter | None" = None) -> Iterator[bytes]:
     """Read a file piece by piece; an error is the source's, not the target's."""
     while True:
         with reading(name):

@@ -1,7 +1,5 @@
 """Runs the steps that are enabled, all of them whatever fails."""
 
-from __future__ import annotations
-
 import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Steps: what each makes, where from, and where it works."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The tokenizer, with NeVa's media tokens."""
 
-from __future__ import annotations
-
 import os
 
 from neva_pod.inputs.tokenizer import (

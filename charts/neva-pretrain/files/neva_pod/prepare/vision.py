@@ -1,7 +1,5 @@
 """The vision encoder."""
 
-from __future__ import annotations
-
 import os
 
 from neva_pod.preflight.checks.vision import vision_problems

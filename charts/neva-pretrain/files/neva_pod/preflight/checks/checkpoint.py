@@ -1,7 +1,5 @@
 """The language model's checkpoint, by what is inside."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

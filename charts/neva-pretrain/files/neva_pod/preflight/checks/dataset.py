@@ -1,7 +1,5 @@
 """The samples of the dataset, as NeMo reads them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The GPUs of the node and the memory that RDMA pins."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The images that the samples name: they exist, and Pillow can decode them."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

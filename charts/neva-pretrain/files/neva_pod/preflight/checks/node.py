@@ -1,7 +1,5 @@
 """The node and the mounts; every pod checks its own."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

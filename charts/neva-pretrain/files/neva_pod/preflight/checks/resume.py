@@ -1,7 +1,5 @@
 """What is there to resume, and whether the run can go on from it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

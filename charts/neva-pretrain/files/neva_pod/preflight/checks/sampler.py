@@ -1,7 +1,5 @@
 """What NeMo's sampler takes: numbers of samples, consumed or in all, that are whole passes of all replicas (R03)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The tokenizer, and the vocabulary that it and the weights must agree on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from neva_pod.findings import Finding, failed, note, show, some

@@ -1,7 +1,5 @@
 """The vision encoder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
