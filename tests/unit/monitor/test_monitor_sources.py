@@ -414,5 +414,5 @@ def test_k20_the_command_says_that_kubectl_answers_nonsense(cluster: Path, invok
 def test_once_does_not_wait_for_an_api_server_that_is_lost(cluster: Path) -> None:
     write(cluster / "pytorchjobs.json", job("Running"))
     (cluster / "pods.json").write_text("Unable to connect")
-    with pytest.raises(ClusterError, match="no JSON"):
+    with pytest.raises(ClusterError, match="is not JSON"):
         list(JobLog(Kubectl(None, None), "neva", lambda _: pytest.fail("waits")).chunks(once=True))
