@@ -112,7 +112,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     """Open a .nemo file or folder and see what it is; reads headers and small files only.
 
     Raises:
-        ProblemError: something that NeVa could not load, with what is missing (E02).
+        ProblemError: something that NeVa could not load, with what is missing.
 
     """
     store: Store

@@ -15,7 +15,7 @@ class NotAFileError(OSError):
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a regular file to read; all that is read from foreign folders is opened here (K06).
+    """Open a regular file to read; all that is read from foreign folders is opened here.
 
     Raises:
         OSError: it cannot be opened; NotAFileError, IsADirectoryError: it is something else.
@@ -34,7 +34,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def denied(path: str, error: OSError) -> Finding:
-    """Explain a failed access: with uid, mode and the component that refuses (G01)."""
+    """Explain a failed access: with uid, mode and the component that refuses."""
     fix = "check that the volume is mounted and the path is spelled correctly"
     if isinstance(error, NotAFileError):
         fix = "name the file itself; pipes, sockets and devices are not read"
@@ -95,7 +95,7 @@ LFS = b"version https://git-lfs"
 
 
 def is_lfs_pointer(path: str) -> bool:
-    """Whether a file is only git LFS's pointer to it (F03)."""
+    """Whether a file is only git LFS's pointer to it."""
     with open_file(path) as file:
         return file.read(len(LFS)) == LFS
 

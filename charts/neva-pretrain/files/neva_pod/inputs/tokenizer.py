@@ -85,7 +85,7 @@ def read_pieces(path: str) -> list[tuple[str, int]]:
 
 
 def piece_problems(path: str, found: Sequence[tuple[str, int]], count: int) -> Iterator[Finding]:
-    """Check that the last pieces are <extra_id_0..count-1>, in order and USER_DEFINED (E07)."""
+    """Check that the last pieces are <extra_id_0..count-1>, in order and USER_DEFINED."""
     wanted = extra_tokens(min(count, len(found) + 1))
     last = found[len(found) - count :]
     by_text = dict(found)

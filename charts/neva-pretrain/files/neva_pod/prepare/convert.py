@@ -71,7 +71,7 @@ def _taken_up(done: str) -> Checkpoint | None:
 
 
 def convert(settings: Settings, source: str, work: str) -> Checkpoint:
-    """Convert to .nemo, in a folder of its own: a conversion that dies leaves files that stop the next one (R02)."""
+    """Convert to .nemo, in a folder of its own: a conversion that dies leaves files that stop the next one."""
     script, done = converter(settings), os.path.join(work, "converted.nemo")
     found = _taken_up(done)
     if found:
@@ -87,7 +87,7 @@ def convert(settings: Settings, source: str, work: str) -> Checkpoint:
 
 
 def repartition(settings: Settings, found: Checkpoint, source: str, work: str) -> Checkpoint:
-    """Split a legacy checkpoint for this TP and PP; a distributed one loads at any (E03)."""
+    """Split a legacy checkpoint for this TP and PP; a distributed one loads at any."""
     tensor = settings.integer("training.tensorParallelSize")
     pipeline = settings.integer("training.pipelineParallelSize", 1)
     if found.distributed:
@@ -125,7 +125,7 @@ def repartition(settings: Settings, found: Checkpoint, source: str, work: str) -
 
 
 def _without_sequence_parallel(found: Checkpoint, folder: str) -> str:
-    """Return a .nemo file whose config has sequence_parallel false, or the script throws (E06)."""
+    """Return a .nemo file whose config has sequence_parallel false, or the script throws."""
     if found.is_file and not (found.config or {}).get("sequence_parallel"):
         return found.path
     extracted, packed = os.path.join(folder, "extracted"), os.path.join(folder, "serial.nemo")
@@ -142,7 +142,7 @@ def _without_sequence_parallel(found: Checkpoint, folder: str) -> str:
 
 
 def unpack(path: str, folder: str) -> None:
-    """Copy a checkpoint's files into a new folder; of a .nemo file what :class:`TarStore` takes, all or none (K05)."""
+    """Copy a checkpoint's files into a new folder; of a .nemo file what :class:`TarStore` takes, all or none."""
     store = TarStore(path) if os.path.isfile(path) else FolderStore(path)
     size = sum(store.sizes.values())
     os.makedirs(folder)
@@ -174,5 +174,5 @@ def call(command: Sequence[str], folder: str) -> None:
 
 
 def _end_with_prepare() -> None:
-    """Ask the kernel to kill this child with its parent: an orphaned script would keep writing (K10)."""
+    """Ask the kernel to kill this child with its parent: an orphaned script would keep writing."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -57,7 +57,7 @@ def _wanted(settings: Settings) -> Chooser:
 
 
 def _make(settings: Settings, work: str) -> str:
-    """Get the JSON and the images; only images.zip, never single downloads (F01)."""
+    """Get the JSON and the images; only images.zip, never single downloads."""
     annotations, images = finals(settings, "dataset")
     folder = fetched(settings, "dataset", work, _wanted(settings))
     origin, archive = (os.path.join(folder, n) for n in _names(settings))
@@ -89,7 +89,7 @@ DATASET = Step(_check, _wanted, _make)
 
 
 def wanted_images(path: str, settings: Settings) -> list[str]:
-    """Return the images that a JSON of samples names, once the samples are what the run can take (F04, N03)."""
+    """Return the images that a JSON of samples names, once the samples are what the run can take."""
     samples = read_json(path)
     if not isinstance(samples, list) or not all(isinstance(s, Mapping) for s in samples):
         raise ProblemError(f"{show(path)}: must be a JSON list of samples", "name the right file")
@@ -114,7 +114,7 @@ def _is_name(name: str) -> bool:
 
 
 def unzip(path: str, wanted: Sequence[str], folder: str) -> None:
-    """Unzip the images named; everything is checked before the first one is written (F03)."""
+    """Unzip the images named; everything is checked before the first one is written."""
     with open_zip(path) as archive:
         members = _zip_members(path, archive, wanted)
         os.makedirs(folder, exist_ok=True)
@@ -133,7 +133,7 @@ def unzip(path: str, wanted: Sequence[str], folder: str) -> None:
 
 
 def open_zip(path: str) -> zipfile.ZipFile:
-    """Open a zip that is whole; say what another file is (F03)."""
+    """Open a zip that is whole; say what another file is."""
     again = "download or copy it again"
     with open(path, "rb") as file:
         head = file.read(4)
@@ -149,7 +149,7 @@ def open_zip(path: str) -> zipfile.ZipFile:
 
 
 def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
-    """Find each image in the zip, at its top or below one folder, by its place; nothing else is unpacked (K09)."""
+    """Find each image in the zip, at its top or below one folder, by its place; nothing else is unpacked."""
     listed = [(os.path.normpath(m.filename), m) for m in archive.infolist() if not m.is_dir()]
     there, times = dict(listed), Counter(name for name, _ in listed)
     places = [os.path.normpath(n) for n in wanted]
@@ -157,7 +157,7 @@ def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> 
     first = places[0] if places else ""
     prefix = next((p for p in ("", *sorted(tops)) if p + first in there), "")
     missing = [n for n in places if prefix + n not in there]
-    if missing:  # F01, F02
+    if missing:
         raise ProblemError(
             f"{show(path)}: {len(missing)} of {len(wanted)} images of the JSON are not in it: {some(missing)}",
             "use JSON and images.zip of one release (liuhaotian/LLaVA-Pretrain)",

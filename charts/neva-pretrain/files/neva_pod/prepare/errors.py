@@ -29,7 +29,7 @@ def stop_at(findings: Iterable[Finding]) -> None:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Name the input that could not be read, whatever its reader stumbles over (K08)."""
+    """Name the input that could not be read, whatever its reader stumbles over."""
     try:
         yield
     except (ProblemError, UsageError):

@@ -42,7 +42,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Pin:
-    """The one commit that a step takes all its files from, however often its pod restarts (K03)."""
+    """The one commit that a step takes all its files from, however often its pod restarts."""
 
     repository: str
     kind: str
@@ -172,7 +172,7 @@ def fetched(settings: Settings, name: str, work: str, wanted: Chooser) -> str:
 
 
 def download(settings: Settings, name: str, work: str, wanted: Chooser) -> str:
-    """Download the step's files of its commit; return the folder with exactly what the hub has (K03).
+    """Download the step's files of its commit; return the folder with exactly what the hub has.
 
     A second call checks what is there, and goes on with a file where the first one was killed.
     """

@@ -52,7 +52,7 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
     """Check a Hugging Face folder before hours are spent on its conversion."""
     names = ["config.json"]
     if settings.text("model.tokenizerLibrary") == "sentencepiece":
-        names.append("tokenizer.model")  # E01: without it the converter takes another branch
+        names.append("tokenizer.model")  # without it the converter takes another branch
     for name in names:
         path = os.path.join(source, name)
         if not os.path.exists(path):
@@ -66,7 +66,7 @@ def huggingface_problems(settings: Settings, source: str) -> Iterator[Finding]:
     config = read_object(os.path.join(source, "config.json"))
     where = f"{show(source)}/config.json"
     yield from llm_problems(as_nemo(config), settings, f"{where}, in NeMo's names")
-    yield from shape_problems(where, config, HUGGINGFACE_NAMES, settings.mapping("architecture"), "source")  # E05
+    yield from shape_problems(where, config, HUGGINGFACE_NAMES, settings.mapping("architecture"), "source")
 
 
 def _huggingface_weights(source: str) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def _huggingface_weights(source: str) -> Iterator[Finding]:
 
 
 def _finish(settings: Settings, checkpoint: Checkpoint, final: str) -> None:
-    """Give the checkpoint its final name: unpacked, unless a file is wanted (D11)."""
+    """Give the checkpoint its final name: unpacked, unless a file is wanted."""
     temporary = beside(final, "partial")
     remove(temporary)
     if not checkpoint.is_file or settings.flag("prepare.llm.unpack", True):

@@ -16,7 +16,7 @@ WAIT = 1.0
 
 @contextlib.contextmanager
 def locked(name: str, finals: Iterable[str]) -> Iterator[None]:
-    """Keep other prepares away from these names (K10).
+    """Keep other prepares away from these names.
 
     The lock is fcntl's on a file beside each name: the kernel releases it with its holder, also after kill -9, and
     GPFS, NFSv4 and Lustre (mounted with flock) enforce it between nodes; if a node is lost, until its lease expires.

@@ -124,7 +124,7 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def fresh(folder: str) -> Iterator[str]:
-    """Make a folder for one try of something that may die; nothing of it outlives the try (R02)."""
+    """Make a folder for one try of something that may die; nothing of it outlives the try."""
     remove(folder)
     os.makedirs(folder)
     yield folder

@@ -21,7 +21,7 @@ STEPS = {"tokenizer": TOKENIZER, "vision": VISION, "llm": LLM, "dataset": DATASE
 
 
 def run(settings: Settings, only: Sequence[str]) -> int:
-    """Run the enabled steps, all of them whatever fails (K08); return the number of failed ones."""
+    """Run the enabled steps, all of them whatever fails; return the number of failed ones."""
     unknown = [n for n in only if n not in STEPS]
     if unknown:
         raise UsageError(f"--only: got {some(unknown)}; must be among {', '.join(STEPS)}")
@@ -61,7 +61,7 @@ def all_there(finals: Iterable[str]) -> bool:
 
 
 def start(settings: Settings, name: str) -> None:
-    """Choose the commit of a step that downloads, before any step takes its time (K03)."""
+    """Choose the commit of a step that downloads, before any step takes its time."""
     places = finals(settings, name)
     if all_there(places) or source_of(settings, source_step(settings, name)).startswith("/"):
         return

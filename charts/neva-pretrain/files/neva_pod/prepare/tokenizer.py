@@ -52,7 +52,7 @@ def _check(settings: Settings) -> str:
 
 
 def _make(settings: Settings, work: str) -> str:
-    """Make the tokenizer with NeVa's media tokens (E07)."""
+    """Make the tokenizer with NeVa's media tokens."""
     final, count = settings.text("model.tokenizerPath"), settings.integer("model.extraTokens")
     source = fetched(settings, "tokenizer", work, _wanted(settings))
     if _is_huggingface(settings):

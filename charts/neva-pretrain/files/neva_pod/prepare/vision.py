@@ -15,7 +15,7 @@ def _check(settings: Settings) -> str:
 
 
 def _checked(settings: Settings, folder: str) -> str:
-    """Check a folder as preflight does (D14)."""
+    """Check a folder as preflight does."""
     with reading(folder):
         stop_at(vision_problems(folder, settings.mapping("vision")))
     return folder

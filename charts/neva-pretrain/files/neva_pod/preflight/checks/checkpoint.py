@@ -18,7 +18,7 @@ from neva_pod.settings import Settings
     prevents="a checkpoint of another model, RoPE, TP or PP, another code path, or an incomplete one",
 )
 def check_checkpoint(context: Context) -> Iterator[Finding]:
-    """D12, E02, E03, E05: by what is inside, never by name."""
+    """By what is inside, never by name."""
     found = context.checkpoint()
     yield from layout_problems(context.settings, found)
     if found.config is None:
@@ -63,7 +63,7 @@ MEGATRON_NAMES = {
 
 
 def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare model_config.yaml with the architecture (E05), and demand Megatron Core (D12)."""
+    """Compare model_config.yaml with the architecture, and demand Megatron Core."""
     if config.get("mcore_gpt") is not True:
         yield failed(
             f"{CONFIG}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
@@ -100,7 +100,7 @@ UNREAD = re.compile(
 
 
 def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CONFIG) -> Iterator[Finding]:
-    """Compare what makes the language model another one without an error with the run's Hydra config (N01)."""
+    """Compare what makes the language model another one without an error with the run's Hydra config."""
     facts: Mapping[str, Mapping[str, Any]] = settings.objects("llm")
     dense = config.get("num_moe_experts") in (None, 0, 1)
     names = [
@@ -204,7 +204,7 @@ def embedding_of(shapes: Mapping[str, Shape]) -> Shape | None:
     prevents="weights whose names do not fit are ignored without an error (loss stays near 10)",
 )
 def check_weights(context: Context) -> Iterator[Finding]:
-    """D12: NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
+    """NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
     context.checkpoint()
     shapes = context.shapes()
     names = {n.removeprefix("model.") for n in shapes}

@@ -28,7 +28,7 @@ KNOWN = {
     "fewer samples than one pass takes",
 )
 def check_dataset(context: Context) -> Iterator[Finding]:
-    """F02 by count, F04 for each sample."""
+    """By count, and each sample."""
     path, samples = context.settings.text("data.annotations"), context.samples()
     name = KNOWN.get(len(samples))
     if name is None:
@@ -49,7 +49,7 @@ def check_dataset(context: Context) -> Iterator[Finding]:
 
 
 def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Name the samples that NeMo would stop at, or would learn nothing from (N03)."""
+    """Name the samples that NeMo would stop at, or would learn nothing from."""
     template, media = settings.text("samples.template", "plain"), settings.text("samples.mediaType", "image")
     if template not in TEMPLATES:
         yield failed(

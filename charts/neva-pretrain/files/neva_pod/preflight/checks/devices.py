@@ -19,7 +19,7 @@ from neva_pod.preflight.registry import Context, Level, check
     prevents="fewer processes than GPUs, MIG slices, or a node whose GPU fell off the bus",
 )
 def check_gpus(context: Context) -> Iterator[Finding]:
-    """As many whole GPUs as processes are started (A05, N10)."""
+    """As many whole GPUs as processes are started."""
     wanted, (found, slices, mig) = context.settings.integer("training.gpusPerNode"), count_gpus()
     where = os.environ.get("NODE_NAME") or os.uname().nodename
     if slices or mig:
@@ -88,7 +88,7 @@ CAP_IPC_LOCK = 14
     prevents="memory cannot be pinned for RDMA and NCCL silently falls back to TCP",
 )
 def check_memlock(context: Context) -> Iterator[Finding]:
-    """C02: the limit binds unless the capability is effective, as it is for root only."""
+    """The limit binds unless the capability is effective, as it is for root only."""
     if not context.settings.flag("rdma"):
         yield note("RDMA is off")
         return

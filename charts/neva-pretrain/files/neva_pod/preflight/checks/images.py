@@ -24,7 +24,7 @@ from neva_pod.progress import Progress
     prevents="FileNotFoundError in a DataLoader worker when a missing image is drawn",
 )
 def check_images(context: Context) -> Iterator[Finding]:
-    """Every image that a sample names exists (F01, F02)."""
+    """Every image that a sample names exists."""
     folder, wanted = context.settings.text("data.images"), list(dict.fromkeys(context.image_names))
     started = time.perf_counter()
     missing, odd, folders = missing_images(folder, wanted, context.progress)
@@ -92,7 +92,7 @@ def _where_images_are(folder: str, example: str) -> str:
     prevents="an empty, truncated or malicious image kills the run when it is drawn",
 )
 def check_decode(context: Context) -> Iterator[Finding]:
-    """F05: by content, not by name. F06: any exception of Pillow is a finding."""
+    """By content, not by name; any exception of Pillow is a finding."""
     mode = context.settings.text("preflight.decode", "sample")
     if mode not in ("none", "sample", "all"):
         raise UsageError(f"settings: preflight.decode: got {mode!r}; must be none, sample or all")

@@ -17,7 +17,7 @@ from neva_pod.settings import Settings
     prevents="the shared file system is not mounted on the node and an empty folder of its root disk is used",
 )
 def check_filesystem(context: Context) -> Iterator[Finding]:
-    """What is mounted is the file system that the values name (G02)."""
+    """What is mounted is the file system that the values name."""
     for path, wanted in context.settings.objects("preflight.filesystems").items():
         fix = "mount the file system on this node, or keep the job away from it (scheduling.avoidNodes)"
         kind, demanded = filesystem_type(path), Settings(wanted).text("type", "")
@@ -66,7 +66,7 @@ def check_read_only(context: Context) -> Iterator[Finding]:
     prevents="permission denied, or a wrong path, when the first rank reads an input",
 )
 def check_access(context: Context) -> Iterator[Finding]:
-    """G01: as the job's own uid."""
+    """As the job's own uid."""
     opened = 0
     for key in (
         "data.annotations",
@@ -105,7 +105,7 @@ def _open_one(path: str) -> None:
     prevents="checkpoints and logs cannot be written, found at the first save",
 )
 def check_results(context: Context) -> Iterator[Finding]:
-    """G01, G04: the run's folder may not exist yet; 16 nodes do this at once."""
+    """The run's folder may not exist yet; 16 nodes do this at once."""
     problem = writable(context.settings.text("results.path"))
     yield problem or note(f"{show(context.settings.text('results.path'))} is writable")
 
@@ -118,7 +118,7 @@ def check_results(context: Context) -> Iterator[Finding]:
     prevents="every rank unpacks the .nemo file into TMPDIR, which fills up",
 )
 def check_unpack_space(context: Context) -> Iterator[Finding]:
-    """D11: NeMo's load_nemo_model_weights unpacks a file once for each rank of the node."""
+    """NeMo's load_nemo_model_weights unpacks a file once for each rank of the node."""
     path, ranks = (context.settings.text("model.checkpointPath"), context.settings.integer("training.gpusPerNode"))
     place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (as tempfile does)
     problem = writable(place)
@@ -148,7 +148,7 @@ def check_unpack_space(context: Context) -> Iterator[Finding]:
     prevents="Hugging Face libraries cannot write their locks, even when all files are there",
 )
 def check_hf_home(context: Context) -> Iterator[Finding]:
-    """The hub's library writes, even where all files are there (D17)."""
+    """The hub's library writes, even where all files are there."""
     home = os.path.normpath(context.settings.text("hf.home"))
     for mount in context.settings.texts("readOnly"):
         if os.path.commonpath([home, os.path.normpath(mount)]) == os.path.normpath(mount):
@@ -165,7 +165,7 @@ def check_hf_home(context: Context) -> Iterator[Finding]:
     prevents="every rank tries to download the vision encoder on a node without network",
 )
 def check_hub_id(context: Context) -> Iterator[Finding]:
-    """A hub id needs the hub (D15)."""
+    """A hub id needs the hub."""
     path = context.settings.text("model.visionEncoderPath")
     if not path.startswith("/") and not context.settings.flag("hf.online"):
         yield failed(
@@ -184,7 +184,7 @@ SHM = "/dev/shm"  # noqa: S108 (the mount that is checked)
     prevents="DataLoader bus errors and NCCL's 'No space left on device' in /dev/shm",
 )
 def check_shm(context: Context) -> Iterator[Finding]:
-    """C01: what the DataLoader's workers hold ready, and 64 MiB of NCCL for each rank."""
+    """What the DataLoader's workers hold ready, and 64 MiB of NCCL for each rank."""
     space = os.statvfs(SHM)
     size = space.f_blocks * space.f_frsize
     needed = context.settings.integer("preflight.minimumShmBytes", 0) or shm_needed(context.settings)

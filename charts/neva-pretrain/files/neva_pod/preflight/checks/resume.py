@@ -22,7 +22,7 @@ from neva_pod.settings import Settings
     prevents="training silently starts from 0, resumes another run, ends at once, or dies in NeMo's sampler",
 )
 def check_resume(context: Context) -> Iterator[Finding]:
-    """D04, D05, X16, R03: as NeMo's exp_manager.check_resume decides, with the path that was looked at."""
+    """As NeMo's exp_manager.check_resume decides, with the path that was looked at."""
     folder, mode = context.settings.text("results.checkpointsDir"), context.settings.text("resume", "auto")
     state = resume_state(folder)
     where = show(folder)

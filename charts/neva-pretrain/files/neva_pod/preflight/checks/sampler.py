@@ -1,4 +1,4 @@
-"""What NeMo's sampler takes: numbers of samples, consumed or in all, that are whole passes of all replicas (R03)."""
+"""What NeMo's sampler takes: numbers of samples, consumed or in all, that are whole passes of all replicas."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def batches_of(settings: Settings) -> Batches | None:
 
 
 def length_problems(settings: Settings, samples: int) -> Iterator[Finding]:
-    """R03: of fewer samples than a pass nothing is ever drawn; NeMo's sampler divides by that nothing."""
+    """Of fewer samples than a pass nothing is ever drawn; NeMo's sampler divides by that nothing."""
     batches = batches_of(settings)
     if batches and 0 <= samples < batches.size:
         yield failed(
@@ -93,7 +93,7 @@ def length_problems(settings: Settings, samples: int) -> Iterator[Finding]:
 
 
 def sampler_problems(context: Context, name: str, consumed: int) -> Iterator[Finding]:
-    """R03: the sampler asserts that what was consumed is whole passes of all replicas."""
+    """The sampler asserts that what was consumed is whole passes of all replicas."""
     if context.settings.text("samples.loader", "cyclic") != "cyclic":
         return
     batches = batches_of(context.settings)

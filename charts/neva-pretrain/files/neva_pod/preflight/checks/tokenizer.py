@@ -15,7 +15,7 @@ from neva_pod.preflight.registry import Context, Level, check
     prevents="media tokens that do not exist or are never found in text",
 )
 def check_tokenizer(context: Context) -> Iterator[Finding]:
-    """The media tokens are there, last and found in text (E07)."""
+    """The media tokens are there, last and found in text."""
     path, count = (context.settings.text("model.tokenizerPath"), context.settings.integer("model.extraTokens", 0))
     if context.sentencepiece:
         found = context.pieces()

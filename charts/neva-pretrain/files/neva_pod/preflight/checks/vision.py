@@ -21,7 +21,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
     prevents="a ValueError on all ranks after the language model was loaded; a wrong number of image tokens",
 )
 def check_vision(context: Context) -> Iterator[Finding]:
-    """The folder holds the encoder that NeMo would build (D14, D15)."""
+    """The folder holds the encoder that NeMo would build."""
     path = context.settings.text("model.visionEncoderPath")
     if not path.startswith("/"):
         yield skipped(f"{show(path)} is a hub id")
