@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.tools.made import ROOT, write_or_check
+
 TABLE = ROOT / "docs" / "reference" / "field-reports.md"
 
 _CODE = re.compile(r"\b(?:[A-HKLNRUX]\d\d|P\d)\b")
@@ -58,15 +59,8 @@ def made() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; with ``--check`` return 1 with a hint when it is not up to date."""
-    if arguments != ["--check"]:
-        TABLE.write_text(made(), "utf-8")
-    elif TABLE.read_text("utf-8") != made():
-        print(
-            f"ERROR: {TABLE.relative_to(ROOT)}: must name the tests that cite each code; run make docs", file=sys.stderr
-        )
-        return 1
-    return 0
+    """Write the page, or with ``--check`` say whether it is up to date."""
+    return write_or_check(TABLE, made(), "must name the tests that cite each code", arguments)
 
 
 if __name__ == "__main__":

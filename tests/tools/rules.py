@@ -4,13 +4,12 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from neva_pretrain import chart
 from neva_pretrain.check.engine import check_rules
 from neva_pretrain.check.rules import CHECKS
+from tests.tools.made import ROOT, write_or_check
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "rules.md"
 
 _HEAD = """# Rules
@@ -70,13 +69,8 @@ def _sentence(check: object) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; with ``--check`` return 1 with a hint when it is not up to date."""
-    if arguments != ["--check"]:
-        PAGE.write_text(made(), "utf-8")
-    elif PAGE.read_text("utf-8") != made():
-        print(f"ERROR: {PAGE.relative_to(ROOT)}: must follow files/rules.yaml; run make docs", file=sys.stderr)
-        return 1
-    return 0
+    """Write the page, or with ``--check`` say whether it is up to date."""
+    return write_or_check(PAGE, made(), "must follow files/rules.yaml", arguments)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ finds them, too. Keys that values.yaml does not list are described in the schema
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.tools.made import ROOT, write_or_check
+
 Schema = dict[str, Any]
 
-ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "schemas" / "values.schema.yaml"
 VALUES = ROOT / "charts" / "neva-pretrain" / "values.yaml"
 MADE = ROOT / "charts" / "neva-pretrain" / "values.schema.json"
@@ -94,13 +94,8 @@ def made() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the file; with ``--check`` return 1 with a hint when it is not up to date."""
-    if arguments != ["--check"]:
-        MADE.write_text(made())
-    elif MADE.read_text() != made():
-        print(f"ERROR: {MADE.relative_to(ROOT)}: must follow schemas/{SOURCE.name}; run make docs", file=sys.stderr)
-        return 1
-    return 0
+    """Write the file, or with ``--check`` say whether it is up to date."""
+    return write_or_check(MADE, made(), f"must follow schemas/{SOURCE.name}", arguments)
 
 
 if __name__ == "__main__":

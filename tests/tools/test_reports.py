@@ -7,12 +7,13 @@ import pytest
 
 from tests.chart import helm
 from tests.tools import reports
+from tests.tools.made import ROOT
 
 PAGE = reports.TABLE.read_text("utf-8")
 READ_BY_USERS = [
-    *(reports.ROOT / name for name in ("README.md", "CHANGELOG.md")),
-    *sorted(file for file in (reports.ROOT / "docs").rglob("*.md") if file != reports.TABLE),
-    *sorted((reports.ROOT / "values").glob("*.yaml")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md")),
+    *sorted(file for file in (ROOT / "docs").rglob("*.md") if file != reports.TABLE),
+    *sorted((ROOT / "values").glob("*.yaml")),
     *(helm.CHART / name for name in ("README.md", "values.yaml", "values.schema.json")),
 ]
 RENDERED = [
@@ -38,7 +39,7 @@ def test_each_row_has_a_test() -> None:
     assert not [code for code in reports.rows(PAGE) if not any(file.startswith("tests/") for file in cited[code])]
 
 
-@pytest.mark.parametrize("file", READ_BY_USERS, ids=lambda file: str(file.relative_to(reports.ROOT)))
+@pytest.mark.parametrize("file", READ_BY_USERS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_users_read_no_codes(file: Path) -> None:
     assert not reports.codes(file.read_text("utf-8"))
 

@@ -170,7 +170,7 @@ settings.json: |
 {{ include "neva-pretrain.filesData" (dict "root" $root "files" (include "neva-pretrain.jobFiles" $root | fromJson)) }}
 {{- end -}}
 
-{{/* Volume of the job's ConfigMap. Takes a dict: root, configMapName. */}}
+{{/* Volume of the job's ConfigMap. Takes a dict: root, configMap (its name). */}}
 {{- define "neva-pretrain.configVolume" -}}
 {{- $root := .root -}}
 - name: config
@@ -209,7 +209,7 @@ ConfigMap has no "/"; the volume's items give the paths back. Takes a dict: root
 {{- toJson $files -}}
 {{- end -}}
 
-{{/* Files of the chart as data of a ConfigMap. Takes a dict: root, {key:, file}. */}}
+{{/* Files of the chart as data of a ConfigMap. Takes a dict: root, files ({key: file}). */}}
 {{- define "neva-pretrain.filesData" -}}
 {{- $root := .root -}}
 {{- range $key, $path := .files }}

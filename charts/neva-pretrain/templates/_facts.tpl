@@ -21,7 +21,7 @@ two equal. "neva-pretrain.facts" has checked them; only _validate-*.tpl reads th
 {{- end -}}
 
 {{/* What a define yields, remembered for the rest of this render: all templates of a chart share one root. For defines
-that are a function of the root alone. Takes a dict: root, name, arguments. */}}
+that are a function of the root alone. Takes a dict: root, define, argument. */}}
 {{- define "neva-pretrain.once" -}}
 {{- $root := .root -}}{{- $name := .define -}}
 {{- if not (hasKey $root $name) -}}{{- $_ := set $root $name (include $name .argument) -}}{{- end -}}

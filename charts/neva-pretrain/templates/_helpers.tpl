@@ -75,7 +75,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/* Labels that select something: the user's, or the chart's where there are none. In values.yaml the chart's would
-stay beside the user's, since Helm merges maps (N05). Takes a dict: user's, chart's. */}}
+stay beside the user's, since Helm merges maps (N05). Takes a dict: given, default. */}}
 {{- define "neva-pretrain.instead" -}}
 {{- include "neva-pretrain.stringMap" (.given | default .default) | trim | default "{}" -}}
 {{- end -}}
@@ -86,7 +86,7 @@ stay beside the user's, since Helm merges maps (N05). Takes a dict: user's, char
   value: {{ include "neva-pretrain.text" .value | replace "$" "$$" | toJson }}
 {{- end -}}
 
-{{/* One environment variable out of a Secret. Takes a dict: name, map, the map with name and key of the Secret. */}}
+{{/* One environment variable out of a Secret. Takes a dict: name, secret (its name and key). */}}
 {{- define "neva-pretrain.secretVariable" -}}
 {{- $secret := .secret -}}
 - name: {{ .name }}

@@ -141,7 +141,7 @@ requests:
 {{- end }}
 {{- end -}}
 
-{{/* Volumes of the mounts above, the user's too. Takes a dict: root, configMapName. */}}
+{{/* Volumes of the mounts above, the user's too. Takes a dict: root, configMap (its name). */}}
 {{- define "neva-pretrain.volumes" -}}
 {{- $root := .root -}}{{- $configMap := .configMap -}}
 {{ include "neva-pretrain.configVolume" (dict "root" $root "configMap" $configMap) }}
@@ -236,7 +236,7 @@ write, as JSON. Takes a dict: root, facts, online. */}}
 {{- end -}}
 
 {{/* A map as a list of env; null leaves a name out. The hub's token comes from its Secret, and only where the hub is
-used. Takes a dict: root, map, online. */}}
+used. Takes a dict: root, env, online. */}}
 {{- define "neva-pretrain.envList" -}}
 {{- $root := .root -}}
 {{- range $name, $value := .env }}{{ if not (kindIs "invalid" $value) }}

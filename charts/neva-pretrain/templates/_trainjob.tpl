@@ -1,4 +1,4 @@
-{{/* What a TrainJob runs: one template for all nodes. Takes a dict: root, facts, configMapName. */}}
+{{/* What a TrainJob runs: one template for all nodes. Takes a dict: root, facts, configMap (its name). */}}
 {{- define "neva-pretrain.runtimeSpec" -}}
 {{- $root := .root -}}{{- $facts := .facts -}}{{- $configMap := .configMap -}}
 {{- $v := $root.Values -}}

@@ -8,7 +8,7 @@ from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import hydra
 from neva_pretrain.plan.plan import nearest_multiples, use
-from neva_pretrain.plan.split import check_activation, check_architecture
+from neva_pretrain.plan.split import check_activation, check_architecture, check_batch
 
 
 def check_training(facts: Facts) -> Iterator[Violation]:
@@ -38,14 +38,8 @@ def check_training(facts: Facts) -> Iterator[Violation]:
             f"({tensor} x {pipeline} = {tensor * pipeline})",
             "use another tensorParallelSize first" if unfit else use(nearest_multiples(plan.nodes, step)),
         )
-    elif plan.global_batch_size % (multiple := plan.micro_batch_size * plan.data_parallel_size):
-        yield Violation(
-            "training.globalBatchSize",
-            str(plan.global_batch_size),
-            "must be a multiple of microBatchSize x data parallel size "
-            f"({plan.micro_batch_size} x {plan.data_parallel_size} = {multiple})",
-            use(nearest_multiples(plan.global_batch_size, multiple)),
-        )
+    else:
+        yield from check_batch(plan)
     if plan.warmup_steps >= plan.max_steps:
         yield Violation(
             "training.warmupSteps",

@@ -30,11 +30,6 @@ class Verdict(NamedTuple):
     violations: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    @property
-    def ok(self) -> bool:
-        """Whether the file may be used."""
-        return not self.violations
-
 
 def judge(facts: Facts, gpu: Gpu | None = None) -> Verdict:
     """Judge values as Helm would see them.

@@ -176,14 +176,8 @@ def _parallelism_violations(request: SearchRequest, tensor: int, pipeline: int) 
             f"must be a multiple of tensor x pipeline parallel size ({tensor} x {pipeline} = {tensor * pipeline})",
             use(nearest_multiples(plan.gpus, tensor * pipeline)),
         )
-    elif plan.global_batch_size % (unit := plan.micro_batch_size * plan.data_parallel_size):
-        yield Violation(
-            "training.globalBatchSize",
-            str(plan.global_batch_size),
-            "must be a multiple of microBatchSize x data parallel size "
-            f"({plan.micro_batch_size} x {plan.data_parallel_size} = {unit})",
-            use(nearest_multiples(plan.global_batch_size, unit)),
-        )
+    else:
+        yield from split.check_batch(plan)
 
 
 def _micro_batch_sizes(request: SearchRequest, tensor: int, pipeline: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""How a model divides over GPUs: the sizes of tensor and pipeline parallelism that its shape allows."""
+"""How a model and its batches divide over GPUs: the sizes that rules between values and the planner share."""
 
 from collections.abc import Iterator, Sequence
 from math import gcd, isqrt
@@ -8,7 +8,7 @@ from neva_pretrain.chart.access import text
 from neva_pretrain.chart.secrecy import show
 from neva_pretrain.errors import Violation
 from neva_pretrain.model import catalog
-from neva_pretrain.plan.plan import Plan, use
+from neva_pretrain.plan.plan import Plan, nearest_multiples, use
 
 
 def divisors(limit: int, numbers: Sequence[int]) -> list[int]:
@@ -65,6 +65,19 @@ def check_architecture(arch: catalog.Architecture, plan: Plan) -> Iterator[Viola
             str(pipeline),
             f"must divide the layers ({arch.num_layers})",
             nearest_divisors(pipeline, arch.num_layers, [arch.num_layers]),
+        )
+
+
+def check_batch(plan: Plan) -> Iterator[Violation]:
+    """The global batch is whole micro batches of all replicas."""
+    multiple = plan.micro_batch_size * plan.data_parallel_size
+    if plan.global_batch_size % multiple:
+        yield Violation(
+            "training.globalBatchSize",
+            str(plan.global_batch_size),
+            "must be a multiple of microBatchSize x data parallel size "
+            f"({plan.micro_batch_size} x {plan.data_parallel_size} = {multiple})",
+            use(nearest_multiples(plan.global_batch_size, multiple)),
         )
 
 
