@@ -349,12 +349,12 @@ def fetch(port: int, path: str) -> str:
 
 
 @contextmanager
-def started(container: dict[str, Any], environment: dict[str, str], said: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a container's command and arguments as they are, with its environment and nothing of ours."""
-    own = {entry["name"]: entry["value"] for entry in container["env"]}
+def started(container: dict[str, Any], folder: Path, said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a container's command and arguments as they are, in a folder that stands for its working one."""
+    environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"PATH": os.environ["PATH"]}
     with said.open("wb") as output:
         process = subprocess.Popen(
-            [*container["command"], *container["args"]], env={**own, **environment}, stdout=output, stderr=output
+            [*container["command"], *container["args"]], cwd=folder, env=environment, stdout=output, stderr=output
         )
     try:
         yield process
@@ -397,12 +397,12 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
 
     (volume,) = (v for v in master["spec"]["volumes"] if v["name"] == "monitor")
     files = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
-    package = tmp_path / "neva" / "monitor"
-    package.mkdir(parents=True)
-    for file, text in files.items():
-        (package / file).write_text(text)
-    moved = {"PYTHONPATH": str(package.parent), "PATH": os.environ["PATH"]}
-    with started(sidecar, moved, tmp_path / "said") as process:
+    mounted = tmp_path / "mounted"
+    for item in volume["configMap"]["items"]:
+        file = mounted / item["path"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(files[item["key"]])
+    with started(sidecar, mounted, tmp_path / "said") as process:
         until(lambda: fetch(port, "/healthz") == "ok\n", "the exporter answers")
         assert "neva_step" not in metrics(port), "no log yet"
         log = results / "neva" / "logs" / "node-00000.log"
