@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint quick unit test e2e demo sandbox-up sandbox-down bench bench-planner bench-scale clean
+.PHONY: help install tools docs lint quick unit test e2e demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: tools  ## Cost of a render and of the generator, as ratios
 
 bench-planner: install  ## Accuracy of the cost model against measurements; cost of a search
 	@$(BIN)/python -m tests.bench.bench_planner
+
+bench-gpu:  ## A NeVa step on this machine's GPUs, with PYTHON's torch; CASES="7b:tp1:mbs16:fused ..."
+	PYTHONPATH=generator:charts/neva-pretrain/files:.mcore $(PYTHON) -m benchmarks.neva_step $(CASES)
 
 bench-scale: install  ## A job of 2,048 nodes on the local control plane
 	@$(BIN)/python -m tests.bench.bench_scale

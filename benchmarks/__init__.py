@@ -1,0 +1,1 @@
+"""Benchmarks that need hardware which the tests do not."""

@@ -1,0 +1,128 @@
+"""The language model by Megatron-core's own GPTModel and tensor parallel layers.
+
+NVIDIA's: the model, its parallel layers with frozen weights and their collectives, rotary embedding, SwiGLU, the
+vocabulary-parallel cross entropy. Stand-ins where Megatron-core asks for TransformerEngine or apex: attention, RMSNorm,
+the fused rotary kernel (``kernels.py``).
+"""
+
+from typing import Any
+
+import megatron.core
+import torch
+from megatron.core import parallel_state
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.common.embeddings import rotary_pos_embedding
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import layers
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor, nn
+
+from benchmarks.neva_step import kernels as K  # noqa: N812
+from benchmarks.neva_step.parallel import Groups
+from neva_pretrain.model.catalog import Architecture
+
+
+class Attention(MegatronModule):
+    """What TransformerEngine's ``DotProductAttention`` is to Megatron-core."""
+
+    def __init__(self, config: TransformerConfig, **_: object) -> None:
+        super().__init__(config=config)
+        self.profile = "fused" if config.apply_rope_fusion else "reference"
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: object = None, **_: object) -> Tensor:
+        """Attend causally; the mask is implied."""
+        return K.attention(query, key, value, self.profile)
+
+
+class LanguageModel(nn.Module):
+    """GPTModel as NeVa uses it: embeddings first, then the loss of embeddings that hold the images."""
+
+    made_by = f"megatron-core {megatron.core.__version__}"
+
+    def __init__(self, llm: Architecture, tokens: int, profile: str, groups: Groups, device: torch.device) -> None:
+        super().__init__()
+        parallel_state.destroy_model_parallel()
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=groups.tp_size)
+        if device.type == "cpu":
+            torch.cuda.current_device = lambda: device  # the rotary embedding asks for it without need
+        fused = profile != "reference"
+        config = TransformerConfig(
+            num_layers=llm.num_layers,
+            hidden_size=llm.hidden_size,
+            ffn_hidden_size=llm.ffn_hidden_size,
+            num_attention_heads=llm.num_attention_heads,
+            num_query_groups=llm.num_query_groups,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            add_bias_linear=False,
+            gated_linear_unit=True,
+            activation_func=nn.functional.silu,
+            normalization="RMSNorm",
+            bias_activation_fusion=fused,
+            apply_rope_fusion=fused,
+            params_dtype=torch.bfloat16,
+            bf16=True,
+            tensor_model_parallel_size=groups.tp_size,
+            use_cpu_initialization=device.type == "cpu",
+            perform_initialization=False,
+        )
+        rotary_pos_embedding.HAVE_APPLY_ROPE_FUSION = True
+        rotary_pos_embedding.fused_apply_rotary_pos_emb = lambda t, freqs, **_: K.fused_rotary(t, freqs)
+        layers.linear_with_frozen_weight = _frozen_linear
+        self.gpt = GPTModel(
+            config=config,
+            transformer_layer_spec=TransformerBlockSubmodules([_layer()] * llm.num_layers, K.RMSNorm),
+            vocab_size=llm.padded_vocab_size(groups.tp_size),
+            max_sequence_length=tokens,
+            position_embedding_type="rope",
+        )
+        self.gpt.to(device, torch.bfloat16)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the word embeddings ``[b, s, h]``."""
+        embeddings: Tensor = self.gpt.embedding.word_embeddings(ids)
+        return embeddings
+
+    def losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return each token's loss ``[b, s]`` from embeddings ``[s, b, h]``."""
+        losses: Tensor = self.gpt(None, None, None, decoder_input=embeddings, labels=labels)
+        return losses
+
+
+_megatron_frozen_linear = layers.linear_with_frozen_weight
+
+
+def _frozen_linear(input: Tensor, weight: Tensor, *args: Any, allreduce_dgrad: bool, **kwargs: Any) -> Tensor:
+    """Send FP8 weights to their own function, others to Megatron-core's."""
+    if not hasattr(weight, "frozen8"):
+        linear: Tensor = _megatron_frozen_linear(input, weight, *args, allreduce_dgrad=allreduce_dgrad, **kwargs)
+        return linear
+    group = parallel_state.get_tensor_model_parallel_group() if allreduce_dgrad else None
+    out: Tensor = K.Fp8FrozenLinear.apply(input, weight, group)
+    return out
+
+
+def _layer() -> ModuleSpec:
+    """Return Megatron-core's local layer with RMSNorm and fast attention."""
+    column, row = layers.ColumnParallelLinear, layers.RowParallelLinear
+    attention = SelfAttentionSubmodules(linear_qkv=column, core_attention=Attention, linear_proj=row)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=K.RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=K.RMSNorm,
+            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row)),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
