@@ -7,6 +7,7 @@ that is cut off keeps what it has.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,13 +78,17 @@ def _run(gpus: int, left: list[str], rows: Path, deadline: float, options: argpa
         if code == 0 or not left:
             return
         marker = rows.with_name(OUT_OF_MEMORY)
-        status = "out of memory" if marker.exists() else "no time left" if code is None else f"failed, see {log.name}"
+        status = "out of memory" if marker.exists() else "cut off: no time left" if code is None else _error(log)
         marker.unlink(missing_ok=True)
         with rows.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"case": left[0], "status": status}) + "\n")
-        if not status.startswith("out"):
-            print(log.read_text()[-3000:], file=sys.stderr)
         left = left[1:]
+
+
+def _error(log: Path) -> str:
+    """Return what a rank died of."""
+    errors = re.findall(r"^\[rank\d+\]: (\w+(?:\.\w+)*: .*)$", log.read_text(), re.MULTILINE)
+    return f"failed: {errors[-1] if errors else f'see {log.name}'}"
 
 
 def _torchrun(gpus: int, job: Job, log: Path) -> int | None:

@@ -106,7 +106,7 @@ class Case:
         """Return what measuring it takes at most, building included; for a time budget, not for a result."""
         gpu = gpu_of(card) or GPUS["h100-80gb"]
         step = step_time(self.setup(gpu, "reference" if self.kernels == "reference" else "fused"))
-        return 20 + 1.1 * iterations * step.total / 1000
+        return 15 + 1.1 * iterations * step.total / 1000
 
     def prediction(self, card: str) -> dict[str, Any]:
         """Return the planner's time and memory, or nothing for a card or kernels that it does not know."""

@@ -41,13 +41,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, kernels: str) -> Tensor
     """Return causal attention of ``[s, b, heads, channels]`` as ``[s, b, hidden]``.
 
     For flash attention TransformerEngine copies to ``[b, s, heads, channels]`` and back
-    (``FlashAttention.forward``); cuDNN takes the strides as they are.
+    (``FlashAttention.forward``); cuDNN takes any strides, but a value that is a view would keep query, key and value
+    of before the rotary embedding alive until the backward pass.
     """
     s, b, grouped = query.size(0), query.size(1), query.size(2) != key.size(2)
     if kernels == "reference":
         q, k, v = (x.transpose(0, 1).contiguous().transpose(1, 2) for x in (query, key, value))
     else:
-        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value.contiguous()))
     out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     if kernels == "reference":
         return out.transpose(1, 2).reshape(b, s, -1).transpose(0, 1).contiguous()
@@ -87,9 +88,9 @@ class Scaling:
         self._steps = 0
 
     def register(self, dtype: torch.dtype) -> int:
-        """Return the slot of one more tensor."""
-        self._largest.append(_LARGEST[dtype])
-        return len(self._largest) - 1
+        """Return the slot of one more tensor; cuBLAS wants scales at multiples of 16 bytes."""
+        self._largest += [_LARGEST[dtype]] * 4
+        return len(self._largest) - 4
 
     def start(self) -> None:
         """Allocate, once all tensors are known."""

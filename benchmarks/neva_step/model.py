@@ -45,9 +45,13 @@ class Neva(nn.Module):
 
     def forward(self, images: Tensor, ids: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Return the mean loss of the caption's tokens (``MegatronNevaModel.loss_func``)."""
-        words = self._place_media(ids, self.language.embed(ids), self._encode(images))
-        losses = self.language.losses(words.transpose(0, 1).contiguous(), labels)
+        losses = self.language.losses(self._embed(ids, images), labels)
         return (losses.float() * mask).sum() / mask.sum()
+
+    def _embed(self, ids: Tensor, images: Tensor) -> Tensor:
+        """Return the embeddings ``[s, b, h]`` of words and images."""
+        words = self._place_media(ids, self.language.embed(ids), self._encode(images))
+        return words.transpose(0, 1).contiguous()
 
     def _encode(self, images: Tensor) -> Tensor:
         """``encode_vision_x``: the whole micro batch on each rank, without gradients, then the projector."""
@@ -103,7 +107,8 @@ class Optimizer:
         for param, main, part in zip(self.params, self.main, parts, strict=True):
             main.grad = part.view_as(main)
             param.register_post_accumulate_grad_hook(self._hook(main))
-        self.adam = torch.optim.AdamW(self.main, lr=1e-4, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        # Hardly a step: a few random samples would soon be learnt, and vanishing gradients are cheaper to multiply.
+        self.adam = torch.optim.AdamW(self.main, lr=1e-7, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
     def _hook(self, main: Tensor) -> Any:
         def accumulate(param: Tensor) -> None:

@@ -17,27 +17,33 @@ _FIELDS = {
 
 
 class Sensors:
-    """Samples all visible GPUs five times a second, in a process of its own; empty where there is no nvidia-smi."""
+    """Samples all visible GPUs five times a second from ``start`` on; reads nothing where there is no nvidia-smi."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="neva-step-")
+        self._file = Path(self._folder.name, "samples")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._columns: list[tuple[str, ...]] = []
 
     def __enter__(self) -> Self:
-        self._file = Path(tempfile.mkstemp(prefix="neva-step-")[1])
-        self._process: subprocess.Popen[bytes] | None = None
-        if shutil.which("nvidia-smi"):
-            only = os.environ.get("CUDA_VISIBLE_DEVICES")
-            command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS.values())}", "--format=csv,noheader,nounits"]
-            with self._file.open("wb") as out:
-                self._process = subprocess.Popen([*command, "-lms", "200", *(["-i", only] if only else [])], stdout=out)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def start(self) -> None:
+        """Begin to sample."""
+        if not shutil.which("nvidia-smi"):
+            return
+        only = os.environ.get("CUDA_VISIBLE_DEVICES")
+        command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS.values())}", "--format=csv,noheader,nounits"]
+        with self._file.open("wb") as out:
+            self._process = subprocess.Popen([*command, "-lms", "200", *(["-i", only] if only else [])], stdout=out)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._process:
             self._process.terminate()
             self._process.wait()
-        rows = [line.split(", ") for line in self._file.read_text().splitlines()]
-        self._file.unlink()
-        self._columns = list(zip(*(row for row in rows if len(row) == len(_FIELDS)), strict=True))
+            rows = [line.split(", ") for line in self._file.read_text().splitlines()]
+            self._columns = list(zip(*(row for row in rows if len(row) == len(_FIELDS)), strict=True))
+        self._folder.cleanup()
 
     @property
     def readings(self) -> dict[str, float]:

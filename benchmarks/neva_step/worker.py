@@ -32,6 +32,7 @@ class Timing:
     allocated: int
     reserved: int
     device: int
+    readings: dict[str, float]
 
 
 def main() -> None:
@@ -69,8 +70,7 @@ def _in_time(case: Case, job: Job, device: torch.device) -> bool:
 def _measure(case: Case, job: Job, groups: Groups, device: torch.device) -> dict[str, Any]:
     """Build, warm up, time; the row's figures."""
     try:
-        with Sensors() as sensors:
-            timing = _time(case, job, groups, device)
+        timing = _time(case, job, groups, device)
     except torch.OutOfMemoryError:
         Path(job.rows).with_name(OUT_OF_MEMORY).touch()
         os._exit(1)
@@ -99,7 +99,7 @@ def _measure(case: Case, job: Job, groups: Groups, device: torch.device) -> dict
             figures["error_ms"] = round(figures["predicted_ms"] / ms - 1, 4)
             figures["error_allocated"] = round(figures["predicted_allocated_bytes"] / timing.allocated - 1, 4)
             figures["error_device"] = round(figures["predicted_device_bytes"] / timing.device - 1, 4)
-    return figures | sensors.readings
+    return figures | timing.readings
 
 
 def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
@@ -114,10 +114,12 @@ def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
     finite = torch.ones((), dtype=torch.bool, device=device)
     steps = job.warmup + job.iterations
     marks = [_Mark(device) for _ in range(steps + 1)]
-    with K.attention_backend(case.kernels, device):
+    sensors = Sensors()
+    with K.attention_backend(case.kernels, device), sensors:
         for step in range(steps):
             if step == job.warmup:
                 dist.barrier()
+                sensors.start()
             marks[step].set()
             for micro in range(case.accumulation):
                 loss = model(*batches[micro % len(batches)])
@@ -128,12 +130,15 @@ def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
             if model.scaling:
                 model.scaling.step()
         marks[steps].set()
+        marks[steps].wait()
     ms = torch.tensor([marks[i].until(marks[i + 1]) for i in range(job.warmup, steps)], device=device)
     worst = torch.tensor([*_memory(device), -float(finite)], dtype=torch.float64, device=device)
     dist.all_reduce(ms, dist.ReduceOp.MAX)
     dist.all_reduce(worst, dist.ReduceOp.MAX)
     allocated, reserved, used, failed = worst.tolist()
-    return Timing(ms.tolist(), float(loss.detach()), failed < 0, int(allocated), int(reserved), int(used))
+    return Timing(
+        ms.tolist(), float(loss.detach()), failed < 0, int(allocated), int(reserved), int(used), sensors.readings
+    )
 
 
 class _Mark:
@@ -148,10 +153,13 @@ class _Mark:
             self._event.record()
         self._seconds = time.perf_counter()
 
+    def wait(self) -> None:
+        if self._event:
+            self._event.synchronize()
+
     def until(self, later: "_Mark") -> float:
         """Return the milliseconds up to a later mark."""
-        if self._event and later._event:
-            later._event.synchronize()
+        if self._event:
             return float(self._event.elapsed_time(later._event))
         return (later._seconds - self._seconds) * 1000
 

@@ -43,7 +43,8 @@ def test_every_profile_alone_and_in_parallel_gives_a_time(tmp_path: Path) -> Non
 def test_what_breaks_is_a_row_and_the_rest_still_runs(tmp_path: Path) -> None:
     broken, whole = "7b:tp1:dp1:mbs1:fused:tok8", "7b:tp1:dp1:mbs1:reference"  # an image has 16 tokens
     rows = dry_run(tmp_path, broken, whole)
-    assert [(row["case"], row["status"]) for row in rows] == [
-        (broken, "failed, see torchrun-0.log"),
-        (whole, "measured"),
-    ]
+    assert [row["case"] for row in rows] == [broken, whole]
+    assert rows[0]["status"].startswith("failed: ")
+    assert "Error: " in rows[0]["status"]
+    assert "ms" not in rows[0]
+    assert rows[1]["status"] == "measured"
