@@ -119,7 +119,12 @@ class Facts:
         given, data, training = values["model"], values["data"], values["training"]
         tower = chart.models()["visionEncoders"][model["visionEncoder"]]
         sheet = {
-            "run": {"id": self.run_id, "release": self.release, "namespace": self.namespace},
+            "run": {
+                "id": self.run_id,
+                "release": self.release,
+                "namespace": self.namespace,
+                "attempt": section(values, "run").get("attempt") or 1,
+            },
             "image": self.image,
             "model": {
                 "name": self.model.name,
@@ -161,6 +166,7 @@ class Facts:
                 "timeoutSeconds": values["rendezvous"]["timeoutSeconds"],
                 "ncclTimeoutSeconds": chart.rules()["ncclTimeoutSeconds"],
             },
+            "restart": {**values["restart"], "port": int(values["rendezvous"]["port"]) + 1},
         }
         if preparing(values):
             prepare = values["prepare"]

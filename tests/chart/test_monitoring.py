@@ -66,7 +66,7 @@ def test_nothing_is_there_unless_asked_for() -> None:
     manifests = helm.render(NODES, *CRDS)
     assert not [m["kind"] for m in manifests if m["kind"] in OURS]
     assert len(helm.of_kind(manifests, "ConfigMap")) == 1
-    assert list(inits(manifests)) == ["preflight"]
+    assert not inits(manifests)
     assert not [name for name in environment(manifests) if name.startswith("WANDB")]
     assert "create_wandb_logger: false" in helm.config_data(manifests)["neva_pretrain.yaml"]
 
@@ -171,13 +171,11 @@ def test_neva_monitor_reads_the_plan_off_the_job(values: dict[str, Any]) -> None
 def test_the_exporter_is_a_native_sidecar_of_the_master_only() -> None:
     """An init container with restartPolicy Always runs beside training and does not keep the job alive."""
     manifests = helm.render({**NODES, **EXPORTER})
-    assert list(inits(manifests)) == ["preflight", "exporter"]
+    assert list(inits(manifests)) == ["exporter"]
     assert inits(manifests)["exporter"]["restartPolicy"] == "Always"
     assert [c["name"] for c in helm.pod(manifests)["containers"]] == ["pytorch"]
-    assert list(inits(manifests, "Worker")) == ["preflight", "wait-for-master"]
+    assert not inits(manifests, "Worker")
     assert "monitor" not in [v["name"] for v in helm.pod(manifests, "Worker")["volumes"]]
-    alone = helm.render({**EXPORTER, "preflight": {"enabled": False}})
-    assert list(inits(alone)) == ["exporter"]
 
 
 def test_a_sick_exporter_does_not_take_the_masters_name_away() -> None:
@@ -253,7 +251,7 @@ def test_a11_another_exporter_is_another_job(tmp_path: Path) -> None:
     changed = str(helm.job(helm.render(EXPORTER, chart=copy))["metadata"]["name"])
     other = name_of({"monitoring": {"exporter": {"enabled": True, "port": 9500}}})
     assert len({name_of(), on, changed, other}) == 4
-    assert name_of() == str(helm.job(helm.render(chart=copy))["metadata"]["name"]), "off: not part of it"
+    assert name_of() == name_of({"monitoring": {"exporter": {"port": 9500}}}), "off: not part of it"
 
 
 def test_what_only_looks_on_can_be_switched_while_the_job_runs() -> None:
@@ -277,8 +275,9 @@ def test_a_release_that_prepares_has_no_exporter() -> None:
     ("values", "sentence"),
     [
         (
-            {"monitoring": {"exporter": {"enabled": True, "port": 23456}}},
-            "monitoring.exporter.port: got 23456; must differ from rendezvous.port; use another port below 32768",
+            {"monitoring": {"exporter": {"enabled": True, "port": 23457}}},
+            "monitoring.exporter.port: got 23457; must differ from rendezvous.port (23456) and the next port, "
+            "which the supervisors use; use another port below 32768",
         ),
         (
             {**EXPORTER, "hostNetwork": True, "rendezvous": {"port": 24000}},
@@ -355,7 +354,7 @@ def test_the_pod_monitor_finds_the_master() -> None:
     assert wanted <= helm.replicas(manifests)["Master"]["template"]["metadata"]["labels"].items()
     everything = [*helm.pod(manifests)["containers"], *inits(manifests).values()]
     ports = [port["name"] for c in everything for port in c.get("ports", [])]
-    assert sorted(ports) == ["metrics", "pytorchjob-port"]
+    assert sorted(ports) == ["metrics", "pytorchjob-port", "restart"]
 
 
 def test_the_alerts_arrive_as_they_are() -> None:

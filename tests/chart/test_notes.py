@@ -56,7 +56,7 @@ def test_notes_warn_where_kueue_does_not_place_a_trainjob(folder: Path) -> None:
 def test_a09_a10_notes_name_the_init_container_and_the_wait(folder: Path) -> None:
     text = notes(folder, {**FOUR_NODES, "rendezvous": {"waitSeconds": 1200}})
     assert "--pytorch-init-container-image" in text
-    assert "up to 1200 s for the master" in text
+    assert "up to 1200 s for its preflight" in text
     assert "of the operator" not in notes(folder)
 
 
@@ -70,10 +70,11 @@ def test_notes_of_prepare_name_what_is_made_and_how_to_train(folder: Path) -> No
     assert "pytorchjob" not in text
 
 
-def test_a08_notes_tell_both_timeouts(folder: Path) -> None:
-    text = notes(folder, {**FOUR_NODES, "restartPolicy": "OnFailure", "rendezvous": {"timeoutSeconds": 2000}})
-    assert "within 2000 s" in text
-    assert "1800 s" in text
+def test_a08_notes_tell_who_gives_up_when(folder: Path) -> None:
+    text = notes(folder, {**FOUR_NODES, "rendezvous": {"timeoutSeconds": 2000}, "restart": {"limit": 5}})
+    assert "fails after 5 restarts in a row" in text
+    assert re.search(r"hang is seen after 120 s .* after 1800 s, torchrun on a lost node after 2000 s", text, re.S)
+    assert "The first failure ends the job" in notes(folder, {**FOUR_NODES, "restart": {"enabled": False}})
 
 
 @pytest.mark.parametrize("where", ["securityContext", "podSecurityContext"])

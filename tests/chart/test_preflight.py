@@ -20,11 +20,6 @@ def prepare(**more: Any) -> helm.Manifest:
     return {"prepare": {"enabled": True, "llm": {"source": LLM}, **more}}
 
 
-def init(manifests: list[helm.Manifest], role: str) -> dict[str, helm.Manifest]:
-    """Init containers of a role by name."""
-    return {c["name"]: c for c in helm.pod(manifests, role).get("initContainers", [])}
-
-
 def settings(manifests: list[helm.Manifest]) -> Any:
     """What the scripts read."""
     (found,) = helm.of_kind(manifests, "ConfigMap")
@@ -33,33 +28,30 @@ def settings(manifests: list[helm.Manifest]) -> Any:
 
 def test_every_pod_checks_before_it_trains_and_the_master_checks_all() -> None:
     manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}})
-    command = ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level"]
-    assert init(manifests, "Master")["preflight"]["command"] == [*command, "full"]
-    assert init(manifests, "Worker")["preflight"]["command"] == [*command, "quick"]
+    assert helm.env(manifests, "Master")["NEVA_PREFLIGHT"] == "full"
+    assert helm.env(manifests, "Worker")["NEVA_PREFLIGHT"] == "quick"
+    assert helm.env(helm.render({"job": {"kind": "TrainJob"}}), "Node")["NEVA_PREFLIGHT"] == "auto"
 
 
-@pytest.mark.parametrize("name", ["preflight", "wait-for-master"])
-def test_an_init_container_sees_what_training_sees(name: str) -> None:
-    """The same devices, mounts, user and environment; the pod asks for no more than training does."""
-    manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}, "securityContext": {"runAsUser": 7}})
-    checked, training = init(manifests, "Worker")[name], helm.container(manifests, "Worker")
-    for field in ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts"):
-        assert checked[field] == training[field], field
+@pytest.mark.parametrize("role", ["Master", "Worker"])
+def test_no_init_container_can_fail(role: str) -> None:
+    """The operator would create its pod anew for ever, without a limit; the exporter is a sidecar that restarts."""
+    values = {"training": {"nodes": 2, "globalBatchSize": 512}, "monitoring": {"exporter": {"enabled": True}}}
+    containers = helm.pod(helm.render(values), role).get("initContainers", [])
+    assert [c["restartPolicy"] for c in containers] == ["Always"] * (role == "Master")
 
 
-def test_a10_workers_wait_for_a_slow_master_before_the_operators_200_s_begin() -> None:
-    """The operator appends its own init container; this one comes first and has the long limit."""
+def test_a10_workers_wait_for_a_slow_master() -> None:
+    """The operator's init container gives up after 200 s, and its pod is created anew; then the supervisor waits."""
     manifests = helm.render({"training": {"nodes": 2, "globalBatchSize": 512}, "rendezvous": {"waitSeconds": 1200}})
-    assert list(init(manifests, "Worker")) == ["preflight", "wait-for-master"]
-    assert init(manifests, "Worker")["wait-for-master"]["command"][1:] == ["/etc/neva/launch.sh", "wait-for-master"]
     assert helm.env(manifests, "Worker")["NEVA_WAIT_SECONDS"] == "1200"
-    assert "wait-for-master" not in init(manifests, "Master")
+    assert helm.replicas(manifests)["Worker"]["restartPolicy"] == "ExitCode"
 
 
 def test_preflight_can_be_switched_off() -> None:
     manifests = helm.render({"preflight": {"enabled": False}, "training": {"nodes": 2, "globalBatchSize": 512}})
-    assert not init(manifests, "Master")
-    assert list(init(manifests, "Worker")) == ["wait-for-master"]
+    for role in ("Master", "Worker"):
+        assert "NEVA_PREFLIGHT" not in helm.env(manifests, role)
     assert not helm.of_kind(manifests, "Pod")
 
 

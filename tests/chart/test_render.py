@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from neva_pretrain.chart import values as chart_values
+from neva_pretrain.check import schema
 from tests.chart import helm
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -47,8 +49,11 @@ def test_defaults_render_a_job_of_one_node() -> None:
 def test_master_and_worker_have_the_same_pod() -> None:
     manifests = helm.render(nodes(4))
     master, worker = helm.pod(manifests, "Master"), helm.pod(manifests, "Worker")
-    assert [c["name"] for c in master.pop("initContainers")] == ["preflight"]
-    assert [c["name"] for c in worker.pop("initContainers")] == ["preflight", "wait-for-master"]
+    (theirs,) = worker["containers"]
+    (ours,) = master["containers"]
+    assert ours["ports"].pop() == {"name": "restart", "containerPort": 23457}
+    for container, level in ((ours, "full"), (theirs, "quick")):
+        container["env"].remove({"name": "NEVA_PREFLIGHT", "value": level})
     assert master == worker
     assert helm.replicas(manifests)["Worker"]["replicas"] == 3
 
@@ -81,9 +86,8 @@ def test_integers_stay_integers_whatever_their_size() -> None:
     values = {
         "training": {"maxSteps": 2147000000, "warmupSteps": 10000000, "seed": 2000000000, "logEveryNSteps": 1000000},
         "checkpoint": {"everyNSteps": 30000000},
-        "restartPolicy": "OnFailure",
+        "restart": {"limit": 1000000},
         "runPolicy": {
-            "backoffLimit": 1000000,
             "ttlSecondsAfterFinished": 2147483647,
             "activeDeadlineSeconds": 31536000,
         },
@@ -98,8 +102,7 @@ def test_integers_stay_integers_whatever_their_size() -> None:
     }
     manifests = helm.render(values)
     spec = helm.job(manifests)["spec"]["runPolicy"]
-    assert spec["backoffLimit"] == 1000000
-    assert type(spec["backoffLimit"]) is int
+    assert settings(manifests)["restart"]["limit"] == 1000000
     assert spec["ttlSecondsAfterFinished"] == 2147483647
     assert spec["activeDeadlineSeconds"] == 31536000
     assert type(spec["schedulingPolicy"]["scheduleTimeoutSeconds"]) is int
@@ -115,7 +118,9 @@ def test_integers_stay_integers_whatever_their_size() -> None:
     assert re.search(r"^ +native_amp_init_scale: 4294967296$", text, re.M)
     assert re.search(r"^ +seed: 2000000000$", text, re.M)
     assert merged(manifests)["model"]["big"] == [10000000, 0.5]
-    assert not re.search(r"\de\+\d", helm.render_text(values).replace("rotary", "")), "a number in float form"
+    config = helm.one(manifests, "ConfigMap")
+    config["data"] = {key: said for key, said in config["data"].items() if not key.startswith("neva_pod.")}
+    assert not re.search(r"\de\+\d", yaml.safe_dump_all(manifests)), "a number in float form"
     training = settings(manifests)["training"]
     assert (training["maxSteps"], type(training["maxSteps"])) == (2147000000, int)
 
@@ -125,7 +130,7 @@ def test_settings_tell_what_was_derived() -> None:
     assert found["derived"] == {
         "worldSize": 128, "dataParallelSize": 32, "accumulationSteps": 4, "paddedVocabSize": 32256,
     }  # fmt: skip
-    assert found["run"] == {"id": "first", "release": "neva", "namespace": "lab"}
+    assert found["run"] == {"id": "first", "release": "neva", "namespace": "lab", "attempt": 1}
     assert found["results"]["path"] == "/results/first"
     assert found["architecture"]["gatedMlp"] is True
 
@@ -193,16 +198,81 @@ def test_a06_pods_of_an_ended_job_free_their_gpus() -> None:
         assert helm.job(helm.render(nodes(count)))["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
 
 
-def test_a07_backoff_limit_only_counts_with_on_failure() -> None:
-    (error,) = helm.render_fails({"runPolicy": {"backoffLimit": 1}})
-    assert error.startswith("runPolicy.backoffLimit: got 1;")
+@pytest.mark.parametrize(
+    ("partial", "said"),
+    [
+        ({"restartPolicy": "OnFailure"}, "restartPolicy: got OnFailure; must not be set, since restart.enabled "),
+        ({"runPolicy": {"backoffLimit": 0}}, "runPolicy.backoffLimit: got 0; must not be set, since restart.limit "),
+    ],
+)
+def test_a07_keys_of_earlier_versions_name_their_successor(partial: dict[str, Any], said: str) -> None:
+    """The operator never looks at its backoffLimit here: what counts restarts is the supervisor."""
+    (error,) = helm.render_fails(partial)
+    assert error.startswith(said)
+    (error,) = map(str, schema.violations(chart_values.complete(partial)))
+    assert error.startswith(said)
     assert "backoffLimit" not in helm.job(helm.render())["spec"]["runPolicy"]
 
 
-@pytest.mark.parametrize(("given", "rendered"), [(None, 3), (0, 0), (5, 5)])
-def test_a07_backoff_limit_is_always_rendered_with_on_failure(given: int | None, rendered: int) -> None:
-    manifests = helm.render({"restartPolicy": "OnFailure", "runPolicy": {"backoffLimit": given}})
-    assert helm.job(manifests)["spec"]["runPolicy"]["backoffLimit"] == rendered
+def test_keys_of_earlier_versions_may_be_null() -> None:
+    """What --reuse-values keeps of an earlier version's defaults."""
+    assert helm.render_text({"restartPolicy": None, "runPolicy": {"backoffLimit": None}}) == helm.render_text()
+
+
+@pytest.mark.parametrize(("enabled", "policy"), [(True, "ExitCode"), (False, "Never")])
+def test_lost_pods_are_created_anew_where_the_job_restarts(enabled: bool, policy: str) -> None:
+    manifests = helm.render(nodes(2, restart={"enabled": enabled}))
+    assert {spec["restartPolicy"] for spec in helm.replicas(manifests).values()} == {policy}
+    for role in ("Master", "Worker"):
+        assert helm.pod(manifests, role)["terminationGracePeriodSeconds"] == 120
+        probe = helm.container(manifests, role).get("livenessProbe")
+        assert bool(probe) == enabled
+        if probe:
+            (*_, script) = probe["exec"]["command"]
+            assert script.startswith("/etc/neva/neva_pod/supervisor/")
+
+
+def test_a_pod_has_the_time_to_save() -> None:
+    """A checkpoint is saved, then torchrun kills its processes 30 s after SIGTERM."""
+    (error,) = helm.render_fails({"terminationGracePeriodSeconds": 59})
+    assert error.startswith("terminationGracePeriodSeconds: got 59; must be at least 60, since torchrun ")
+    assert helm.pod(helm.render({"terminationGracePeriodSeconds": 60}))["terminationGracePeriodSeconds"] == 60
+
+
+def test_another_attempt_is_another_job_with_the_same_results() -> None:
+    first, second = (helm.render(nodes(2, run={"attempt": number})) for number in (1, 2))
+    assert helm.job(first)["metadata"]["name"] != helm.job(second)["metadata"]["name"]
+    assert settings(first)["results"] == settings(second)["results"]
+    assert helm.job(first)["metadata"]["name"] == helm.job(helm.render(nodes(2)))["metadata"]["name"]
+
+
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
+def test_autoscalers_leave_the_pods_alone(kind: str) -> None:
+    keys = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+
+    def annotations(**more: Any) -> list[dict[str, str]]:
+        manifests = helm.render(nodes(2, job={"kind": kind}, **more))
+        return [spec["template"]["metadata"]["annotations"] for spec in helm.replicas(manifests).values()]
+
+    for found in annotations():
+        assert keys.items() <= found.items()
+    for found in annotations(scheduling={"evictable": True}):
+        assert not keys.keys() & found.keys()
+    own = dict.fromkeys(keys, "mine")
+    for found in annotations(podAnnotations=own):
+        assert own.items() <= found.items()
+
+
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
+def test_a_disruption_budget_holds_all_pods_of_the_job(kind: str) -> None:
+    assert not helm.of_kind(helm.render(nodes(2)), "PodDisruptionBudget")
+    on = {"podDisruptionBudget": {"enabled": True}}
+    manifests = helm.render(nodes(2, job={"kind": kind}, **on))
+    budget = helm.one(manifests, "PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] == 2
+    assert list(budget["selector"]["matchLabels"].values()) == [helm.job(manifests)["metadata"]["name"]]
+    prepared = helm.render({**on, "prepare": {"enabled": True, "llm": {"source": "/models/preset/in"}}})
+    assert not helm.of_kind(prepared, "PodDisruptionBudget")
 
 
 def test_b02_nodes_may_come_late() -> None:
@@ -213,15 +283,17 @@ def test_b02_nodes_may_come_late() -> None:
     assert "900" in line
 
 
-def test_a08_restarted_nodes_wait_until_nccl_gives_up() -> None:
-    manifests = helm.render(nodes(16, restartPolicy="OnFailure"))
-    rendezvous = settings(manifests)["rendezvous"]
-    assert rendezvous["timeoutSeconds"] >= rendezvous["ncclTimeoutSeconds"]
-    assert helm.env(manifests)["PET_RDZV_CONF"] == f"timeout={rendezvous['timeoutSeconds']}"
-    assert {spec["restartPolicy"] for spec in helm.replicas(manifests).values()} == {"OnFailure"}
-    (error,) = helm.render_fails(nodes(16, restartPolicy="OnFailure", rendezvous={"timeoutSeconds": 900}))
-    assert "900" in error
-    assert "1800" in error
+def test_a08_the_watchdog_acts_first_then_nccl_then_torchrun() -> None:
+    manifests = helm.render(nodes(16))
+    told = settings(manifests)
+    nccl, rendezvous = told["rendezvous"]["ncclTimeoutSeconds"], told["rendezvous"]["timeoutSeconds"]
+    assert told["restart"]["stallSeconds"] < nccl <= rendezvous
+    assert helm.env(manifests)["PET_RDZV_CONF"] == f"timeout={rendezvous}"
+    (error,) = helm.render_fails(nodes(16, rendezvous={"timeoutSeconds": 900}))
+    assert error.startswith("rendezvous.timeoutSeconds: got 900; must be at least 1800 ")
+    helm.render(nodes(16, rendezvous={"timeoutSeconds": 900}, restart={"enabled": False}))
+    (error,) = helm.render_fails({"restart": {"stallSeconds": 1800}})
+    assert error.startswith("restart.stallSeconds: got 1800; must be less than 1800, ")
 
 
 def test_a10_the_image_is_not_pulled_again() -> None:
@@ -241,7 +313,9 @@ def test_a11_changed_training_values_are_another_job() -> None:
         {"env": {"A": "1"}},
         {"config": {"model": {"hidden_dropout": 0.1}}},
         {"image": {"tag": "24.09"}},
-        {"restartPolicy": "OnFailure"},
+        {"restart": {"enabled": False}},
+        {"restart": {"limit": 4}},
+        {"run": {"attempt": 2}},
         {"resources": {"memory": "900Gi"}},
         {"rendezvous": {"port": 23457}},
         {"scheduling": {"avoidNodes": ["n1"]}},
@@ -316,10 +390,14 @@ def test_a16_the_container_is_named_pytorch() -> None:
 
 def test_b03_the_port_is_fixed_and_not_ephemeral() -> None:
     ports = helm.container(helm.render())["ports"]
-    assert ports == [{"name": "pytorchjob-port", "containerPort": 23456}]
-    for port in (32768, 50000, 80):
+    assert ports == [
+        {"name": "pytorchjob-port", "containerPort": 23456},
+        {"name": "restart", "containerPort": 23457},
+    ]
+    assert settings(helm.render())["restart"]["port"] == 23457
+    for port in (32767, 32768, 50000, 80):
         assert any("port" in error for error in helm.render_fails({"rendezvous": {"port": port}}))
-    assert helm.container(helm.render({"rendezvous": {"port": 32767}}))["ports"][0]["containerPort"] == 32767
+    assert helm.container(helm.render({"rendezvous": {"port": 32766}}))["ports"][0]["containerPort"] == 32766
 
 
 # C: NCCL
@@ -496,7 +574,7 @@ def test_h02_an_unquoted_tag_is_refused() -> None:
         "securityContext", "serviceAccount", "serviceAccount.annotations", "commonLabels", "nameOverride",
         "fullnameOverride", "extraVolumes", "extraVolumeMounts", "image.digest", "image.pullPolicy",
         "image.pullSecrets", "resources.shmSize", "model.architecture", "model.checkpoint", "model.tokenizer",
-        "hostNetwork", "runPolicy.backoffLimit", "runPolicy.suspend",
+        "hostNetwork", "runPolicy.suspend", "podDisruptionBudget", "scheduling.evictable", "run.attempt",
     ],
 )  # fmt: skip
 def test_h03_null_removes_a_default(key: str) -> None:

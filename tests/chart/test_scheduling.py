@@ -290,11 +290,11 @@ def test_n26_each_rail_may_have_a_resource_of_its_own(kind: str) -> None:
     rails = {f"rdma/shared_ib{rail}": 1 for rail in range(8)} | {"rdma/b": 3}
     manifests = helm.render({**TWO, "job": {"kind": kind}, "rdma": {"resources": rails}})
     for role in helm.replicas(manifests):
-        for container in (helm.container(manifests, role), *helm.pod(manifests, role)["initContainers"]):
-            for side in ("limits", "requests"):
-                asked = {k: v for k, v in container["resources"][side].items() if k.startswith("rdma/")}
-                assert asked == {name: str(count) for name, count in rails.items()}
-            assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+        container = helm.container(manifests, role)
+        for side in ("limits", "requests"):
+            asked = {k: v for k, v in container["resources"][side].items() if k.startswith("rdma/")}
+            assert asked == {name: str(count) for name, count in rails.items()}
+        assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
     assert "rdma/" not in str(helm.one(manifests, "Pod")["spec"]["containers"][0]["resources"])
     off = helm.render({**TWO, "rdma": {"resources": rails, "enabled": False}})
     assert not [name for name in helm.container(off)["resources"]["limits"] if name.startswith("rdma/")]

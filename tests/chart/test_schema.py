@@ -15,7 +15,11 @@ VERSIONS = ["1.30.0", "1.31.0", "1.32.0", "1.33.0", "1.34.0"]
 FILES = sorted((helm.ROOT / "values").glob("*.yaml"))
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "multi-node": {"training": {"nodes": 16, "globalBatchSize": 4096}, "fabric": "roce", "restartPolicy": "OnFailure"},
+    "multi-node": {
+        "training": {"nodes": 16, "globalBatchSize": 4096},
+        "fabric": "roce",
+        "podDisruptionBudget": {"enabled": True},
+    },
     "efa": {"training": {"nodes": 2, "globalBatchSize": 512}, "fabric": "efa", "commonLabels": {"a": 1, "b": True}},
     "claims": {
         "storage": {
@@ -28,8 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "trainjob": {
         "job": {"kind": "TrainJob"},
         "training": {"nodes": 4, "globalBatchSize": 1024},
-        "restartPolicy": "OnFailure",
-        "runPolicy": {"backoffLimit": 1000000, "activeDeadlineSeconds": 100000000, "suspend": True},
+        "runPolicy": {"activeDeadlineSeconds": 100000000, "suspend": True},
         "hostNetwork": True,
         "rendezvous": {"port": 24000},
         "scheduling": {
@@ -63,9 +66,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "training": {"nodes": 4, "globalBatchSize": 1024, "kernels": "fused", "recompute": "full"},
         "hostNetwork": True,
         "rendezvous": {"port": 24000},
-        "restartPolicy": "OnFailure",
+        "restart": {"enabled": False},
         "runPolicy": {
-            "backoffLimit": 1000000,
             "ttlSecondsAfterFinished": 86400000,
             "activeDeadlineSeconds": 100000000,
         },
@@ -239,7 +241,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"env": {"A": ["x"]}}, "env"),
     ({"hf": {"home": "relative"}}, "hf"),
     ({"rendezvous": {"port": 50000}}, "port"),
-    ({"restartPolicy": "Always"}, "restartPolicy"),
+    ({"restart": {"limit": -1}}, "limit"),
     ({"runPolicy": {"cleanPodPolicy": "none"}}, "cleanPodPolicy"),
     ({"podSecurityContext": {"fsGroup": 1}}, "podSecurityContext"),
     ({"storage": {"models": {"mountPath": "models"}}}, "mountPath"),

@@ -56,15 +56,14 @@ def test_helm_makes_the_runtime_before_the_job() -> None:
 def test_the_pod_is_the_pytorchjobs_but_for_names_level_and_port(more: dict[str, Any]) -> None:
     ours, theirs = helm.render(trainjob(**more)), helm.render({**FOUR, **more})
     pod, master = helm.pod(ours, "Node"), helm.pod(theirs, "Master")
-    assert pod.pop("restartPolicy") == helm.replicas(theirs)["Master"]["restartPolicy"]
-    for container in [*pod["initContainers"], *pod["containers"]]:
-        assert container["env"].count({"name": "NEVA_MASTER_PORT", "value": "23456"}) == 1
-        container["env"].remove({"name": "NEVA_MASTER_PORT", "value": "23456"})
-    assert pod["initContainers"][0]["command"].pop() == "auto"
-    assert master["initContainers"][0]["command"].pop() == "full"
-    assert pod["containers"][0].pop("name") == "node"
-    assert master["containers"][0].pop("name") == "pytorch"
-    del master["containers"][0]["ports"]
+    assert pod.pop("restartPolicy") == "Never"
+    (node,), (first,) = pod["containers"], master["containers"]
+    node["env"].remove({"name": "NEVA_MASTER_PORT", "value": "23456"})
+    for container, level in ((node, "auto"), (first, "full")):
+        container["env"].remove({"name": "NEVA_PREFLIGHT", "value": level})
+    assert node.pop("name") == "node"
+    assert first.pop("name") == "pytorch"
+    assert first["ports"].pop(0)["name"] == "pytorchjob-port"
     for found in (pod, master):
         (config,) = [v for v in found["volumes"] if v["name"] == "config"]
         assert config["configMap"].pop("name") in {
@@ -84,14 +83,21 @@ def test_labels_and_annotations_of_the_pods_are_the_workers() -> None:
     assert node["labels"]["scitix.ai/topo-aware-in-node"] == "true"
 
 
-def test_a06_a07_a_failed_pod_is_not_started_anew_without_its_peers() -> None:
-    """A Job by itself would try six times."""
-    assert job_of_nodes(helm.render(trainjob()))["backoffLimit"] == 0
-    for given, rendered in ((None, 3), (0, 0), (1000000, 1000000)):
-        values = trainjob(restartPolicy="OnFailure", runPolicy={"backoffLimit": given})
-        found = job_of_nodes(helm.render(values))
-        assert found["backoffLimit"] == rendered
-        assert found["template"]["spec"]["restartPolicy"] == "OnFailure"
+def test_a06_a07_a_pod_that_ended_by_itself_is_not_created_anew() -> None:
+    """A Job by itself would try six times, whatever the exit code; without restarts it does not try at all."""
+    found = job_of_nodes(helm.render(trainjob()))
+    assert found["backoffLimit"] == 2**31 - 1
+    disrupted, killed, ended = found["podFailurePolicy"]["rules"]
+    assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = {"containerName": "node", "operator": "In", "values": list(range(128, 256))}
+    assert killed == {"action": "Ignore", "onExitCodes": codes}
+    assert ended == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "node", "operator": "NotIn", "values": [0]},
+    }
+    off = job_of_nodes(helm.render(trainjob(restart={"enabled": False})))
+    assert off["backoffLimit"] == 0
+    assert "podFailurePolicy" not in off
 
 
 def test_the_run_policy_is_rendered_where_trainer_has_it() -> None:
@@ -160,7 +166,8 @@ def test_a11_what_the_runtime_says_names_the_job() -> None:
 
     changes: list[dict[str, Any]] = [
         {"runPolicy": {"activeDeadlineSeconds": 60}},
-        {"restartPolicy": "OnFailure"},
+        {"restart": {"enabled": False}},
+        {"run": {"attempt": 2}},
         {"rendezvous": {"port": 23457}},
         {"podAnnotations": {"a": "b"}},
         {"training": {"nodes": 8, "globalBatchSize": 2048}},

@@ -19,12 +19,12 @@ EXPORTER: dict[str, Any] = {"monitoring": {"exporter": {"enabled": True}}}
 
 def test_every_node_has_the_exporter_since_any_may_be_the_first() -> None:
     pod = helm.pod(helm.render({**TRAINJOB, **EXPORTER}), "Node")
-    assert [c["name"] for c in pod["initContainers"]] == ["preflight", "exporter"]
+    assert [c["name"] for c in pod["initContainers"]] == ["exporter"]
     assert "monitor" in [v["name"] for v in pod["volumes"]]
     theirs = helm.pod(helm.render({"training": TRAINJOB["training"], **EXPORTER}), "Master")
-    assert pod["initContainers"][1] == theirs["initContainers"][1]
+    assert pod["initContainers"] == theirs["initContainers"]
     plain = helm.pod(helm.render(TRAINJOB), "Node")
-    assert [c["name"] for c in plain["initContainers"]] == ["preflight"]
+    assert "initContainers" not in plain
 
 
 @pytest.mark.parametrize(("index", "told"), [(None, True), ("0", True), ("1", False), ("12", False)])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import VOLUMES
 from neva_pretrain.check import schema
@@ -42,7 +43,6 @@ SCENES: list[dict[str, Any]] = [
         "networkPolicy": {**ENABLED, "egress": ANYWHERE, "ingress": ANYWHERE},
         "tensorboard": ENABLED,
         "serviceAccount": {"create": True},
-        "restartPolicy": "OnFailure",
         "scheduling": {"queue": {"name": "q"}},
         "monitoring": dict.fromkeys(("exporter", "podMonitor", "prometheusRule", "dashboard"), ENABLED),
     },
@@ -57,6 +57,7 @@ SCENES: list[dict[str, Any]] = [
 ]
 # What only rules read: one other fact of a run decides it, or what a cluster admits.
 JUDGED = {("model", "architecture", "gatedMlp"), ("podSecurity", "enforce"), ("podSecurity", "operatorInitContainer")}
+RENAMED = {tuple(key.split(".")) for key in chart.rules()["renamed"]}
 # Where the next value of its type is no right one, or means the same.
 FLIPS: dict[str, Any] = {
     "*.cpu": "3",
@@ -88,6 +89,7 @@ FLIPS: dict[str, Any] = {
     "networkPolicy.ingress": {"a": {"from": [{"namespaceSelector": {}}]}},
     "podSecurityContext.sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}],
     "preflight.filesystems": {"/datasets/preset": {"type": "gpfs"}},
+    "podDisruptionBudget.enabled": True,
     "preflight.skip": ["vision"],
     "rdma.resourceName": "rdma/qa",
     "rdma.resources": {"rdma/qa": 2},
@@ -179,7 +181,7 @@ def seen(text: str) -> str:
 
 def test_every_value_changes_the_render() -> None:
     """P7: in one of the scenes the flipped value makes another render, and no rule refuses it."""
-    left = dict.fromkeys(sorted({*LEAVES, *leaves(DEFAULTS)} - {("global",), *JUDGED}), "")
+    left = dict.fromkeys(sorted({*LEAVES, *leaves(DEFAULTS)} - {("global",), *JUDGED, *RENAMED}), "")
     for scene in SCENES:
         base = values.complete(scene)
         cases = {path: copy.deepcopy(base) for path in left}

@@ -96,7 +96,8 @@ def process_environment(pod: dict[str, Any]) -> dict[str, str]:
 def container_environment(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, str]:
     """Return the environment of one of the pod's containers."""
     metadata = pod["metadata"]
-    fields = {"spec.nodeName": pod["spec"].get("nodeName", ""), "metadata.name": metadata["name"]}
+    fields = {"spec.nodeName": pod["spec"].get("nodeName", "")}
+    fields |= {f"metadata.{key}": metadata[key] for key in ("name", "namespace", "uid")}
     for part in ("labels", "annotations"):
         fields |= {f"metadata.{part}['{key}']": value for key, value in metadata.get(part, {}).items()}
     environment = {}

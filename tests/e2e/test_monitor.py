@@ -278,10 +278,11 @@ def test_u02_a_quota_that_refuses_the_pods_is_told(
 
 def end_preflight(sandbox: Sandbox, namespace: str, pod: str) -> None:
     """The kubelet's account of a pod whose preflight failed."""
-    sandbox.write_logs(REPORT, pod, container="preflight", namespace=namespace)
+    (container,) = sandbox.get("pod", pod, namespace=namespace)["spec"]["containers"]
+    sandbox.write_logs(REPORT, pod, container=container["name"], namespace=namespace)
     state = {"terminated": {"exitCode": 1, "reason": "Error"}}
     image = {"image": "nemo", "imageID": "", "ready": False, "restartCount": 0}
-    status = {"phase": "Failed", "initContainerStatuses": [{"name": "preflight", "state": state, **image}]}
+    status = {"phase": "Failed", "containerStatuses": [{"name": container["name"], "state": state, **image}]}
     patch = json.dumps({"status": status})
     sandbox.kubectl("patch", "pod", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
 
@@ -536,7 +537,7 @@ def test_with_the_prometheus_operator_its_objects_are_made(sandbox: Sandbox, rel
         scraped = [
             pod["metadata"]["name"]
             for pod in sandbox.pods(selector, release.namespace)
-            for c in [*pod["spec"]["containers"], *pod["spec"]["initContainers"]]
+            for c in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
             if any(port.get("name") == "metrics" for port in c.get("ports", []))
         ]
         assert scraped == [f"{release.job()['metadata']['name']}-master-0"]

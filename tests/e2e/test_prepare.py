@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.release import ROOT, Release, names
+from tests.e2e.release import ROOT, Release, names, process_environment
 from tests.sandbox import Sandbox
 from tests.waiting import PATIENCE
 
@@ -51,14 +51,13 @@ def test_prepare_completes_and_the_same_values_then_train(sandbox: Sandbox, rele
     claims = sandbox.get("persistentvolumeclaims", namespace=release.namespace)["items"]
     assert {c["metadata"]["name"]: c["spec"]["volumeName"] for c in claims} == before
     for pod in release.pods().values():
-        init = [c["name"] for c in pod["spec"]["initContainers"]]
+        init = [c["name"] for c in pod["spec"].get("initContainers", [])]
+        level = process_environment(pod)["NEVA_PREFLIGHT"]
         assert mounts(pod)["/datasets/preset"] is mounts(pod)["/models/preset"] is True
         if "-master-" in pod["metadata"]["name"]:
-            assert init == ["preflight"]
-            assert pod["spec"]["initContainers"][0]["command"][-1] == "full"
-        else:  # the operator's own wait, of 200 s, comes last
-            assert init == ["preflight", "wait-for-master", "init-pytorch"]
-            assert pod["spec"]["initContainers"][0]["command"][-1] == "quick"
+            assert (init, level) == ([], "full")
+        else:  # the operator's own
+            assert (init, level) == (["init-pytorch"], "quick")
 
 
 def test_an_upgrade_does_not_cut_a_running_prepare_off(sandbox: Sandbox, release: Release) -> None:

@@ -186,7 +186,7 @@ def rendered_pods(partial: Manifest) -> list[Manifest]:
             own = [{"name": "init-pytorch", "image": "alpine:3.10"}]
             fixed = yaml.safe_load(re.sub(r"\{\{\.(\w+)\}\}", r"\1", OPERATOR_TEMPLATE))
             trusted = partial.get("podSecurity", {}).get("operatorInitContainer")
-            spec["initContainers"] += fixed if trusted else own
+            spec["initContainers"] = fixed if trusted else own
         found.append({"metadata": {"annotations": template["metadata"].get("annotations")}, "spec": spec})
     assert found
     return found

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import CHART, ROOT, Release, check_pod, container_environment, names, process_environment
+from tests.e2e.release import CHART, ROOT, Release, check_pod, names, process_environment
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 from tests.sandbox.operators.gang import SCHEDULER
@@ -68,9 +68,8 @@ def test_values_file_runs_and_completes(full: Sandbox, release: Release) -> None
         ranks.add(environment["PET_NODE_RANK"])
         check_pod(pod)
         assert pod["spec"]["restartPolicy"] == "Never"
-        (preflight,) = pod["spec"]["initContainers"]
-        assert preflight["command"][-2:] == ["--level", "auto"]
-        assert container_environment(pod, preflight)["JOB_COMPLETION_INDEX"] == environment["PET_NODE_RANK"]
+        assert environment["NEVA_PREFLIGHT"] == "auto"
+        assert environment["JOB_COMPLETION_INDEX"] == environment["PET_NODE_RANK"]
     assert ranks == {str(rank) for rank in range(count)}
     assert process_environment(master)["PET_NODE_RANK"] == "0"
     assert (master["spec"]["hostname"], master["spec"]["subdomain"]) == (f"{name}-node-0-0", name)

@@ -96,10 +96,10 @@ def test_a15_on_the_nodes_network_trainers_port_is_the_nodes(full: Sandbox, rele
     release.install(*options, "--set", "rendezvous.port=24001")
     full.wait_for_phase("Running", 1, namespace=release.namespace)
     (pod,) = release.pods().values()
-    (port,) = (p for c in pod["spec"]["containers"] for p in c["ports"])
+    (port,) = (p for c in pod["spec"]["containers"] for p in c["ports"] if p.get("name") != "restart")
     assert (port["containerPort"], port["hostPort"]) == (29500, 29500)
     second = Release(full, release.namespace, "second", "TrainJob")
-    second.install(*options, "--set", "rendezvous.port=24002")
+    second.install(*options, "--set", "rendezvous.port=24003")
     full.wait(lambda: bool(second.pods()), "its pod")
 
     def refusal() -> str:

@@ -32,7 +32,7 @@ def test_restricted_accepts_the_example_as_a_trainjob(full: Sandbox, room: str, 
     assert "meets restricted" in said
     full.wait_for_phase("Running", values["training"]["nodes"], namespace=room)
     pods = release.pods().values()
-    assert {c["name"] for pod in pods for c in pod["spec"]["initContainers"]} == {"preflight", "exporter"}
+    assert {c["name"] for pod in pods for c in pod["spec"]["initContainers"]} == {"exporter"}
     (policy,) = full.get("networkpolicies", namespace=room)["items"]
     for pod in pods:
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()

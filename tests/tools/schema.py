@@ -1,7 +1,8 @@
 """Make the chart's values.schema.json: ``python -m tests.tools.schema [--check]``.
 
 The structure is written in schemas/values.schema.yaml, the descriptions in the comments of values.yaml, where helm-docs
-finds them, too. Keys that values.yaml does not list are described in the schema.
+finds them, too. Keys that values.yaml does not list are described in the schema. A key that another one replaced
+(`renamed` of files/rules.yaml) passes, so that a rule can say which.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from neva_pretrain import chart
 from tests.tools.made import ROOT, write_or_check
 
 Schema = dict[str, Any]
@@ -85,9 +87,21 @@ def described(node: Schema, words: dict[tuple[str, ...], str], path: tuple[str, 
     return out
 
 
+def with_renamed(schema: Schema) -> Schema:
+    """Return the schema with the old names of keys."""
+    for path, now in chart.rules()["renamed"].items():
+        *sections, key = path.split(".")
+        part = schema
+        for section in sections:
+            part = part["properties"][section]
+        old = {"$ref": "#/definitions/scalar", "description": f"Replaced by {now}."}
+        part["properties"][key] = old
+    return schema
+
+
 def made() -> str:
     """Return the text of values.schema.json."""
-    source: Schema = yaml.safe_load(SOURCE.read_text())
+    source = with_renamed(yaml.safe_load(SOURCE.read_text()))
     references = References(source.pop("definitions"))
     schema = described(references.resolved(source), comments(VALUES.read_text()))
     return json.dumps({**schema, "definitions": references.kept}, indent=2, ensure_ascii=False) + "\n"

@@ -130,19 +130,22 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             ),
         },
         "checkpoint": {"enabled": draw(st.booleans()), "everyNSteps": draw(st.integers(1, 3000))},
-        "restartPolicy": draw(st.sampled_from(["Never", "OnFailure"])),
+        "restart": draw(st.sampled_from([{}, {"enabled": False}, {"limit": 0}, {"stallSeconds": 1800}])),
+        "terminationGracePeriodSeconds": draw(st.sampled_from([30, 60, 120])),
         "runPolicy": draw(
             st.sampled_from(
                 [
                     {},
-                    {"backoffLimit": 3},
-                    {"backoffLimit": 0, "suspend": False},
+                    {"suspend": False},
                     {"cleanPodPolicy": "All", "ttlSecondsAfterFinished": 0},
                     {"cleanPodPolicy": "None", "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 86400},
                 ]
             )
         ),
-        "rendezvous": {"timeoutSeconds": draw(st.sampled_from([900, 1800]))},
+        "rendezvous": {
+            "timeoutSeconds": draw(st.sampled_from([900, 1800])),
+            "port": draw(st.sampled_from([23456, 9399, 9400])),
+        },
         "hostNetwork": draw(st.booleans()),
         "fabric": draw(st.sampled_from(["ib", "tcp", "none"])),
         "hf": draw(st.sampled_from([{}, {"online": True}, {"home": "/models/preset/hf"}])),

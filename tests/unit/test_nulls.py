@@ -74,6 +74,7 @@ def test_required_holds_every_default_that_is_something() -> None:
     free = ("env", "podAnnotations", "workerLabels", "networkPolicy", "scheduling", "monitoring.dashboard.labels")
     # Their templates say what they are without: a fallback, or off.
     others = {"image.pullPolicy", "serviceAccount.create", "secrets.huggingface.key", "secrets.wandb.key"}
+    others |= {"run.attempt"}
 
     def leaves(node: Any, path: str = "") -> Iterator[str]:
         if isinstance(node, dict):

@@ -40,7 +40,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "data": {"path": "/datasets/preset/z", "annotations": "z", "images": "z", "workers": 3},
     "checkpoint": {"enabled": False, "everyNSteps": 7, "saveTopK": 9, "resume": "require"},
     "wandb": {"enabled": True, "project": "z", "entity": "z", "mode": "offline"},
-    "run": {"id": "z"},
+    "run": {"id": "z", "attempt": 2},
 }  # fmt: skip
 ARCHITECTURE = {
     "numLayers": 16, "hiddenSize": 2048, "ffnHiddenSize": 512, "numAttentionHeads": 16, "numQueryGroups": 16,

@@ -405,7 +405,7 @@ class TestSchema:
             ({"training": {"nodes": 0}}, "training.nodes: got 0; must be at least 1; "),
             ({"training": {"precision": "fp8"}}, "training.precision: got fp8; must be one of bf16, bf16-mixed; "),
             ({"image": {"tag": 24.1}}, "image.tag: got 24.1; must be of type string; "),
-            ({"rendezvous": {"port": 50000}}, "rendezvous.port: got 50000; must be at most 32767; "),
+            ({"rendezvous": {"port": 50000}}, "rendezvous.port: got 50000; must be at most 32766; "),
             ({"data": {"path": "relative"}}, "data.path: got relative; must be an absolute path on one line, "),
             ({"checkpoint": {"resume": True}}, "checkpoint.resume: got true; must be one of auto, require, never; "),
         ],

@@ -101,7 +101,8 @@ facts. */}}
 {{- $v := $root.Values -}}
 {{- include "neva-pretrain.loadRules" $root -}}
 {{- $settings := dict
-  "run" (dict "id" $f.runId "release" $root.Release.Name "namespace" $root.Release.Namespace)
+  "run" (dict "id" $f.runId "release" $root.Release.Name "namespace" $root.Release.Namespace
+    "attempt" ($v.run.attempt | default 1))
   "chart" (dict "version" $root.Chart.Version "appVersion" $root.Chart.AppVersion)
   "image" (include "neva-pretrain.image" $root)
   "model" (dict
@@ -129,6 +130,7 @@ facts. */}}
   "plan" $root.Values.monitoring.plan
   "rendezvous" (dict
     "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
+  "restart" (set (deepCopy $v.restart) "port" (include "neva-pretrain.restartPort" $root | int64))
 -}}
 {{- if $v.prepare.enabled -}}
   {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
@@ -189,7 +191,7 @@ settings.json: |
 {{/* Files that the mode of the release runs, as neva-pretrain.podFiles has them. Takes the root. */}}
 {{- define "neva-pretrain.jobFiles" -}}
 {{- $names := list "__init__" "findings" "inputs" "preflight" "progress" "settings" -}}
-{{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
+{{- $names = concat $names (ternary (list "prepare") (list "monitor" "supervisor") .Values.prepare.enabled) -}}
 {{- $files := include "neva-pretrain.podFiles" (dict "root" . "names" $names) | fromJson -}}
 {{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}
 {{- toJson $files -}}

@@ -112,7 +112,7 @@ never a silent edit of a running one. Takes a dict: root, facts. */}}
   {{- $parts = concat $parts (list
     (include "neva-pretrain.pod" (set $pod "role" "Master")) $f.workers
     (include "neva-pretrain.text" $root.Values.rendezvous.port)
-    ($root.Values.workerLabels | toJson) $root.Values.restartPolicy) -}}
+    ($root.Values.workerLabels | toJson) $root.Values.restart.enabled) -}}
 {{- end -}}
 {{- $parts | toJson | sha256sum | trunc 8 -}}
 {{- end -}}

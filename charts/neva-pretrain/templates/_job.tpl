@@ -21,10 +21,9 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* Restarts before the job fails, of a restartPolicy that has them. Takes the root. */}}
-{{- define "neva-pretrain.backoffLimit" -}}
-{{- $backoff := .Values.runPolicy.backoffLimit -}}
-{{- include "neva-pretrain.text" (ternary 3 $backoff (kindIs "invalid" $backoff)) -}}
+{{/* Label of the job's pods, which says its name. Takes the root. */}}
+{{- define "neva-pretrain.jobLabel" -}}
+{{- ternary "jobset.sigs.k8s.io/jobset-name" "training.kubeflow.org/job-name" (eq .Values.job.kind "TrainJob") -}}
 {{- end -}}
 
 {{/* The pod of rank 0, for kubectl: a PyTorchJob's by its name; a TrainJob's, whose name ends in random letters, by the

@@ -6,25 +6,34 @@ that learns its rank only when it runs). */}}
 {{- $body := include "neva-pretrain.trainingContainer" (dict "root" $root "facts" $f "role" $role) -}}
 {{- $exporter := and (ne $role "Worker") $root.Values.monitoring.exporter.enabled -}}
 {{ include "neva-pretrain.podFrame" $root }}
-{{- $init := include "neva-pretrain.initContainers" (dict "root" $root "role" $role "body" $body) | trim -}}
-{{- if or $init $exporter }}
+terminationGracePeriodSeconds: {{ include "neva-pretrain.text" $v.terminationGracePeriodSeconds }}
+{{- /* No init container that can fail: the operator would create its pod anew for ever. */}}
+{{- if $exporter }}
 initContainers:
-  {{- with $init }}
-  {{- . | nindent 2 }}
-  {{- end }}
-  {{- if $exporter }}
   {{- include "neva-pretrain.exporter" (dict "root" $root "facts" $f) | nindent 2 }}
-  {{- end }}
 {{- end }}
 containers:
   # The operator looks for a container pytorch, Trainer for node, to which it adds its port.
   - name: {{ ternary "node" "pytorch" (eq $role "Node") }}
     command: ["/bin/bash", "/etc/neva/launch.sh"]
     {{- $body | trim | nindent 4 }}
-    {{- if ne $role "Node" }}
     ports:
+      {{- if ne $role "Node" }}
       - name: pytorchjob-port
-        containerPort: {{ $v.rendezvous.port }}
+        containerPort: {{ include "neva-pretrain.text" $v.rendezvous.port }}
+      {{- end }}
+      {{- if ne $role "Worker" }}
+      - name: restart
+        containerPort: {{ include "neva-pretrain.restartPort" $root }}
+      {{- end }}
+    {{- if $v.restart.enabled }}
+    # A supervisor that hangs cannot restart anything; it ends with a code that recreates the pod.
+    livenessProbe:
+      exec:
+        command: ["python3", "/etc/neva/neva_pod/supervisor/alive.py"]
+      periodSeconds: 30
+      timeoutSeconds: 20
+      failureThreshold: 3
     {{- end }}
 volumes:
   {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
@@ -33,22 +42,9 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* What runs before training, on the same devices and mounts. The worker's wait for the master comes here, since the
-operator's own gives up after 200 s, and the master's preflight or a slow pull may take longer (A10). */}}
-{{- define "neva-pretrain.initContainers" -}}
-{{- $root := .root -}}{{- $role := .role -}}{{- $body := .body -}}
-{{- if $root.Values.preflight.enabled }}
-{{- $level := get (dict "Master" "full" "Worker" "quick" "Node" "auto") $role }}
-- name: preflight
-  command: ["python3", "-m", "neva_pod.preflight", "--settings", "settings.json", "--level", {{ $level | quote }}]
-  workingDir: /etc/neva
-  {{- $body | trim | nindent 2 }}
-{{- end }}
-{{- if eq $role "Worker" }}
-- name: wait-for-master
-  command: ["/bin/bash", "/etc/neva/launch.sh", "wait-for-master"]
-  {{- $body | trim | nindent 2 }}
-{{- end }}
+{{/* Port of the master's supervisor. Takes the root. */}}
+{{- define "neva-pretrain.restartPort" -}}
+{{- add1 (int64 .Values.rendezvous.port) -}}
 {{- end -}}
 
 {{/* Fields of every pod of the chart. Takes the root. */}}
@@ -85,7 +81,7 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 {{ include "neva-pretrain.container" (dict "root" $root "rdma" $f.rdma.enabled "resources" $resources) }}
 env:
-  {{- include "neva-pretrain.environment" (dict "root" $root "facts" $f) | trim | nindent 2 }}
+  {{- include "neva-pretrain.environment" (dict "root" $root "facts" $f "role" .role) | trim | nindent 2 }}
   {{- if ne .role "Worker" }}
   {{- with include "neva-pretrain.wandbEnvironment" $root | trim }}
   {{- . | nindent 2 }}
@@ -169,7 +165,8 @@ requests:
 {{- toYaml $tree.x -}}
 {{- end -}}
 
-{{/* Environment: the chart's own, the fabric's, the user's; the last of a name wins. */}}
+{{/* Environment: the chart's own, the fabric's, the user's; the last of a name wins. Takes a dict: root, facts,
+role. */}}
 {{- define "neva-pretrain.environment" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
@@ -187,19 +184,21 @@ requests:
   "PET_RDZV_CONF" (printf "timeout=%s" (include "neva-pretrain.text" $v.rendezvous.timeoutSeconds)))) -}}
 {{- /* Trainer's port is always 29500. */ -}}
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}
+{{- if $v.preflight.enabled -}}
+  {{- $_ := set $env "NEVA_PREFLIGHT" (get (dict "Master" "full" "Worker" "quick" "Node" "auto") .role) -}}
+{{- end -}}
 {{- include "neva-pretrain.merge" (dict "into" $env "from" $f.fabric.env) -}}
 {{- include "neva-pretrain.merge" (dict "into" $env "from" $v.env) -}}
 {{- include "neva-pretrain.leaveToSecrets" (dict "root" $root "env" $env) -}}
 {{- include "neva-pretrain.envList" (dict "root" $root "env" $env "online" $f.hfOnline) }}
 {{- include "neva-pretrain.secretEnvironment" $root }}
-- name: NODE_NAME
+{{- range $name, $path := dict "NODE_NAME" "spec.nodeName"
+  "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_UID" "metadata.uid" }}
+- name: {{ $name }}
   valueFrom:
     fieldRef:
-      fieldPath: spec.nodeName
-- name: POD_NAME
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.name
+      fieldPath: {{ $path }}
+{{- end }}
 {{- end -}}
 
 {{/* Who a process is and where its libraries may write, as JSON: a user that the image does not know has no name and /

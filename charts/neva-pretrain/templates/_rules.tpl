@@ -46,6 +46,7 @@ two equal. Yields violations, as all checks do. Takes the root.
   {{- else if eq $operator "is" -}}{{- $holds = eq $value.text $operand -}}
   {{- else if eq $operator "not" -}}{{- $holds = ne $value.text $operand -}}
   {{- else if eq $operator "gt" -}}{{- $holds = and $value.given (gt (float64 $value.text) (float64 $operand)) -}}
+  {{- else if eq $operator "lt" -}}{{- $holds = and $value.given (lt (float64 $value.text) (float64 $operand)) -}}
   {{- else -}}{{- printf "files/rules.yaml: no operator %s" $operator | fail -}}
   {{- end -}}
 {{- end -}}

@@ -59,11 +59,17 @@ kai.scheduler/queue: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Annotations of the job's pods: the fabric's, Multus' networks, Kueue's topology, the user's; the last of a name
-wins. Master and workers are two pod sets to Kueue: their group lies in one domain. Takes a dict: root, facts. */}}
+{{/* Annotations of the job's pods: against eviction, the fabric's, Multus' networks, Kueue's topology, the user's; the
+last of a name wins. Master and workers are two pod sets to Kueue: their group lies in one domain. Takes a dict: root,
+facts. */}}
 {{- define "neva-pretrain.podAnnotations" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
-{{- $annotations := deepCopy $f.fabric.annotations -}}
+{{- $annotations := dict -}}
+{{- if not $root.Values.scheduling.evictable -}}
+  {{- $_ := set $annotations "karpenter.sh/do-not-disrupt" "true" -}}
+  {{- $_ := set $annotations "cluster-autoscaler.kubernetes.io/safe-to-evict" "false" -}}
+{{- end -}}
+{{- include "neva-pretrain.merge" (dict "into" $annotations "from" $f.fabric.annotations) -}}
 {{- with $root.Values.rdma.networks -}}
   {{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" (join "," .) -}}
 {{- end -}}

@@ -20,8 +20,29 @@ template:
             labels:
               trainer.kubeflow.org/trainjob-ancestor-step: trainer
           spec:
-            # 0: a Job by itself would start a failed pod six times anew, each time without its peers.
-            backoffLimit: {{ eq $v.restartPolicy "OnFailure" | ternary (include "neva-pretrain.backoffLimit" $root) 0 }}
+            {{- if $v.restart.enabled }}
+            # As ExitCode of a PyTorchJob: a pod that was lost, killed or evicted is created anew, as is one that never
+            # started; one that ended by itself fails the job.
+            backoffLimit: 2147483647
+            podFailurePolicy:
+              rules:
+                - action: Ignore
+                  onPodConditions:
+                    - type: DisruptionTarget
+                      status: "True"
+                - action: Ignore
+                  onExitCodes:
+                    containerName: node
+                    operator: In
+                    values: {{ untilStep 128 256 1 | toJson }}
+                - action: FailJob
+                  onExitCodes:
+                    containerName: node
+                    operator: NotIn
+                    values: [0]
+            {{- else }}
+            backoffLimit: 0
+            {{- end }}
             {{- $deadline := $v.runPolicy.activeDeadlineSeconds }}
             {{- if not (kindIs "invalid" $deadline) }}
             activeDeadlineSeconds: {{ include "neva-pretrain.text" $deadline }}
@@ -30,6 +51,6 @@ template:
               metadata:
                 {{- include "neva-pretrain.podMetadata" (dict "root" $root "facts" $facts "role" "Node") | nindent 16 }}
               spec:
-                restartPolicy: {{ $v.restartPolicy }}
+                restartPolicy: Never
                 {{- include "neva-pretrain.pod" (set . "role" "Node") | nindent 16 }}
 {{- end -}}

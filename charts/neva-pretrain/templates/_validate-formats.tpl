@@ -1,4 +1,4 @@
-{{/* Required values and the format of texts, which all other rules rely on. */}}
+{{/* Required values, keys of earlier versions and the format of texts, which all other rules rely on. */}}
 {{- define "neva-pretrain.checkFormats" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules -}}{{- $values := .Values -}}
@@ -23,6 +23,15 @@
   {{- $later := ternary "" " (with helm upgrade: --reset-then-reuse-values)" (contains "." $path) -}}
   {{- include "neva-pretrain.violation" (dict "key" $path "got" "nothing"
     "rule" "must be set" "fix" (print "leave the default, or set it" $later)) -}}
+{{- end -}}
+{{- range $path, $now := $rules.renamed -}}
+  {{- range include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
+    {{- if ne .kind "invalid" -}}
+      {{- include "neva-pretrain.violation" (dict "key" $path
+        "got" (include "neva-pretrain.show" .text | default "nothing")
+        "rule" (printf "must not be set, since %s has replaced it" $now) "fix" (printf "use %s" $now)) -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- range $format := $rules.formats -}}
   {{- $found := list -}}{{- $texts := list -}}

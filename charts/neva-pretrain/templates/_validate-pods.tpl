@@ -51,10 +51,16 @@
   {{- end -}}
 {{- end -}}
 {{- $nccl := int64 .nevaRules.ncclTimeoutSeconds -}}{{- $timeout := int64 $v.rendezvous.timeoutSeconds -}}
-{{- if and (eq $v.restartPolicy "OnFailure") (gt (int64 $v.training.nodes) 1) (lt $timeout $nccl) -}}
+{{- $stall := int64 $v.restart.stallSeconds -}}
+{{- if ge $stall $nccl -}}
+  {{- include "neva-pretrain.violation" (dict "key" "restart.stallSeconds" "got" $stall
+    "rule" (printf "must be less than %d, so that a hang is seen before NCCL gives up on a lost peer" $nccl)
+    "fix" "use 120") -}}
+{{- end -}}
+{{- if and $v.restart.enabled (gt (int64 $v.training.nodes) 1) (lt $timeout $nccl) -}}
   {{- include "neva-pretrain.violation" (dict "key" "rendezvous.timeoutSeconds" "got" $timeout
-    "rule" (printf "must be at least %d with restartPolicy OnFailure, since %s" $nccl
-      "nodes that lost a peer only come back when NCCL times out")
+    "rule" (printf "must be at least %d with restart.enabled, %s" $nccl
+      "so that torchrun gives up on a lost node after NCCL")
     "fix" (printf "use %d" $nccl)) -}}
 {{- end -}}
 {{- end -}}
@@ -142,8 +148,14 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What TensorBoard shows is written, and its image has a name that clients take. */}}
+{{/* The exporter has a port of its own; what TensorBoard shows is written, and its image has a name clients take. */}}
 {{- define "neva-pretrain.checkMonitoring" -}}
+{{- $exporter := .Values.monitoring.exporter -}}{{- $first := int64 .Values.rendezvous.port -}}
+{{- if and $exporter.enabled (has (int64 $exporter.port) (list $first (add1 $first))) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "monitoring.exporter.port" "got" $exporter.port
+    "rule" (printf "must differ from rendezvous.port (%d) and the next port, which the supervisors use" $first)
+    "fix" "use another port below 32768") -}}
+{{- end -}}
 {{- $board := .Values.tensorboard -}}{{- $manager := .Values.config.exp_manager -}}
 {{- if and $board.enabled (kindIs "map" $manager) -}}
   {{- if and (hasKey $manager "create_tensorboard_logger") (not $manager.create_tensorboard_logger) -}}

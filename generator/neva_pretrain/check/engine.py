@@ -18,6 +18,7 @@ _OPERATORS: dict[str, Callable[[Any, str], bool]] = {
     "is": lambda value, operand: said(value) == operand,
     "not": lambda value, operand: said(value) != operand,
     "gt": lambda value, operand: value is not None and float(value) > float(operand),
+    "lt": lambda value, operand: value is not None and float(value) < float(operand),
 }
 
 

@@ -1,4 +1,4 @@
-"""Required values and the format of texts, which all other rules rely on."""
+"""Required values, keys of earlier versions and the format of texts, which all other rules rely on."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from neva_pretrain.errors import Violation
 
 
 def check_formats(values: Values) -> Iterator[Violation]:
-    """Required values and the format of texts, which all other rules rely on."""
+    """Required values, keys of earlier versions and the format of texts, which all other rules rely on."""
     facts = chart.rules()
     required = [
         (f"{part}.{key}".removeprefix("."), key) for part, keys in facts["required"].items() for key in keys.split()
@@ -18,6 +18,11 @@ def check_formats(values: Values) -> Iterator[Violation]:
     for path in sorted(missing - {name for names in facts["optional"].values() for name in names}):
         later = "" if "." in path else " (with helm upgrade: --reset-then-reuse-values)"
         yield Violation(path, "nothing", "must be set", f"leave the default, or set it{later}")
+    for path, now in facts["renamed"].items():
+        for entry in select(values, path):
+            if entry.node is not None:
+                rule = f"must not be set, since {now} has replaced it"
+                yield Violation(path, show(text(entry.node)) or "nothing", rule, f"use {now}")
     for form in facts["formats"]:
         for entry in (e for path in form["keys"].split() for e in select(values, path)):
             said = text(entry.node)

@@ -101,12 +101,18 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             "use less",
         )
     nccl, timeout = chart.rules()["ncclTimeoutSeconds"], int(rendezvous["timeoutSeconds"])
-    if values["restartPolicy"] == "OnFailure" and nodes > 1 and timeout < nccl:
+    if (stall := int(values["restart"]["stallSeconds"])) >= nccl:
+        yield Violation(
+            "restart.stallSeconds",
+            str(stall),
+            f"must be less than {nccl}, so that a hang is seen before NCCL gives up on a lost peer",
+            "use 120",
+        )
+    if values["restart"]["enabled"] and nodes > 1 and timeout < nccl:
         yield Violation(
             "rendezvous.timeoutSeconds",
             str(timeout),
-            f"must be at least {nccl} with restartPolicy OnFailure, "
-            "since nodes that lost a peer only come back when NCCL times out",
+            f"must be at least {nccl} with restart.enabled, so that torchrun gives up on a lost node after NCCL",
             f"use {nccl}",
         )
 
@@ -172,8 +178,16 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
 
 
 def check_monitoring(facts: Facts) -> Iterator[Violation]:
-    """What TensorBoard shows is written, and its image has a name that clients take."""
+    """The exporter has a port of its own; what TensorBoard shows is written, and its image has a name clients take."""
     values = facts.shaped
+    exporter, first = section(values, "monitoring", "exporter"), int(values["rendezvous"]["port"])
+    if exporter.get("enabled") and exporter["port"] in (first, first + 1):
+        yield Violation(
+            "monitoring.exporter.port",
+            str(exporter["port"]),
+            f"must differ from rendezvous.port ({first}) and the next port, which the supervisors use",
+            "use another port below 32768",
+        )
     logger = mapping(values.get("config") or {}, "exp_manager").get("create_tensorboard_logger", True)
     if section(values, "tensorboard").get("enabled") and not logger:
         yield Violation(

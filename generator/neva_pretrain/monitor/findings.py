@@ -51,22 +51,22 @@ _ADVICE = {
     "preflight": _Advice(
         "preflight failed",
         "see the lines: each has its fix",
-        "fix it and install again; `kubectl logs POD -c preflight` shows the full report",
+        "fix it and install again; `kubectl logs POD` shows the full report",
     ),
     "wait-for-master": _Advice(
         "waiting for the master",
-        "the master's pod is not running yet: it is unscheduled, pulling its image or running preflight",
-        "look at the master's pod: `kubectl describe pod`, `kubectl logs -c preflight`",
+        "the master's pod is not running yet: it is unscheduled or pulling its image",
+        "look at the master's pod: `kubectl describe pod`",
     ),
     "evicted": _Advice(
         "evicted from its node",
         "preempted by a higher priority, drained, or its node ran out of memory or disk",
-        "`kubectl get events`; a run resumes from its last checkpoint when restarted",
+        "`kubectl get events`; the job goes on from its last checkpoint by itself, unless restart.enabled is false",
     ),
     "node-lost": _Advice(
         "its node is lost",
         "the machine is down, or its kubelet does not answer",
-        "`kubectl get nodes`; exclude it with scheduling.avoidNodes",
+        "`kubectl get nodes`; the job goes on once that node is back or deleted; exclude it with scheduling.avoidNodes",
     ),
     "host-oom": _Advice(
         "out of memory (OOMKilled)",
@@ -76,7 +76,7 @@ _ADVICE = {
     "terminated": _Advice(
         "stopped (SIGTERM)",
         "preempted, deleted, or the node was drained",
-        "see `kubectl get events`; a run resumes from its last checkpoint when restarted",
+        "see `kubectl get events`; the job goes on from its last checkpoint by itself, unless restart.enabled is false",
     ),
     "exit": _Advice(
         "a container failed",

@@ -35,13 +35,17 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
           "RegistryUnavailable", "SignatureValidationFailed"}  # fmt: skip
 _WAITS = {"", "PodInitializing", "ContainerCreating"}
 _LOST = {"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"}
+_OPERATORS = "init-pytorch"
+"""The operator's init container of workers: it waits 200 s for the master's name, then its pod is created anew."""
+
+_PREFLIGHT = 1
 _EXITS = {
-    ("preflight", None): "preflight failed",
-    ("wait-for-master", 69): "the master was not reached in time",
-    (None, 64): "wrong environment",
-    (None, 69): "the master was not reached in time",
-    (None, 137): "killed (SIGKILL)",
-    (None, 139): "crashed (SIGSEGV)",
+    64: "wrong environment",
+    65: "the loss is not a number",
+    69: "a node did not come in time",
+    70: "gave up after restarts without progress",
+    137: "killed (SIGKILL)",
+    139: "crashed (SIGSEGV)",
 }
 _OF_AN_IMAGE = re.compile(
     r"not found|manifest unknown|unauthorized|denied|forbidden|invalid reference|no match for", re.I
@@ -152,8 +156,8 @@ class Look:
                 if reason not in _WAITS:
                     said = f"{name}: {reason}: {word(waiting.get('message'))}".rstrip(": ")
                     return Trouble("container", Severity.FAILED, said)
-                if name == "wait-for-master" and "running" in state:
-                    waits = f"its init container wait-for-master has been waiting{self._since(at(state, 'running'))}"
+                if name == _OPERATORS and "running" in state:
+                    waits = f"its init container {name} has been waiting{self._since(at(state, 'running'))}"
         return Trouble("wait-for-master", Severity.WARNING, waits) if waits else None
 
     def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
@@ -165,11 +169,13 @@ class Look:
             return Trouble("container", Severity.FAILED, f"{name}: {reason}: {message}")
         if code == 143:
             return Trouble("terminated", Severity.WARNING, f"{name}: exit code 143")
+        if name == _OPERATORS:
+            return Trouble("wait-for-master", Severity.WARNING, f"its init container {name} ended with code {code}")
         lines = message.splitlines() or self._lines(pod, container, name, previous)
-        if name == "preflight":
-            failed = [" ".join(line.split()) for line in _failed_lines(lines)] or _last(lines)
+        failed = [" ".join(line.split()) for line in _failed_lines(lines)]
+        if code == _PREFLIGHT and (failed or not lines):
             return Trouble("preflight", Severity.FAILED, "; ".join(failed) or f"exit code {code}")
-        means = _EXITS.get((name, code)) or _EXITS.get((None, code))
+        means = _EXITS.get(code)
         said = f"{name}: exit code {code}" + (f" ({means})" if means else "")
         errors = [line for line in lines if _ERROR_LINE.search(line)][-1:] or _last(lines)
         return Trouble("exit", Severity.FAILED, ": ".join([said, *errors]))

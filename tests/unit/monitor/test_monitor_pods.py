@@ -96,8 +96,8 @@ def unscheduled(said: str, reason: str = "Unschedulable") -> Object:
 
 
 def main(**state: Any) -> Object:
-    """The training container in a state, after init containers that passed."""
-    passed = {"name": "preflight", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    """The training container in a state, after an init container that passed."""
+    passed = {"name": "init-pytorch", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
     return {
         "initContainerStatuses": [passed],
         "containerStatuses": [{"name": "pytorch", "restartCount": 0, **state}],
@@ -113,9 +113,9 @@ def ended(code: int, reason: str = "Error", **more: Any) -> Object:
 
 
 def first(**container: Any) -> Object:
-    """Preflight in a state; training waits for it."""
+    """The exporter in a state; training waits for it."""
     return {
-        "initContainerStatuses": [{"name": "preflight", "restartCount": 0, **container}],
+        "initContainerStatuses": [{"name": "exporter", "restartCount": 0, **container}],
         "containerStatuses": [{"name": "pytorch", "state": {"waiting": {"reason": "PodInitializing"}}}],
     }
 
@@ -139,12 +139,7 @@ def workload(said: str, kind: str = "QuotaReserved") -> Object:
 
 
 RUNNING = {"state": {"running": {"startedAt": CREATED}}}
-WAITS: dict[str, Any] = {
-    "initContainerStatuses": [
-        {"name": "preflight", "state": {"terminated": {"exitCode": 0}}},
-        {"name": "wait-for-master", **RUNNING},
-    ]
-}
+WAITS: dict[str, Any] = {"initContainerStatuses": [{"name": "init-pytorch", **RUNNING}]}
 NOT_READY = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
 TAKEN = {"type": "DisruptionTarget", "status": "True"}
 PULL = 'Back-off pulling image "nvcr.io/nvidia/nemo:24.70": ErrImagePull: '
@@ -167,7 +162,7 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
         "pods": [pod(**waiting("ImagePullBackOff", PULL + "nvcr.io/nvidia/nemo:24.70: not found"))]}),
     "a registry that is away": ("image", Severity.WARNING, "i/o timeout", {
         "pods": [pod(**waiting("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout"))]}),
-    "no name of an image": ("image", Severity.FAILED, "preflight: InvalidImageName", {
+    "no name of an image": ("image", Severity.FAILED, "exporter: InvalidImageName", {
         "pods": [pod(**first(state={"waiting": {"reason": "InvalidImageName", "message": "couldn't parse"}}))]}),
     "no Secret": ("container", Severity.FAILED, 'CreateContainerConfigError: secret "wandb" not found', {
         "pods": [pod(**waiting("CreateContainerConfigError", 'secret "wandb" not found'))]}),
@@ -207,21 +202,21 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
     "preflight": ("preflight", Severity.FAILED,
         "neva-1-master-0: FAILED dataset /datasets/preset/images: must have the images of the annotations; 3 of 1000 "
         "are missing; fix: copy them again; FAILED resume", {
-        "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1, "reason": "Error"}}))],
-        "neva-1-master-0/preflight": REPORT}),
-    "preflight again and again": ("preflight", Severity.FAILED, "FAILED resume", {
-        "pods": [pod(**first(state={"waiting": {"reason": "CrashLoopBackOff"}},
-                             lastState={"terminated": {"exitCode": 1}}, restartCount=3))],
-        "neva-1-master-0/preflight": REPORT}),
-    "preflight that broke": ("preflight", Severity.FAILED, "ImportError: no json", {
-        "pods": [pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 1}}))],
-        "neva-1-master-0/preflight": "Traceback (most recent call last):\nImportError: no json\n\n"}),
-    "a worker that waits": ("wait-for-master", Severity.WARNING, "wait-for-master has been waiting for 100 s", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(1))],
+        "neva-1-master-0/pytorch": REPORT}),
+    "preflight that broke": ("exit", Severity.FAILED, "pytorch: exit code 1: ImportError: no json", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(1))],
+        "neva-1-master-0/pytorch": "Traceback (most recent call last):\nImportError: no json\n\n"}),
+    "a worker that waits": ("wait-for-master", Severity.WARNING, "init-pytorch has been waiting for 100 s", {
         "pods": [pod("neva-1-worker-0", **WAITS)]}),
-    "a master that never came": ("exit", Severity.FAILED, "wait-for-master: exit code 69 (the master was not reached", {
+    "a worker that waited too long": ("wait-for-master", Severity.WARNING, "init-pytorch ended with code 1", {
         "pods": [pod("neva-1-worker-0", "Failed", initContainerStatuses=[
-            {"name": "wait-for-master", "state": {"terminated": {"exitCode": 69}}}])],
-        "neva-1-worker-0/wait-for-master": "neva: waiting\nneva: ERROR: neva-1-master-0: not reachable after 900 s\n"}),
+            {"name": "init-pytorch", "state": {"terminated": {"exitCode": 1}}}])]}),
+    "a node that never came": ("exit", Severity.FAILED, "pytorch: exit code 69 (a node did not come in time)", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(69))],
+        "neva-1-master-0/pytorch": "neva: waiting\nneva: ERROR: node 1: not there after 900 s\n"}),
+    "no progress": ("exit", Severity.FAILED, "exit code 70 (gave up after restarts without progress)", {
+        "pods": [pod("neva-1-master-0", "Failed", **ended(70))]}),
     "a wrong environment": ("exit", Severity.FAILED, "(wrong environment): neva: ERROR: PET_NODE_RANK: not set", {
         "pods": [pod("neva-1-master-0", "Failed", **ended(64))],
         "neva-1-master-0/pytorch": "neva: one\nneva: ERROR: PET_NODE_RANK: not set on a job of 2 nodes\n"}),
@@ -293,22 +288,19 @@ def test_u02_every_code_is_documented() -> None:
     ],
 )  # fmt: skip
 def test_u02_what_goes_well_has_no_finding(pods: list[Object]) -> None:
-    """Running, done, in preflight, restarted, or just made."""
+    """Running, done, in its init container, restarted, or just made."""
     assert found(recorded({"pods": pods})) == []
 
 
 def test_u02_many_pods_say_it_once() -> None:
     """16 workers, two different words; the master is named first; few logs are read."""
-    broken: dict[str, Any] = {
-        "initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}]
-    }
     names = ["neva-1-master-0", *(f"neva-1-worker-{n}" for n in range(15))]
-    logs = {f"{name}/preflight": f"FAILED   gpus  {8 - n % 2} GPUs\n" for n, name in enumerate(names)}
-    kubectl = recorded({"pods": [pod(name, "Failed", **broken) for name in reversed(names)], **logs})
+    logs = {f"{name}/pytorch": f"FAILED   gpus  {8 - n % 2} GPUs\n" for n, name in enumerate(names)}
+    kubectl = recorded({"pods": [pod(name, "Failed", **ended(1)) for name in reversed(names)], **logs})
     (finding,) = found(kubectl)
     assert finding.title == "preflight failed: 16 of 16 pods"
     assert finding.evidence.startswith("neva-1-master-0 and 3 more: FAILED gpus 8 GPUs\nneva-1-worker-0 and 3 more: ")
-    assert sum(asked.endswith("/preflight") for asked in kubectl.asked) <= 8
+    assert sum(asked.endswith("/pytorch") for asked in kubectl.asked) <= 8
 
 
 def test_u02_an_older_pod_of_the_same_place_is_history() -> None:
@@ -324,10 +316,10 @@ def test_u02_an_older_pod_of_the_same_place_is_history() -> None:
 def test_u02_without_rights_the_rest_is_told() -> None:
     """Events, workloads and logs may be forbidden."""
     no = "Error from server (Forbidden): events is forbidden"
-    failed = pod("neva-1-master-0", "Failed", **first(state={"terminated": {"exitCode": 7}}))
-    answers = {"pods": [failed], "events": no, "workloads": no, "neva-1-master-0/preflight": no}
+    failed = pod("neva-1-master-0", "Failed", **ended(7))
+    answers = {"pods": [failed], "events": no, "workloads": no, "neva-1-master-0/pytorch": no}
     (finding,) = found(recorded(answers))
-    assert finding.evidence == "neva-1-master-0: exit code 7"
+    assert finding.evidence == "neva-1-master-0: pytorch: exit code 7"
     (finding,) = found(recorded({"pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": no}))
     assert finding.evidence == "the job is suspended"
 

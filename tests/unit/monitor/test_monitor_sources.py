@@ -350,7 +350,7 @@ def test_u02_the_command_tells_why_nothing_runs(cluster: Path, invoke: Invoke) -
     pod = pending()
     pod["status"] = {
         "phase": "Failed",
-        "initContainerStatuses": [{"name": "preflight", "state": {"terminated": {"exitCode": 1}}}],
+        "containerStatuses": [{"name": "pytorch", "state": {"terminated": {"exitCode": 1}}}],
     }
     write(cluster / "pods.json", pod)
     (cluster / "log-1").write_text("FAILED   gpus  7 GPUs\n                   fix: another node\n")
