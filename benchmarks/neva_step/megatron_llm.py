@@ -84,6 +84,7 @@ class LanguageModel(nn.Module):
             position_embedding_type="rope",
         )
         self.gpt.to(device, torch.bfloat16)
+        self.group = parallel_state.get_tensor_model_parallel_group()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings ``[b, s, h]``."""

@@ -145,7 +145,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, llm: Architecture, tokens: int, profile: str, groups: Groups, device: torch.device) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups, self.group = groups, groups.tp
         part = llm.padded_vocab_size(groups.tp_size) // groups.tp_size
         self.first = groups.tp_rank * part
         with device:

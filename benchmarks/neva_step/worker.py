@@ -33,6 +33,7 @@ class Timing:
     reserved: int
     device: int
     readings: dict[str, float]
+    allreduce: dict[str, float]
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def _measure(case: Case, job: Job, groups: Groups, device: torch.device) -> dict
             figures["error_ms"] = round(figures["predicted_ms"] / ms - 1, 4)
             figures["error_allocated"] = round(figures["predicted_allocated_bytes"] / timing.allocated - 1, 4)
             figures["error_device"] = round(figures["predicted_device_bytes"] / timing.device - 1, 4)
-    return figures | timing.readings
+    return figures | timing.readings | timing.allreduce
 
 
 def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
@@ -137,8 +138,29 @@ def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
     dist.all_reduce(worst, dist.ReduceOp.MAX)
     allocated, reserved, used, failed = worst.tolist()
     return Timing(
-        ms.tolist(), float(loss.detach()), failed < 0, int(allocated), int(reserved), int(used), sensors.readings
+        ms=ms.tolist(),
+        loss=float(loss.detach()),
+        finite=failed < 0,
+        allocated=int(allocated),
+        reserved=int(reserved),
+        device=int(used),
+        readings=sensors.readings,
+        allreduce=_allreduce(case, model, device) if case.tensor_parallel_size > 1 else {},
     )
+
+
+def _allreduce(case: Case, model: Neva, device: torch.device) -> dict[str, float]:
+    """Return the time of one of the step's all-reduces by itself: what the step spends more is waiting."""
+    sizes = case.micro_batch_size, model.model.tokens_per_sample, model.model.architecture.hidden_size
+    message = torch.zeros(sizes, dtype=torch.bfloat16, device=device)
+    start, end = _Mark(device), _Mark(device)
+    for times in (10, 50):
+        start.set()
+        for _ in range(times):
+            dist.all_reduce(message, group=model.language.group)
+        end.set()
+        end.wait()
+    return {"allreduce_bytes": message.nbytes, "allreduce_ms": round(start.until(end) / times, 4)}
 
 
 class _Mark:
