@@ -284,6 +284,10 @@ class Sandbox:
         log = self.folder / "logs" / f"{tool}.log"
         process.spawn(argv, log=log, env={**self.env, **(env or {})})
 
+    def restart(self, tool: str) -> None:
+        """Kill a component or an operator, and start it again as a kubelet would."""
+        process.restart(self.folder, {tool, tools.path(tool).name}, log=self.log_file(tool))
+
     @property
     def _kwok_folder(self) -> Path:
         return self.folder / "kwok" / "clusters" / "neva"

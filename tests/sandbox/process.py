@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -63,6 +63,18 @@ def find(folder: Path) -> list[Process]:
                 argv = (entry / "cmdline").read_bytes().split(b"\0")
                 found.append(Process(int(entry.name), Path(os.fsdecode(argv[0])).name))
     return sorted(found, key=lambda process: process.pid)
+
+
+def restart(folder: Path, commands: Collection[str], *, log: Path) -> None:
+    """Kill the one process of the sandbox with such a name, and start it again as it was started."""
+    (process,) = (process for process in find(folder) if process.command in commands)
+    entry = Path(f"/proc/{process.pid}")
+    argv = [os.fsdecode(word) for word in (entry / "cmdline").read_bytes().split(b"\0")[:-1]]
+    variables = [os.fsdecode(pair) for pair in (entry / "environ").read_bytes().split(b"\0")[:-1]]
+    argv[0] = str((entry / "exe").readlink())
+    if not _kill(process.pid, folder, PATIENCE):
+        raise ProcessLookupError(f"{process.command}: not running")
+    spawn(argv, log=log, env=dict(pair.split("=", 1) for pair in variables))
 
 
 def stop(folder: Path, timeout: float = PATIENCE) -> list[Process]:

@@ -133,9 +133,10 @@ stay beside the user's, since Helm merges maps (N05). Takes a dict: given, defau
 {{- end -}}
 {{- end -}}
 
-{{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it. lookup is empty in
-helm template, so the output never depends on it. Takes a dict: root, name. */}}
-{{- define "neva-pretrain.refuseRunningJob" -}}
+{{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it; and one that would
+leave a failed job as it is: it would start nothing, and say nothing. lookup is empty in helm template, so the output
+never depends on it. Takes a dict: root, name. */}}
+{{- define "neva-pretrain.refuseUpgrade" -}}
 {{- $root := .root -}}{{- $name := .name -}}
 {{- range list
     (dict "api" "kubeflow.org/v1" "kind" "PyTorchJob")
@@ -145,19 +146,26 @@ helm template, so the output never depends on it. Takes a dict: root, name. */}}
 {{- /* lookup fails on a kind that the cluster does not have. */ -}}
 {{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" .api .kind) -}}
 {{- range (lookup .api .kind $root.Release.Namespace "").items -}}
-  {{- $release := dig "metadata" "labels" "app.kubernetes.io/instance" "" . -}}
-  {{- if and (eq $release $root.Release.Name) (ne .metadata.name $name) -}}
-    {{- $ended := false -}}
+  {{- if eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name -}}
+    {{- $end := dict -}}
     {{- range dig "status" "conditions" list . -}}
-      {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}
-        {{- $ended = true -}}
-      {{- end -}}
+      {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}{{- $end = . -}}{{- end -}}
     {{- end -}}
-    {{- if not $ended -}}
-      {{- $fix := printf "use kubectl delete %s %s -n %s first (the same values then go on where it stopped)"
-        (lower $kind) .metadata.name $root.Release.Namespace -}}
-      {{- printf "\n\nERROR: release %s: got values that make the job %s; %s %s, which has not ended; %s"
-        $root.Release.Name $name "must not replace the job" .metadata.name $fix | fail -}}
+    {{- $rule := "" -}}{{- $fix := "" -}}
+    {{- $delete := printf "kubectl delete %s %s -n %s" (lower $kind) .metadata.name $root.Release.Namespace -}}
+    {{- if and (ne .metadata.name $name) (not $end) -}}
+      {{- $rule = printf "must not replace the job %s, which has not ended" .metadata.name -}}
+      {{- $fix = printf "%s first (the same values then go on where it stopped)" $delete -}}
+    {{- else if and (eq .metadata.name $name) (eq ($end.type | default "") "Failed") -}}
+      {{- $why := printf "%s: %s" ($end.reason | default "Failed") ($end.message | default "no message") -}}
+      {{- $rule = printf "must change, since that job has failed (%s) and %s"
+        (regexReplaceAll "[^ -~]+" $why " " | trunc 200) "an upgrade that changes nothing starts nothing" -}}
+      {{- $fix = printf "--set run.attempt=%d (the same results folder, from its newest whole checkpoint), or %s first"
+        (add1 (int64 ($root.Values.run.attempt | default 1))) $delete -}}
+    {{- end -}}
+    {{- if $rule -}}
+      {{- printf "\n\nERROR: release %s: got values that make the job %s; %s; use %s"
+        $root.Release.Name $name $rule $fix | fail -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

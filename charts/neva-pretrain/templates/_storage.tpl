@@ -135,7 +135,7 @@ has, two releases never mean the same one. */}}
 {{- end -}}
 
 {{/* A kept volume stays what it is: Kubernetes changes no source, and a volume whose claim was deleted binds to no new
-one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseRunningJob" it only refuses. Takes a dict:
+one. Both would leave the job's pods Pending. Like "neva-pretrain.refuseUpgrade" it only refuses. Takes a dict:
 root, volume. */}}
 {{- define "neva-pretrain.refuseOtherVolume" -}}
 {{- $root := .root -}}{{- $name := .volume -}}
