@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -96,6 +97,16 @@ def torch_dist(**config: Any) -> Files:
         "model_weights/__0_0.distcp": bytes(500),
         "model_weights/common.pt": b"x",
     }
+
+
+def write_saved(*paths: Path) -> None:
+    """Write saved checkpoints: of a training on two ranks as torch_dist, or one file where the name ends in .ckpt."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".ckpt":
+            shutil.copy(DATA / "mcore-rank.ckpt", path)
+        else:
+            shutil.copytree(DATA / "saved", path)
 
 
 def write_tar(path: Path, files: Files, format_: int = tarfile.GNU_FORMAT, mode: str = "w:") -> Path:

@@ -47,6 +47,7 @@ from tests.unit.preflight_tools import (
     world,
     write_dataset,
     write_folder,
+    write_saved,
     write_tar,
     write_vision,
     zarr,
@@ -935,13 +936,10 @@ class TestResume:
     def save(self, settings: Settings, *names: str, folder: str = "") -> None:
         place = Path(folder or settings["results"]["checkpointsDir"])
         for name in names:
-            file = place / name
-            if name.endswith("/"):
-                file.mkdir(parents=True)
-                (file / "metadata.json").write_text("{}")
+            if name.endswith("-unfinished"):
+                (place / name).touch()
             else:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text("")
+                write_saved(place / name)
 
     def record(self, settings: Settings) -> None:
         path = Path(settings["results"]["path"])
@@ -985,9 +983,14 @@ class TestResume:
         assert "resumes from" in result.findings[0].message
 
     def test_d05_several_last(self, settings: Settings) -> None:
-        """D05: NeMo raises ValueError."""
+        """D05: NeMo raises ValueError, so launch leaves it one."""
         self.save(settings, LAST + "/", LAST.replace("50", "40") + "/")
-        assert "several checkpoints match *last" in problems(settings, "resume")[0]
+        self.record(settings)
+        older = LAST.replace("50", "40")
+        assert problems(settings, "resume") == []
+        (message,) = problems(settings, "resume", "warning")
+        assert f"at launch: {older} is not the newest that matches *last: renamed to {older[:-5]}" in message
+        assert f"training resumes from {LAST}" in message
 
     def test_unfinished_is_not_counted(self, settings: Settings) -> None:
         """A marker file beside it: NeMo removes it and takes the other one."""

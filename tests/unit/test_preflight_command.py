@@ -25,7 +25,7 @@ from neva_pod.progress import Progress
 from neva_pod.settings import Settings as PodSettings
 from neva_pretrain.cli import main
 from neva_pretrain.cli import preflight as cli
-from tests.unit.preflight_tools import ARCHITECTURE, FILES, sample, world
+from tests.unit.preflight_tools import ARCHITECTURE, FILES, sample, world, write_saved
 from tests.waiting import PATIENCE, ended, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
@@ -368,7 +368,7 @@ class TestLocally:
         world(tmp_path)
         for samples in ("5120.0", "5000.0"):
             last = tmp_path / samples / "results" / "checkpoints" / f"neva--step=9000-consumed_samples={samples}-last"
-            last.mkdir(parents=True)
+            write_saved(last)
             code, said = self.call("--results", str(tmp_path / samples), "--only", "resume")
             assert code == 0, said
             assert f"has seen {samples[:4]} samples: whether NeMo's sampler accepts that depends on the run's" in said

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from neva_pod.preflight.checks.resume import consumed_samples, resume_state
+from neva_pod.inputs.saved import consumed_samples, recover, resume_state, without_rank
 from neva_pod.preflight.checks.sampler import sampler_takes
 from tests.tools import nemo
-from tests.unit.preflight_tools import problems, run, world
+from tests.unit.preflight_tools import problems, run, world, write_saved
 
 pytestmark = pytest.mark.slow
 
@@ -82,33 +82,51 @@ ENTRIES = st.tuples(
     st.sampled_from(PLACES),
     st.sampled_from(NAMES),
     st.sampled_from(["/", "/", ".ckpt", ".ckpt", ".ckpt/", ".nemo", "-unfinished", "-unfinished/", "", "-EMA.ckpt"]),
+    st.booleans(),
 )
 
 
 @examples(max_examples=200, deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=5), require=st.booleans())
 def test_x16_decides_as_nemo_does(
-    check_resume: Any, tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str, str]], require: bool
+    check_resume: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: list[tuple[str, str, str, bool]],
+    require: bool,
 ) -> None:
-    """X16: folders and files, nested, unfinished, of ranks: the same checkpoint, or a refusal where NeMo raises."""
+    """X16: folders and files, nested, unfinished, of ranks, whole and empty: the same checkpoint as NeMo.
+
+    After what launch would rename, NeMo raises nothing but what preflight refuses.
+    """
     log = tmp_path_factory.mktemp("log")
     folder = log / "checkpoints"
-    for place, name, ending in entries:
+    for place, name, ending, whole in entries:
         path = folder / f"{place}{name}{ending}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(exist_ok=True) if ending.endswith("/") else path.touch()
-        except (FileExistsError, NotADirectoryError):
+            if whole and ending in ("/", ".ckpt"):
+                write_saved(path)
+            else:
+                path.mkdir(exist_ok=True) if ending.endswith("/") else path.touch()
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
             continue
     settings = {"results": {"checkpointsDir": str(folder)}, "resume": "require" if require else "auto", "preflight": {}}
     trainer = SimpleNamespace(ckpt_path=None)
-    try:
-        check_resume(trainer, str(log), resume_if_exists=True, resume_ignore_no_checkpoint=not require)
-        stopped = False
-    except (ValueError, NotFoundError):
-        stopped = True
-    assert bool(problems(settings, "resume")) == stopped
+
+    def stopped() -> bool:
+        try:
+            check_resume(trainer, str(log), resume_if_exists=True, resume_ignore_no_checkpoint=not require)
+        except (ValueError, NotFoundError):
+            return True
+        return False
+
+    stopped()
     assert resume_state(str(folder)).chosen == (trainer.ckpt_path or "")
+    said, trainer.ckpt_path = problems(settings, "resume"), None
+    recovery = recover(str(folder), str(log / "damaged"))
+    assert stopped() == bool(said)
+    assert without_rank(trainer.ckpt_path or "") == recovery.resumes
+    assert bool(problems(settings, "resume")) == bool(said)
     shutil.rmtree(log)
 
 
@@ -179,7 +197,7 @@ def settings(tmp_path: Path) -> Settings:
         *({"nodes": 8, "tensorParallelSize": 4, "microBatchSize": 32, "globalBatchSize": 2048, "maxSteps": 272},)
     )
     checkpoint = Path(made["results"]["checkpointsDir"]) / "neva--step=217-consumed_samples=55552.0-last"
-    checkpoint.mkdir(parents=True)
+    write_saved(checkpoint)
     record = {**made, "training": {**made["training"], "nodes": 1, "globalBatchSize": 256, "maxSteps": 2170}}
     (Path(made["results"]["path"]) / "run.json").write_text(json.dumps(record))
     Path(made["data"]["annotations"]).write_text(f"[{', '.join(['{}'] * SAMPLES)}]")
@@ -264,11 +282,13 @@ def test_x16_an_ended_run_is_refused_in_words(settings: Settings) -> None:
 
 
 def test_x16_ranks_that_name_different_checkpoints(settings: Settings) -> None:
-    """X16: NeMo does not stop at several names in ranks' folders; it takes one of them, which is said."""
+    """X16: NeMo does not stop at several names in ranks' folders, each rank takes one: launch leaves it one."""
     folder = Path(settings["results"]["checkpointsDir"])
     shutil.rmtree(folder)
     for name in ("a-last.ckpt", "b-last.ckpt"):
         (folder / "mp_rank_00").mkdir(parents=True, exist_ok=True)
-        (folder / "mp_rank_00" / name).touch()
+        write_saved(folder / "mp_rank_00" / name)
     assert problems(settings, "resume") == []
-    assert "each rank takes the one that its file system lists first" in problems(settings, "resume", "warning")[0]
+    message = problems(settings, "resume", "warning")[0]
+    assert "-last.ckpt is not the newest that matches *last: renamed to" in message
+    assert "training resumes from" in message

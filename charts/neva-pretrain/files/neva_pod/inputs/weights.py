@@ -44,7 +44,7 @@ def unpickle(data: bytes) -> Any:
     """Read torch's pickles: what is in them, never what they would run.
 
     Every step costs what its opcode has in bytes, whatever the pickle says: nothing is called, copied, compared or
-    hashed but text keys. Objects become a :class:`Stub`, tensors a :class:`Shape`.
+    hashed but text keys and, by what they are, objects. Objects become a :class:`Stub`, tensors a :class:`Shape`.
 
     Raises:
         ValueError: not a pickle, or of a kind that torch does not write.
@@ -62,7 +62,7 @@ def unpickle(data: bytes) -> Any:
 
     def store(target: Any, pairs: Sequence[Any]) -> None:
         if isinstance(target, dict):
-            target.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=False) if isinstance(k, str))
+            target.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=False) if isinstance(k, str | Stub))
 
     def extend(target: Any, items: Sequence[Any]) -> None:
         if isinstance(target, list):

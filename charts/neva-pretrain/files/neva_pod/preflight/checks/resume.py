@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from neva_pod.findings import Finding, brief, failed, note, show, some, warning
 from neva_pod.inputs.files import read_json
+from neva_pod.inputs.saved import DAMAGED, consumed_samples, plan_recovery, resume_state, step_of
 from neva_pod.preflight.checks.sampler import sampler_problems
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
@@ -18,11 +16,13 @@ from neva_pod.settings import Settings
 @check(
     Level.FULL,
     "results.checkpointsDir",
-    cost="lists the run's checkpoints folder, reads run.json; the dataset's length where the batch sizes changed",
-    prevents="training silently starts from 0, resumes another run, ends at once, or dies in NeMo's sampler",
+    cost="lists the run's checkpoints folder, reads the checkpoints' indexes and sizes, run.json; the dataset's length "
+    "where the batch sizes changed",
+    prevents="training silently starts from 0, resumes a damaged checkpoint or another run, ends at once, or dies in "
+    "NeMo's sampler",
 )
 def check_resume(context: Context) -> Iterator[Finding]:
-    """As NeMo's exp_manager.check_resume decides, with the path that was looked at."""
+    """As NeMo's exp_manager.check_resume decides, once launch has set aside what is not whole; nothing is renamed."""
     folder, mode = context.settings.text("results.checkpointsDir"), context.settings.text("resume", "auto")
     state = resume_state(folder)
     where = show(folder)
@@ -36,29 +36,27 @@ def check_resume(context: Context) -> Iterator[Finding]:
                 "choose another run.id",
             )
         return
-    if state.end:
-        yield failed(
-            f"{where}: {some(state.end)} marks the run as ended; NeMo refuses to resume it", "choose another run.id"
+    recovery = plan_recovery(folder, os.path.join(context.settings.text("results.path", folder), DAMAGED))
+    if recovery.said:
+        yield warning(f"{where}: at launch: {'; '.join(recovery.said)}", "none needed; nothing is deleted")
+    if recovery.left:
+        yield warning(
+            f"{where}: not whole: {'; '.join(recovery.left)}",
+            "none needed: NeMo resumes from none of them; remove them",
         )
-    elif not state.last:
+    if recovery.ended:
+        yield failed(
+            f"{where}: {some(recovery.ended)} marks the run as ended; NeMo refuses to resume it",
+            "choose another run.id",
+        )
+    elif not recovery.resumes:
         yield from _nothing_to_resume(context, folder, mode)
         return
-    elif not state.chosen:
-        yield failed(
-            f"{where}: several checkpoints match *last: {some(state.last)}; NeMo refuses to choose",
-            "keep only the right one",
-        )
     else:
-        if len(set(state.last)) > 1:
-            yield warning(
-                f"{where}: several checkpoints match *last: {some(state.last)}; each rank takes the one that its file "
-                f"system lists first, here {show(os.path.basename(state.chosen))}",
-                "keep only the right one",
-            )
-        yield from continuation_problems(context, state.chosen)
-    yield from other_run(context.settings, state.chosen)
-    if state.chosen:
-        yield note(f"resumes from {show(state.chosen)}")
+        yield from continuation_problems(context, recovery.resumes)
+    yield from other_run(context.settings, recovery.resumes)
+    if recovery.resumes:
+        yield note(f"resumes from {show(recovery.resumes)}")
 
 
 def _nothing_to_resume(context: Context, folder: str, mode: str) -> Iterator[Finding]:
@@ -71,73 +69,6 @@ def _nothing_to_resume(context: Context, folder: str, mode: str) -> Iterator[Fin
         f"no checkpoint that matches *last in {show(folder)}, and checkpoint.resume is require",
         f"check run.id and storage.results, or set checkpoint.resume=auto{hint}",
     )
-
-
-RANK_FOLDERS = ("mp_rank", "tp_rank", "fsdp_shard")
-"""Parts of a path by which NeMo knows a rank's own file."""
-
-
-@dataclass(frozen=True)
-class ResumeState:
-    """What NeMo sees in a checkpoints folder, by name, and the path that it resumes from ("" for none)."""
-
-    last: list[str]
-    end: list[str]
-    unfinished: list[str]
-    chosen: str = ""
-
-
-def resume_state(folder: str) -> ResumeState:
-    """Look into a checkpoints folder, with the calls and in the order of NeMo.
-
-    A distributed checkpoint is a folder ``*-last``; where there is none, a legacy one is ``*last.ckpt`` at any depth,
-    once in each rank's folder. Source: NeMo r2.0.0rc1, exp_manager.check_resume and
-    _filter_out_unfinished_checkpoints, NeMoModelCheckpoint.format_checkpoint_unfinished_marker_path.
-    """
-    place = Path(folder)
-    folders = [d for d in place.glob("*") if d.is_dir()]
-
-    def matching(word: str) -> list[Path]:
-        found = [d for d in folders if d.match(f"*{word}")] or list(place.rglob(f"*{word}.ckpt"))
-        return [c for c in found if not _marker(str(c)).exists()]
-
-    end, last = matching("end"), matching("last")
-    chosen = ""
-    if last and not end and (len(last) == 1 or any(r in str(last[0]) for r in RANK_FOLDERS)):
-        chosen = str(last[0]) if len(last) == 1 else without_rank(str(last[0]))
-    markers = [m.name.removesuffix("-unfinished") for m in place.glob("*-unfinished") if m.is_file()]
-    return ResumeState(sorted({c.name for c in last}), sorted({c.name for c in end}), sorted(markers), chosen)
-
-
-def without_rank(path: str) -> str:
-    """Return a checkpoint's path without the rank's folder. Source: model_utils.uninject_model_parallel_rank."""
-    if not any(rank in path for rank in RANK_FOLDERS):
-        return path
-    return os.path.join(os.path.dirname(os.path.dirname(path)), os.path.basename(path))
-
-
-def _marker(path: str) -> Path:
-    plain = without_rank(path)
-    for ending in (".nemo", ".ckpt", "-EMA"):
-        plain = plain.removesuffix(ending)
-    return Path(plain + "-unfinished")
-
-
-def consumed_samples(path: str) -> int:
-    """Return the samples that NeMo takes a checkpoint to have seen: by its path, 0 where that does not say.
-
-    Source: NeMo r2.0.0rc1, megatron_base_model._extract_consumed_samples_from_ckpt.
-    """
-    try:
-        return int(float(re.findall(r"consumed_samples\=([0-9]+.[0-9]+)", path)[0]))
-    except (ValueError, IndexError, OverflowError):
-        return 0
-
-
-def step_of(path: str) -> int | None:
-    """Return a checkpoint's step, by its name."""
-    match = re.search(r"step=([0-9]{1,18})", os.path.basename(path))
-    return int(match[1]) if match else None
 
 
 def steps_for_the_rest(settings: Settings, chosen: str) -> int | None:

@@ -1,0 +1,183 @@
+"""Whether a saved checkpoint is whole: by its sizes and indexes, never by all of its data."""
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import Any, BinaryIO
+
+from neva_pod.findings import brief, show
+from neva_pod.inputs.files import INDEX, NotAFileError, inside, open_file
+from neva_pod.inputs.weights import Stub, unpickle
+
+ZIP, ZIP_END = b"PK\3\4", b"PK\5\6"
+ZIP_END_SIZE = 22
+"""Bytes of the record that ends a zip without a comment: torch writes none."""
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotAFileError)
+"""What a damaged checkpoint may raise; any other error is the file system's, and says nothing about the checkpoint."""
+
+
+Judge = Callable[[BinaryIO, int], str]
+"""Says what is wrong with an open file of a size, "" for nothing."""
+
+
+def file_problems(path: str, judge: Judge | None = None) -> list[str]:
+    """Say what is wrong with one file, by default one of torch."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return ["is a link to nothing"]
+    try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            words = (judge or _zip_problem)(file, size) if size else "has 0 bytes"
+    except ABSENT as error:
+        words = "is missing" if isinstance(error, FileNotFoundError) else "is no file"
+    return [words] if words else []
+
+
+def folder_problems(path: str) -> list[str]:
+    """Say what a distributed checkpoint lacks, of torch_dist or zarr."""
+    names = os.listdir(path)
+    if not names:
+        return ["is an empty folder"]
+    found = [f"metadata.json {w}" for w in file_problems(os.path.join(path, "metadata.json"), _json_problem)]
+    found += [f"common.pt {w}" for w in file_problems(os.path.join(path, "common.pt"))]
+    if any(os.path.lexists(os.path.join(path, name, ".zarray")) for name in names):
+        return found + list(_zarr_problems(path, names))
+    stored: dict[str, list[tuple[int, int]]] = {}
+
+    def read_index(file: BinaryIO, size: int) -> str:
+        try:
+            stored.update(_stored(file.read(min(size, INDEX))))
+        except ValueError as error:
+            return f"is cut or damaged ({brief(str(error))})"
+        return "" if stored else "names no tensor"
+
+    found += [f".metadata {w}" for w in file_problems(os.path.join(path, ".metadata"), read_index)]
+    for name, ranges in sorted(stored.items()):
+        found += [f"{show(name)} {w}" for w in file_problems(os.path.join(path, name), _of_ranges(ranges))]
+    return found
+
+
+def _json_problem(file: BinaryIO, size: int) -> str:
+    try:
+        return "" if isinstance(json.loads(file.read(min(size, INDEX))), dict) else "is no JSON object"
+    except (ValueError, RecursionError):
+        return "is cut or damaged"
+
+
+def _stored(data: bytes) -> dict[str, list[tuple[int, int]]]:
+    """Return file -> (offset, length) of its tensors, as torch_dist's ``.metadata`` names them."""
+    index = unpickle(data)
+    entries = index.get("storage_data") if isinstance(index, Stub) else None
+    if not isinstance(entries, dict):
+        raise ValueError("no storage_data")
+    stored: dict[str, list[tuple[int, int]]] = {}
+    for entry in entries.values():
+        if not isinstance(entry, Stub):
+            raise ValueError("storage_data of another form")
+        name, offset, length = (entry.get(key) for key in ("relative_path", "offset", "length"))
+        if not isinstance(name, str) or not inside(name) or not _is_size(offset) or not _is_size(length):
+            raise ValueError("storage_data of another form")
+        stored.setdefault(name, []).append((offset, length))
+    return stored
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _of_ranges(ranges: Sequence[tuple[int, int]]) -> Judge:
+    """Judge a file of torch_dist: each tensor in it is a zip of torch."""
+
+    def judge(file: BinaryIO, size: int) -> str:
+        needed = max(offset + length for offset, length in ranges)
+        if size < needed:
+            return f"has {size} of {needed} bytes"
+        return next((words for offset, length in ranges if (words := _hole(file, offset, length))), "")
+
+    return judge
+
+
+def _hole(file: BinaryIO, offset: int, length: int) -> str:
+    """Say where zeros stand for what a machine that crashed never wrote: its file has the size, not the data."""
+    file.seek(offset)
+    head = file.read(min(length, len(ZIP)))
+    if head == ZIP and length >= ZIP_END_SIZE:
+        file.seek(offset + length - ZIP_END_SIZE)
+        if file.read(len(ZIP_END)) != ZIP_END:
+            return f"has no data before byte {offset + length}"
+    elif head == bytes(len(ZIP)):
+        return f"has no data at byte {offset}"
+    return ""
+
+
+def _zip_problem(file: BinaryIO, size: int) -> str:
+    """Judge what torch.save wrote: a zip, whose directory is at its end."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            for member in members:
+                file.seek(member.header_offset)
+                if file.read(len(ZIP)) != ZIP:
+                    return f"has no data at byte {member.header_offset}"
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError):
+        return f"is cut or damaged ({size} bytes)"
+    return "" if members else "holds nothing"
+
+
+def _zarr_problems(path: str, names: Sequence[str]) -> Iterator[str]:
+    """Judge zarr's folders, one for each tensor: mcore writes every chunk, uncompressed."""
+    for name in sorted(names):
+        place = os.path.join(path, name)
+        if not os.path.isdir(place):
+            continue
+        files = set(os.listdir(place))
+        if ".zarray" not in files:
+            if not files or not all(f.endswith(".pt") for f in files):
+                yield f"{show(name)} has no .zarray"
+            for file in sorted(files):
+                yield from (f"{show(name)}/{show(file)} {w}" for w in file_problems(os.path.join(place, file)))
+            continue
+        array: dict[str, Any] = {}
+
+        def read_array(file: BinaryIO, size: int, array: dict[str, Any] = array) -> str:
+            words = _json_problem(file, size)
+            if not words:
+                file.seek(0)
+                array.update(json.loads(file.read(min(size, INDEX))))
+            return words
+
+        yield from (f"{show(name)}/.zarray {w}" for w in file_problems(os.path.join(place, ".zarray"), read_array))
+        if array:
+            yield from (f"{show(name)} {words}" for words in _chunk_problems(place, files, array))
+
+
+def _chunk_problems(place: str, files: set[str], array: dict[str, Any]) -> Iterator[str]:
+    sizes, chunks = array.get("shape"), array.get("chunks")
+    if not (
+        isinstance(sizes, list)
+        and isinstance(chunks, list)
+        and len(sizes) == len(chunks) <= 16
+        and all(map(_is_size, sizes + chunks))
+        and all(chunks)
+    ):
+        yield "has a .zarray of another form"
+        return
+    counts = [-(-size // chunk) for size, chunk in zip(sizes, chunks, strict=True)]
+    held = sum(bool(re.fullmatch(r"[0-9]+([./][0-9]+)*", name)) for name in files)
+    if prod(counts) != held and array.get("dimension_separator", ".") == ".":
+        yield f"has {held} of {prod(counts)} chunks"
+    item = re.fullmatch(r"[<>|][a-zA-Z]([0-9]{1,3})", str(array.get("dtype")))
+    width = int(item[1]) if item else 2 if array.get("dtype") == "bfloat16" else 0
+    plain = array.get("compressor") is None and not array.get("filters")
+    needed = prod(chunks) * width if plain else 0
+    for name in sorted(files):
+        if re.fullmatch(r"[0-9]+([.][0-9]+)*", name):
+            yield from (
+                f"chunk {name} {words}"
+                for words in file_problems(
+                    os.path.join(place, name), lambda _, size: f"has {size} of {needed} bytes" if size < needed else ""
+                )
+            )
