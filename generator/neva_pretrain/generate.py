@@ -10,16 +10,17 @@ import yaml
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values as chart_values
+from neva_pretrain.chart.access import section
 from neva_pretrain.check import rules
-from neva_pretrain.check.verdict import judge, possible_gain, with_prediction
+from neva_pretrain.check.verdict import judge, possible_gain, saves, with_prediction
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.output import printable
-from neva_pretrain.plan import explain, recorded, search
-from neva_pretrain.plan.plan import Plan, Request, make_plan, save_interval, warmup_for
+from neva_pretrain.plan import explain, recorded, saving, search
+from neva_pretrain.plan.plan import Plan, Request, make_plan, warmup_for
 from neva_pretrain.plan.setup import Kernels
 
 SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
@@ -86,7 +87,13 @@ def generate(request: Request, options: Options, command: str, output: Path | No
     if broken:
         raise RefusedError(broken)
     gain = [] if options.optimize else possible_gain(facts.setup)
-    text = emit(with_prediction(values, facts), facts.plan, command, notes, output)
+    setup = facts.setup
+    if section(chart_values.overlay(options.values(), site), "checkpoint").get("everyNSteps"):
+        words = [*words, *saves(facts)]
+    else:  # now that a step's time is known
+        setup = replace(setup, checkpoint_interval=saving.interval(setup, facts.plan.max_steps))
+        values = chart_values.merge(values, {"checkpoint": {"everyNSteps": setup.checkpoint_interval}})
+    text = emit(with_prediction(values, facts, setup), facts.plan, command, notes, output)
     return text, [*words, *verdict.warnings, *gain]
 
 
@@ -116,7 +123,6 @@ def _optimize(
             tensor_parallel_size=request.tensor_parallel,
             pipeline_parallel_size=request.pipeline_parallel,
             micro_batch_size=request.micro_batch,
-            checkpoint_interval=options.save_every or save_interval(plan.max_steps),
         )
     )
     setup = found.best.setup
@@ -156,7 +162,7 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
             "visionEncoderPath": f"{models}/{model.vision.path}",
         },
         "training": plan.training_values(),
-        "checkpoint": {"everyNSteps": save_interval(plan.max_steps)},
+        "checkpoint": {"everyNSteps": saving.tenth(plan.max_steps)},
     }
     return chart_values.merge(values, more)
 

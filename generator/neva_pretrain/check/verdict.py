@@ -10,7 +10,7 @@ from neva_pretrain.check import advice, rules, schema
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import Gpu
-from neva_pretrain.plan import explain
+from neva_pretrain.plan import explain, saving
 from neva_pretrain.plan.fit import check_fit
 from neva_pretrain.plan.plan import REFERENCE_BATCH, Plan
 from neva_pretrain.plan.search import SearchRequest, search
@@ -64,11 +64,15 @@ def accepted(facts: Facts) -> Facts:
     return facts
 
 
-def with_prediction(partial: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+def saves(facts: Facts) -> tuple[str, ...]:
+    """Return what is to be said of how often accepted values save."""
+    return tuple(saving.warnings(facts.setup, facts.plan.max_steps))
+
+
+def with_prediction(partial: Mapping[str, Any], facts: Facts, setup: Setup) -> dict[str, Any]:
     """Return a file's values with what the exporter measures the run against, where it is on; what they say stays."""
     if not section(facts.values, "monitoring", "exporter").get("enabled"):
         return dict(partial)
-    setup = facts.setup
     plan = {
         "stepSeconds": float(f"{step_time(setup).total / 1000:.3g}"),
         "flopsPerSample": float(f"{useful_flops(setup.model, setup.tokens_per_sample):.4g}"),

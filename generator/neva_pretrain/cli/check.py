@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from neva_pretrain.chart import values
-from neva_pretrain.check.verdict import Verdict, judge
+from neva_pretrain.check.verdict import Verdict, judge, saves
 from neva_pretrain.cli.options import FILE
 from neva_pretrain.errors import InputError
 from neva_pretrain.facts import Facts
@@ -32,7 +32,9 @@ def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | Non
         verdict, unreadable, words = Verdict(), list[str](), list[str]()
         try:
             given, words = values.read_document(file)
-            verdict = judge(Facts.of(given), GPUS[gpu] if gpu else None)
+            facts = Facts.of(given)
+            verdict = judge(facts, GPUS[gpu] if gpu else None)
+            words += () if verdict.violations else saves(facts)
         except InputError as error:
             unreadable = [error.reason]
         warnings = [*words, *verdict.warnings]

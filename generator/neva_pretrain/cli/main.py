@@ -134,7 +134,7 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
 )
 @click.option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps. [default: one epoch]")
 @click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
-@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: 1/10 run]")
+@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: as planned]")
 @click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
 @click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"GPU type. [default: {GPU_KINDS[0]}]")
 @click.option("--optimize", is_flag=True, help="Use the planner's best parallelism and micro batch.")

@@ -96,7 +96,8 @@ def plan(
             tensor_parallel_size=tensor_parallel,
             pipeline_parallel_size=pipeline_parallel,
             micro_batch_size=micro_batch,
-        ).saving
+            saves=True,
+        )
     )
     if plot is not None:
         from neva_pretrain.plan.plot import draw

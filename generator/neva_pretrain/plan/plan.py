@@ -20,9 +20,6 @@ REFERENCE_STEPS, REFERENCE_WARMUP, REFERENCE_BATCH = 2170, 70, 256
 SAMPLES_PER_EPOCH = REFERENCE_STEPS * REFERENCE_BATCH
 """Samples that one epoch of the presets consumes (555,520 of 558,128)."""
 
-SAVES_PER_RUN = 10
-"""Checkpoints of a run, when nothing is said about them."""
-
 BatchPolicy = Literal["per-node", "fixed"]
 
 
@@ -152,11 +149,6 @@ def nodes_for(gpus: int, gpus_per_node: int) -> int:
 def steps_for(samples: int, global_batch: int) -> int:
     """Return the optimizer steps that see at least so many samples."""
     return -(-samples // global_batch)
-
-
-def save_interval(max_steps: int) -> int:
-    """Return the steps between checkpoints: a tenth of the run."""
-    return max(1, max_steps // SAVES_PER_RUN)
 
 
 def warmup_for(max_steps: int) -> int:

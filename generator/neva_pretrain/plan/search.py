@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, log2
-from typing import Self
 
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.model.catalog import Model
@@ -25,10 +24,10 @@ from neva_pretrain.plan.plan import (
     Plan,
     nearest_multiples,
     nodes_for,
-    save_interval,
     steps_for,
     use,
 )
+from neva_pretrain.plan.saving import interval
 from neva_pretrain.plan.setup import Kernels, Recompute, Setup
 
 MAX_MICRO_BATCH_SIZE = 64
@@ -57,6 +56,8 @@ class SearchRequest:
     sequence_parallel: bool | None = None
     recompute: Recompute | None = None
     checkpoint_interval: int | None = None
+    saves: bool = False
+    """Whether each candidate saves as often as the generator lets it."""
 
     @property
     def nodes(self) -> int:
@@ -76,9 +77,9 @@ class SearchRequest:
         return REFERENCE_BATCH * (self.nodes if self.batch_policy == "per-node" else 1)
 
     @property
-    def saving(self) -> Self:
-        """The same with checkpoints as often as the generator's default saves them."""
-        return replace(self, checkpoint_interval=save_interval(steps_for(self.samples, self.global_batch_size)))
+    def steps(self) -> int:
+        """Optimizer steps that see all samples."""
+        return steps_for(self.samples, self.global_batch_size)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _parallelism_violations(request: SearchRequest, tensor: int, pipeline: int) 
         pipeline_parallel_size=pipeline,
         micro_batch_size=request.micro_batch_size or 1,
         global_batch_size=request.global_batch_size,
-        max_steps=steps_for(request.samples, request.global_batch_size),
+        max_steps=request.steps,
         warmup_steps=0,
     )
     yield from split.check_architecture(request.model.architecture, plan)
@@ -203,7 +204,7 @@ def _setups(request: SearchRequest, tensor: int, pipeline: int, micro_batch_size
         variants = [(other, request.recompute) for other, _ in variants]
     replicas = request.gpus // (tensor * pipeline)
     for sequence, recompute in dict.fromkeys(variants):
-        yield Setup(
+        setup = Setup(
             model=request.model,
             gpu=request.gpu,
             tensor_parallel_size=tensor,
@@ -218,6 +219,7 @@ def _setups(request: SearchRequest, tensor: int, pipeline: int, micro_batch_size
             gpus_per_node=request.gpus_per_node,
             checkpoint_interval=request.checkpoint_interval,
         )
+        yield replace(setup, checkpoint_interval=interval(setup, request.steps)) if request.saves else setup
 
 
 def _until_comfortable(setups: list[Setup], samples: int) -> Iterator[Candidate]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from neva_pretrain import chart
 from neva_pretrain.model.hardware import GIB
+from neva_pretrain.plan import saving
 from neva_pretrain.plan.candidate import Candidate, Refusal
 from neva_pretrain.plan.explain import notes, requirements, slowdown, what_limits, why_it_loses
 from neva_pretrain.plan.search import Result
@@ -29,6 +30,7 @@ def text(result: Result, top: int) -> str:
     lines += _paragraph("Best:", _summary(result))
     lines += _paragraph("Limit:", what_limits(best))
     lines += _paragraph("Start:", _start())
+    lines += _paragraph("Saves:", _saves(result))
     lines += _bullets("Needs:", requirements(best.setup))
     lines += _bullets("Others:", _others(shown, best))
     lines += _bullets("Refused:", [_refusal(r) for r in result.refused])
@@ -103,6 +105,17 @@ def _start() -> str:
         f"about {duration(start_seconds(workers))} before the first step, not in TO END: each of {workers} DataLoader "
         f"workers imports NeMo; {duration(start_seconds(FEW_WORKERS))} with data.workers {FEW_WORKERS} "
         "(one GPU, 16 cores)"
+    )
+
+
+def _saves(result: Result) -> str:
+    """Say how often the best saves, why, and what both bounds come to."""
+    setup, steps = result.best.setup, result.request.steps
+    found, every = saving.bounds(setup), saving.interval(setup, steps)
+    share = found.save / (every * found.step)
+    return (
+        f"every {every} steps ({duration(every * found.step)}): {saving.why(setup, steps)}; "
+        f"here {share:.2%} ({found.save:#.2g} s a save, assumed)"
     )
 
 
@@ -196,6 +209,7 @@ def document(result: Result) -> dict[str, Any]:
         "preset": _document(result.preset, result) if result.preset else None,
         "gain": result.gain,
         "limit": what_limits(result.best),
+        "checkpointEveryNSteps": saving.interval(result.best.setup, request.steps),
         "startSeconds": start_seconds(chart.defaults()["data"]["workers"]),
         "requirements": list(requirements(result.best.setup)),
         "notes": list(notes(request)),

@@ -211,8 +211,8 @@ def _dp_allreduce(setup: Setup) -> float:
     return 2 * (size - 1) / size * message / _NETWORK_GB_S / 1e6 + _NETWORK_HOP * log2(nodes)
 
 
-def _checkpoint(setup: Setup) -> float:
-    """Return a step's share of saving a checkpoint in ms.
+def save_seconds(setup: Setup) -> float:
+    """Return the seconds that saving a checkpoint takes.
 
     The frozen model is not in it: the projector's weight (bf16), main parameter and two moments
     (fp32), 14 bytes a parameter, while all GPUs wait. 1 GB/s for one writer is an assumption, not
@@ -220,9 +220,12 @@ def _checkpoint(setup: Setup) -> float:
 
     Source: NeMo r2.0.0rc1, ``MegatronNevaModel.get_keys_to_keep``.
     """
-    if setup.checkpoint_interval is None:
-        return 0.0
-    return 14 * setup.model.projector_parameters / _SAVE_GB_S / 1e6 / setup.checkpoint_interval
+    return 14 * setup.model.projector_parameters / _SAVE_GB_S / 1e9
+
+
+def _checkpoint(setup: Setup) -> float:
+    """Return a step's share of saving a checkpoint in ms."""
+    return save_seconds(setup) * 1000 / setup.checkpoint_interval if setup.checkpoint_interval else 0.0
 
 
 _START = 50.0  # s until the first step without DataLoader workers: imports, loading, building of the model
