@@ -396,7 +396,7 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
     assert master["status"]["qosClass"] == "Guaranteed"
     assert "exporter" not in [c["name"] for c in worker["spec"]["initContainers"]]
 
-    (volume,) = (v for v in master["spec"]["volumes"] if v["name"] == "monitor")
+    (volume,) = (v for v in master["spec"]["volumes"] if v["name"] == "config")
     files = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
     mounted = tmp_path / "mounted"
     for item in volume["configMap"]["items"]:

@@ -14,21 +14,6 @@ neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
 {{- end -}}
 
-{{/* Files of the exporter, as neva-pretrain.podFiles has them. */}}
-{{- define "neva-pretrain.exporterFiles" -}}
-{{- include "neva-pretrain.podFiles" (dict "root" . "names" (list "__init__" "monitor")) -}}
-{{- end -}}
-
-{{- define "neva-pretrain.exporterData" -}}
-{{- include "neva-pretrain.filesData" (dict "root" . "files" (include "neva-pretrain.exporterFiles" . | fromJson)) -}}
-{{- end -}}
-
-{{/* Its name says what is in it: the pod refers to it, so the job's hash covers the files. */}}
-{{- define "neva-pretrain.exporterName" -}}
-{{- $hash := include "neva-pretrain.exporterData" . | sha256sum | trunc 8 -}}
-{{- printf "%s-monitor-%s" (include "neva-pretrain.fullname" .) $hash -}}
-{{- end -}}
-
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod
 alive. There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need
 that name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root,
@@ -82,18 +67,10 @@ facts. */}}
   securityContext:
     {{- include "neva-pretrain.readerSecurityContext" $root | nindent 4 }}
   volumeMounts:
-    - name: monitor
+    - name: config
       mountPath: /etc/neva
       readOnly: true
     {{- include "neva-pretrain.resultsMount" $root | nindent 4 }}
-{{- end -}}
-
-{{- define "neva-pretrain.exporterVolume" -}}
-- name: monitor
-  configMap:
-    name: {{ include "neva-pretrain.exporterName" . }}
-    items:
-      {{- include "neva-pretrain.filesItems" (include "neva-pretrain.exporterFiles" . | fromJson) | trim | nindent 6 }}
 {{- end -}}
 
 {{/* Privileges of what only reads results: training's user, and nothing else of it. Takes the root. */}}

@@ -37,9 +37,6 @@ containers:
     {{- end }}
 volumes:
   {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
-  {{- if $exporter }}
-  {{- include "neva-pretrain.exporterVolume" $root | nindent 2 }}
-  {{- end }}
 {{- end -}}
 
 {{/* Port of the master's supervisor. Takes the root. */}}
