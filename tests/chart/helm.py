@@ -75,8 +75,14 @@ def render_fails(values: Manifest | str | Path | None = None, *args: str, **opti
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """The manifests of one kind."""
-    return [manifest for manifest in manifests if manifest["kind"] == kind]
+    """The manifests of one kind, without the hooks of a rollback."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind and not of_rollback(manifest)]
+
+
+def of_rollback(manifest: Manifest) -> bool:
+    """Whether Helm makes it for a rollback only."""
+    hook = (manifest.get("metadata", {}).get("annotations") or {}).get("helm.sh/hook")
+    return bool(hook == "pre-rollback")
 
 
 def one(manifests: list[Manifest], kind: str) -> Manifest:
@@ -138,7 +144,7 @@ def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
 def mount(pod: Manifest, manifests: list[Manifest], volume: str, folder: Path) -> None:
     """Write a ConfigMap's files into a folder as the kubelet does: links to a dated folder that has the files."""
     (source,) = [v["configMap"] for v in pod["volumes"] if v["name"] == volume]
-    (config,) = [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == source["name"]]
+    (config,) = [m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"] == source["name"]]
     dated = folder / "..2026_01_01"
     for item in source["items"]:
         path = dated / item["path"]

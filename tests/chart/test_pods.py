@@ -30,7 +30,7 @@ def test_n07_every_pod_has_podlabels_and_kais_queue(name: str) -> None:
     """A policy that demands labels, and KAI, look at pods."""
     values = {**RELEASES[name], "podLabels": {"cost-center": "ml", "n": 1}, "scheduling": {"kai": {"queue": "team-a"}}}
     found = helm.pod_templates(helm.render(values))
-    assert len(found) == {"PyTorchJob": 4, "TrainJob": 3, "prepare": 3}[name]
+    assert len(found) == {"PyTorchJob": 5, "TrainJob": 4, "prepare": 4}[name]
     for pod in found:
         labels = pod["metadata"]["labels"]
         assert {"cost-center": "ml", "n": "1", "kai.scheduler/queue": "team-a"}.items() <= labels.items()
@@ -44,7 +44,8 @@ def test_n07_a13_kueues_queue_is_on_what_makes_pods_and_not_on_pods_that_are_mad
     queue = {"kueue.x-k8s.io/queue-name": "lq", "kueue.x-k8s.io/priority-class": "high"}
     for manifest in manifests:
         ours = {k: v for k, v in manifest["metadata"].get("labels", {}).items() if k.startswith("kueue.x-k8s.io/")}
-        assert ours == (queue if manifest["kind"] in WORKLOADS else {})
+        waits = manifest["kind"] in WORKLOADS and not helm.of_rollback(manifest)
+        assert ours == (queue if waits else {})
     for pod in helm.pod_templates([m["spec"] for m in manifests if "spec" in m]):
         assert not [key for key in pod["metadata"]["labels"] if key.startswith("kueue")]
 
@@ -54,7 +55,7 @@ def test_n07_a_label_that_is_said_twice_is_there_once() -> None:
     values = {"commonLabels": {"a": "object", "b": 1}, "podLabels": {"a": "pod"}}
     labels = helm.one(helm.render(values), "Pod")["metadata"]["labels"]
     assert (labels["a"], labels["b"]) == ("pod", "1")
-    assert helm.render_text(values).count('"a": "pod"') == 2, "the job's pod and the test's"
+    assert helm.render_text(values).count('"a": "pod"') == 3, "the job's pod, the test's and the rollback's"
 
 
 # A user that the image does not know
@@ -77,10 +78,10 @@ for folder in [pathlib.Path.home(), *(pathlib.Path(os.environ[name]) for name in
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_n06_every_python_of_the_image_knows_its_user_and_where_to_write(name: str) -> None:
-    """All containers but the exporter, whose standard library writes nothing: its file system is read-only."""
+    """All containers but those of the standard library alone, which writes nothing: their file system is read-only."""
     for pod in helm.pod_templates(helm.render({**RELEASES[name], "storage": {"scratch": {"mountPath": "/nvme"}}})):
         for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
-            if container["name"] == "exporter":
+            if container["name"] in ("exporter", "guard"):
                 continue
             env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
             assert env["USER"] == env["LOGNAME"] == "neva"
@@ -130,14 +131,14 @@ def test_the_code_of_a_pod_starts_from_what_is_mounted(name: str, tmp_path: Path
             assert done.returncode == 0, done.stderr
             modules.append(module.removeprefix("neva_pod."))
     second = {"PyTorchJob": {"monitor.exporter"}, "TrainJob": set(), "prepare": {"prepare"}}
-    assert set(modules) == {"preflight", *second[name]}
+    assert set(modules) == {"preflight", "supervisor.guard", *second[name]}
 
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_every_file_of_a_configmap_is_mounted_and_there_is_room_for_more(name: str) -> None:
     """A key that no item names is not in the pod, an item without its key keeps the pod from starting; 1 MiB is all."""
     manifests = helm.render(RELEASES[name])
-    for config in helm.of_kind(manifests, "ConfigMap"):
+    for config in (m for m in manifests if m["kind"] == "ConfigMap"):
         volumes = [
             volume["configMap"]
             for pod in helm.pod_templates(manifests)

@@ -12,6 +12,8 @@ neva-pretrain/plan: {{ $v.monitoring.plan | toJson | quote }}
 neva-pretrain/results: {{ $f.resultsPath | toJson }}
 neva-pretrain/training: {{ $v.training | toJson | quote }}
 neva-pretrain/checkpoint: {{ pick $v.checkpoint "enabled" "everyNSteps" | toJson | quote }}
+# Other values make another job; Argo CD deletes this one only once a person confirms it.
+argocd.argoproj.io/sync-options: Prune=confirm
 {{- end -}}
 
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod

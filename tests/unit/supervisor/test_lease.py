@@ -1,4 +1,4 @@
-"""One writer of a results folder: real processes, real files, and a model of every interleaving."""
+"""K01: one writer of a results folder: real processes, real files, and a model of every interleaving."""
 
 import errno
 import json
