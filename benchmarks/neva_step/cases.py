@@ -79,8 +79,8 @@ class Case:
                 num_layers=2,
                 hidden_size=64,
                 ffn_hidden_size=128,
-                num_attention_heads=4,
-                num_query_groups=4,
+                num_attention_heads=8,
+                num_query_groups=8,
                 vocab_size=500,
             )
             tower = replace(model.vision, hidden_size=32, num_layers=2, image_size=56)

@@ -48,8 +48,8 @@ class LanguageModel(nn.Module):
 
     def __init__(self, llm: Architecture, tokens: int, profile: str, groups: Groups, device: torch.device) -> None:
         super().__init__()
-        parallel_state.destroy_model_parallel()
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=groups.tp_size)
+        if not parallel_state.model_parallel_is_initialized():  # once: NCCL's memory of groups let go stays
+            parallel_state.initialize_model_parallel(tensor_model_parallel_size=groups.tp_size)
         if device.type == "cpu":
             torch.cuda.current_device = lambda: device  # the rotary embedding asks for it without need
         fused = profile != "reference"
