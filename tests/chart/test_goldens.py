@@ -35,7 +35,7 @@ def golden(values: dict[str, Any] | None) -> str:
     manifests = sorted(helm.render(values), key=lambda manifest: (manifest["kind"], manifest["metadata"]["name"]))
     files = [path for path in (helm.CHART / "files").rglob("*.*") if path.suffix in (".py", ".sh", ".yaml")]
     delivered = {file.read_text("utf-8").strip(): f"({file.relative_to(helm.CHART)})" for file in files}
-    for manifest in helm.of_kind(manifests, "ConfigMap"):
+    for manifest in (m for m in manifests if m["kind"] == "ConfigMap"):
         manifest["data"] = {name: delivered.get(text.strip(), text) for name, text in manifest["data"].items()}
     return "---\n".join(yaml.dump(manifest, Dumper=Dumper, sort_keys=True, width=120) for manifest in manifests)
 
