@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint quick unit test e2e demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
+.PHONY: help install tools docs lint quick unit test e2e chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,10 @@ $(VENV)/.e2e: $(VENV)/.installed
 	touch $@
 
 e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run real torchrun on CPU
-	$(BIN)/python -m pytest tests/e2e -m e2e
+	$(BIN)/python -m pytest tests/e2e tests/survival -m e2e
+
+chaos: $(VENV)/.e2e  ## 500 random schedules of faults; NEVA_CHAOS=N for another number
+	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e
 
 sandbox-up: install  ## Start the local control plane with NODES simulated 8-GPU nodes
 	@$(BIN)/python -m tests.tools build helm kubernetes kwok etcd training-operator

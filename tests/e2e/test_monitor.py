@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import tools
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import ROOT, Release
+from tests.e2e.release import ROOT, Release, mount
 from tests.sandbox import Sandbox
 from tests.sandbox.process import free_ports
 from tests.unit.monitor.nemo_logs import REGISTERED, bar, ranks
@@ -352,7 +352,8 @@ def fetch(port: int, path: str) -> str:
 @contextmanager
 def started(container: dict[str, Any], folder: Path, said: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a container's command and arguments as they are, in a folder that stands for its working one."""
-    environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"PATH": os.environ["PATH"]}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"PATH": path, "TMPDIR": str(folder)}
     with said.open("wb") as output:
         process = subprocess.Popen(
             [*container["command"], *container["args"]], cwd=folder, env=environment, stdout=output, stderr=output
@@ -396,13 +397,8 @@ def test_the_exporter_runs_beside_the_master_and_does_not_keep_the_job(
     assert master["status"]["qosClass"] == "Guaranteed"
     assert "exporter" not in [c["name"] for c in worker["spec"]["initContainers"]]
 
-    (volume,) = (v for v in master["spec"]["volumes"] if v["name"] == "config")
-    files = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
     mounted = tmp_path / "mounted"
-    for item in volume["configMap"]["items"]:
-        file = mounted / item["path"]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(files[item["key"]])
+    mount(release, master, "config", mounted)
     with started(sidecar, mounted, tmp_path / "said") as process:
         until(lambda: fetch(port, "/healthz") == "ok\n", "the exporter answers")
         assert "neva_step" not in metrics(port), "no log yet"
@@ -475,8 +471,7 @@ def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release,
     data = sandbox.get("configmap", config["configMap"]["name"], namespace=release.namespace)["data"]
     folder = yaml.safe_load(data["neva_pretrain.yaml"])["exp_manager"]["explicit_log_dir"]
     subprocess.run([sys.executable, "-c", EVENTS, folder], check=True)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with started(container, {"PATH": path, "TMPDIR": str(tmp_path)}, tmp_path / "said"):
+    with started(container, tmp_path, tmp_path / "said"):
         probe = container["readinessProbe"]["httpGet"]["path"]
         until(lambda: "TensorBoard" in fetch(port, probe), "the probe's page")
         run = str(Path(folder).relative_to(results))

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.release import Release, process_environment
-from tests.sandbox.process import free_ports
+from tests.e2e.release import Release, mount, process_environment
+from tests.sandbox.process import free_ports, is_free
 from tests.waiting import PATIENCE
 
 
@@ -20,25 +20,26 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
     Not there on one machine without GPUs: cluster DNS (the master is 127.0.0.1), nvidia-smi and NeMo's script (named
     stand-ins), and the mounts (folders of the test).
     """
-    sandbox, (port,) = release.sandbox, free_ports(1)
+    sandbox = release.sandbox
+    # The supervisor takes the port after torchrun's.
+    port = next(port for port in iter(lambda: free_ports(1)[0], None) if is_free(port + 1))
     plan = {"nodes": 4, "gpusPerNode": 2, "tensorParallelSize": 2, "microBatchSize": 2, "globalBatchSize": 8}
-    values = {"training": plan, "rendezvous": {"port": port}, "fabric": "tcp", "job": {"kind": release.kind}}
+    values = {
+        **{"training": plan, "rendezvous": {"port": port}, "fabric": "tcp", "job": {"kind": release.kind}},
+        **{"preflight": {"enabled": False}, "storage": {"results": {"mountPath": str(folder / "results")}}},
+    }
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     release.install("-f", str(folder / "values.yaml"))
     sandbox.wait_for_phase("Running", 4, namespace=release.namespace)
     pods = release.pods()
-    (volume,) = (v for v in next(iter(pods.values()))["spec"]["volumes"] if v["name"] == "config")
-    data = sandbox.get("configmap", volume["configMap"]["name"], namespace=release.namespace)["data"]
     config = folder / "etc"
-    config.mkdir()
-    for name, text in data.items():
-        (config / name).write_text(text)
+    mount(release, next(iter(pods.values())), "config", config)
     stand_ins = folder / "bin"
     stand_ins.mkdir()
     smi = stand_ins / "nvidia-smi"
     smi.write_text("#!/bin/sh\nprintf 'GPU 0: stand-in\\nGPU 1: stand-in\\n'\n")
     smi.chmod(0o755)
-    output, results = folder / "output", folder / "results"
+    output, results = folder / "output", folder / "results" / "neva"
     output.mkdir()
 
     running = []
@@ -47,7 +48,6 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
         moved = {
             "NEVA_CONFIG_DIR": str(config),
             "NEVA_ENTRYPOINT": str(Path(__file__).with_name("stand_in_training.py")),
-            "NEVA_RESULTS_DIR": str(results),
             "NEVA_WORK_DIR": str(here / "work"),
             "TMPDIR": str(here / "tmp"),
             "HF_HOME": str(here / "hf"),

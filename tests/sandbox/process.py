@@ -148,12 +148,13 @@ def free_ports(count: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < count:
         port = random.randrange(20000, 32000)  # noqa: S311 - not a secret
-        if port not in chosen and _is_free(port):
+        if port not in chosen and is_free(port):
             chosen.append(port)
     return chosen
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether a loopback port can be bound."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,10 +1,11 @@
 #!/bin/bash
-# Starts NeVa pretraining on this node. Everything comes from the environment and from the read-only folder of the
-# ConfigMap; no value is ever part of a shell line.
+# Prepares this node for NeVa pretraining, then hands over to the supervisor (neva_pod/supervisor), which runs torchrun.
+# Everything comes from the environment and from the read-only folder of the ConfigMap; no value is ever part of a shell
+# line.
 #   PET_*           the operator's or Trainer's: nodes, node rank, master, port; torchrun reads them by itself
 #   NEVA_*          the chart's, see templates/_pod.tpl
-# Exit codes: 64 anything wrong before torchrun starts, 69 master not reachable, 143 stopped before torchrun ran,
-# otherwise torchrun's.
+# Exit codes: 64 anything wrong before torchrun starts, 143 stopped, preflight's (1: a check failed), else the supervisor's.
+# Codes below 128 are final, others ask the operator for a new pod.
 # shellcheck disable=SC2329  # step calls functions by their names
 set -euo pipefail
 
@@ -32,7 +33,7 @@ step() {
   child=
   case $code in
     0) ;;
-    64 | 69) exit "$code" ;;
+    64) exit "$code" ;;
     *) stop 64 "$what: exited with code $code, see the lines above" ;;
   esac
 }
@@ -54,31 +55,10 @@ text() {
   printf '%s' "${!name}"
 }
 
-# Runs a command until it succeeds; what it stands for and how long are its first arguments.
-wait_for() {
-  local what=$1 limit=$2 start=$SECONDS next=10
-  shift 2
-  until timeout 5 "$@" >/dev/null 2>&1; do
-    local waited=$((SECONDS - start))
-    (( waited < limit )) || stop 69 "$what: not reachable after $waited s (limit rendezvous.waitSeconds $limit); see the master's pod: kubectl describe pod, kubectl logs"
-    if (( waited >= next )); then say "waiting for the master at $what, $waited of $limit s"; next=$((waited + 30)); fi
-    sleep 1
-  done
-  say "the master answers at $what after $((SECONDS - start)) s"
-}
-
 chart="the chart sets it: this script runs only in the chart's pods"
 operator="the training operator or Trainer sets it: check that this pod belongs to a PyTorchJob or TrainJob"
 : "${NEVA_WAIT_SECONDS=900}"
-patience=$(number NEVA_WAIT_SECONDS 0 999999999 "set rendezvous.waitSeconds")
-
-# An init container of workers: the master's name resolves once the master has passed its own preflight.
-if [[ ${1:-} == wait-for-master ]]; then
-  master=$(text POD_NAME "$chart")
-  master=${master%-worker-*}-master-0
-  step "$master" $((patience + 60)) wait_for "$master" "$patience" getent hosts "$master"
-  exit 0
-fi
+number NEVA_WAIT_SECONDS 0 999999999 "set rendezvous.waitSeconds" >/dev/null
 
 # Prints the index of RoCE v2 over an IPv4 address of this pod, where all adapters that have one agree. NCCL before 2.21
 # takes 0, which is not routed, and no value can tell: nodes, macvlans and virtual functions differ. Takes a root folder.
@@ -103,11 +83,11 @@ if [[ ${1:-} == gid-index ]]; then gid_index "${2:-}"; exit 0; fi
 
 nodes=$(number NEVA_NODES 1 999999999 "$chart")
 processes=$(number NEVA_GPUS_PER_NODE 1 999999999 "$chart")
-results=$(text NEVA_RESULTS_DIR "$chart")
+text NEVA_RESULTS_DIR "$chart" >/dev/null
 work=$(text NEVA_WORK_DIR "$chart")
-entrypoint=$(text NEVA_ENTRYPOINT "set image.entrypoint")
+text NEVA_ENTRYPOINT "set image.entrypoint" >/dev/null
 config=${NEVA_CONFIG_DIR:-/etc/neva}
-for tool in python3 torchrun stdbuf tr tee; do
+for tool in python3 torchrun; do
   command -v "$tool" >/dev/null || stop 64 "$tool: not found on PATH; must be in the image; use the NeMo container (image.repository)"
 done
 
@@ -126,10 +106,21 @@ fi
 
 # Trainer's port is always 29500; the chart's is the user's choice, free on every node with hostNetwork.
 [[ -z ${NEVA_MASTER_PORT:-} ]] || export PET_MASTER_PORT=$NEVA_MASTER_PORT
+export NEVA_NODE_RANK=$rank
 if (( rank > 0 )); then
-  [[ -n ${PET_MASTER_ADDR:-} ]] && host=$PET_MASTER_ADDR || host=$(text MASTER_ADDR "$operator")
-  [[ -n ${PET_MASTER_PORT:-} ]] && name=PET_MASTER_PORT || name=MASTER_PORT
-  port=$(number "$name" 1 65535 "$operator")
+  [[ -n ${PET_MASTER_ADDR:-} ]] && NEVA_MASTER_HOST=$PET_MASTER_ADDR || NEVA_MASTER_HOST=$(text MASTER_ADDR "$operator")
+  export NEVA_MASTER_HOST
+fi
+
+# All that can be known of inputs and node, before a GPU is touched. Here and not in an init container: the operator makes
+# a pod whose init container failed again and again.
+if [[ -n ${NEVA_PREFLIGHT:-} ]]; then
+  cd "$config" || stop 64 "$config: cannot be entered; must hold the job's files; $chart"
+  python3 -m neva_pod.preflight --settings settings.json --level "$NEVA_PREFLIGHT" &
+  child=$! code=0
+  wait "$child" || code=$?
+  child=
+  (( code == 0 )) || exit "$code"
 fi
 
 # torchrun would start fewer processes than there are GPUs, or more, silently. Of MIG slices a CUDA process
@@ -165,77 +156,13 @@ folder() {
   rm -f "$error"
 }
 
-# Each node keeps its own log beside the results, outside NeMo's log folder, whose files NeMo moves.
-log=$results/logs/node-$(printf '%05d' "$rank").log
 make_folders() {
   folder "$work" storage.scratch
   folder "${TMPDIR:-/tmp}" storage.scratch
   folder "${HF_HOME:-$work/huggingface}" hf.home
   folder "${HOME:-$work}" storage.scratch
-  folder "$results" storage.results
-  folder "$results/logs" storage.results
-  # Opening a FIFO would wait for its reader.
-  [[ ! -e $log || -f $log ]] || stop 64 "$log: got no regular file; must be this node's log; remove it"
-  { : >>"$log"; } 2>/dev/null || stop 64 "$log: cannot be written as uid $EUID; must be writable; check its owner and mode, and the free space of storage.results"
 }
-step "folders of results and scratch" 300 make_folders
+step "folders of scratch" 300 make_folders
 
-# One writer: what this run is, beside its results. The checkpoint holds the projector only.
-write_record() {
-  local temporary
-  temporary=$(mktemp "$results/.run.json.XXXXXX")
-  if ! python3 -c '
-import importlib.metadata, json, platform, sys
-
-try:
-    settings = json.load(open(sys.argv[1]))
-    settings["versions"] = {"python": platform.python_version()}
-    for name in ("torch", "nemo_toolkit", "megatron_core", "transformer_engine", "transformers"):
-        try:
-            settings["versions"][name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            settings["versions"][name] = None
-    with open(sys.argv[2], "w") as file:
-        json.dump(settings, file, indent=2, sort_keys=True)
-except Exception as error:
-    sys.exit(f"neva: {error}")
-' "$config/settings.json" "$temporary"; then
-    rm -f "$temporary"
-    stop 64 "$results/run.json: cannot be written; must describe this run; check $config/settings.json and the free space of storage.results"
-  fi
-  chmod '=rw' "$temporary" # mktemp's 0600 is for no one else; this is what umask allows
-  mv -fT "$temporary" "$results/run.json" || { rm -f "$temporary"; stop 64 "$results/run.json: cannot be replaced; must be a file; remove it"; }
-}
-
-if (( rank > 0 )); then
-  # The port opens only when the master's torchrun is up.
-  # shellcheck disable=SC2016  # the inner shell expands its own arguments
-  step "$host:$port" $((patience + 60)) wait_for "$host:$port" "$patience" bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$host" "$port"
-else
-  step "$results/run.json" 300 write_record
-fi
-
-arguments=(
-  --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
-  "$entrypoint"
-  --config-path="$config" --config-name=neva_pretrain.yaml
-  # Hydra writes into its run folder: never the container's working folder, never a read-only one.
-  "hydra.run.dir=$work" hydra.output_subdir=null
-)
-cd "$work" || stop 64 "$work: cannot be entered as uid $EUID; must be a folder of its own; check storage.scratch"
-say "node $rank of $nodes: torchrun ${arguments[*]}"
-
-# A progress bar ends in a carriage return, and the container runtime shows nothing before a line ends.
-exec 3> >(stdbuf -oL tr '\r' '\n' | tee -a "$log")
-writer=$!
-torchrun "${arguments[@]}" >&3 2>&1 3>&- &
-child=$!
-exec 3>&-
-# Forward signals, so that torchrun can stop its workers.
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
-code=0
-wait "$child" || code=$?
-while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
-# The end of PID 1 would cut off the log's last lines, the ones that tell why; an orphan that holds it open may not stay.
-for (( i = 0; i < 100; i++ )); do kill -0 "$writer" 2>/dev/null || break; sleep 0.1; done
-exit "$code"
+cd "$config" || stop 64 "$config: cannot be entered; must hold the job's files; $chart"
+exec python3 -m neva_pod.supervisor

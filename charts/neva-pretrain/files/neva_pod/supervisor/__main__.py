@@ -1,0 +1,163 @@
+"""PID 1 of the training container, after launch.sh: this node's agent and, on the master, the coordinator.
+
+Exit codes: 0 the run has ended, 64 wrong configuration, results folder held by another run, or rank held by another
+pod, 65 the loss is not a number, 69 a node or the master did not come, 70 too many failures without progress, 143
+stopped by SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from neva_pod.findings import UsageError, show
+from neva_pod.inputs.saved import Recovery, recover
+from neva_pod.supervisor import processes
+from neva_pod.supervisor.agent import FOLDER_SECONDS, Agent, say
+from neva_pod.supervisor.background import Background
+from neva_pod.supervisor.control import listen
+from neva_pod.supervisor.coordinator import Coordinator
+from neva_pod.supervisor.folders import make_results, write_record
+from neva_pod.supervisor.lease import RENEW_SECONDS, TTL_SECONDS, Identity, Lease, LeaseError, Times, take
+from neva_pod.supervisor.node import GAVE_UP, STOPPED, WRONG, Node
+from neva_pod.supervisor.peers import Peers
+from neva_pod.supervisor.restarts import Restarts
+
+T = TypeVar("T")
+
+
+class RefusedError(Exception):
+    """The run must not start."""
+
+
+def answered(call: Callable[[], T], seconds: float, path: str, node: str) -> T:
+    """Return what a call returns that a hung file system may hold up."""
+    work, until = Background(call), time.monotonic() + seconds
+    while not work.done:
+        if time.monotonic() > until:
+            where = node or "this node"
+            raise RefusedError(f"{show(path)}: no answer after {seconds:.0f} s; check the file systems of {where}")
+        time.sleep(0.05)
+    return work.result()
+
+
+class Renewer:
+    """Renews the lease by a thread of its own, which the file system may hold up."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._ended = threading.Event()
+        self.lost: str | None = None
+        """Why this run must stop: the lease is another's."""
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS) and self.lost is None:
+            self.lost = self._lease.renew()
+
+    def release(self) -> None:
+        """Give the lease up, unless the file system does not answer."""
+        self._ended.set()
+        self._thread.join(RENEW_SECONDS)
+        if self.lost is None and not self._thread.is_alive():
+            work, until = Background(self._lease.release), time.monotonic() + RENEW_SECONDS
+            while not work.done and time.monotonic() < until:
+                time.sleep(0.05)
+
+
+def become_master(node: Node) -> tuple[Coordinator, int, Renewer]:
+    """Take the results folder, write what this run is, and open the port.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    renewer = Renewer(_take(node))
+    try:
+        return *_with_lease(node, renewer), renewer
+    except BaseException:
+        renewer.release()
+        raise
+
+
+def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
+    if problem := answered(lambda: write_record(node), FOLDER_SECONDS, node.results, node.name):
+        raise RefusedError(problem)
+    path = os.path.join(node.results, "restarts.jsonl")
+    restarts = answered(lambda: Restarts(path, node.job), FOLDER_SECONDS, path, node.name)
+    checkpoints = node.settings.text("results.checkpointsDir", os.path.join(node.results, "results", "checkpoints"))
+    resumes = node.settings.text("resume", "auto") != "never"
+
+    def recovery() -> Recovery | None:
+        return recover(checkpoints, os.path.join(node.results, "damaged")) if resumes else None
+
+    try:
+        server = listen(node.port, everywhere=node.nodes > 1)
+    except OSError as error:
+        raise RefusedError(
+            f"rendezvous.port: got port {node.port - 1}, but port {node.port} after it cannot be opened "
+            f"({error.strerror}); both must be free on the master; use another port"
+        ) from None
+    peers = Peers(node, server)
+    coordinator = Coordinator(node, peers, restarts, recovery, lambda: renewer.lost, say)
+    return coordinator, server.getsockname()[1]
+
+
+def _take(node: Node) -> Lease:
+    if problem := answered(lambda: make_results(node), FOLDER_SECONDS, node.results, node.name):
+        raise RefusedError(problem)
+    release = node.settings.text("run.release", "")
+    identity = Identity(node.namespace, release, node.pod, node.uid, node.name, node.digest)
+    try:
+        limit, times = FOLDER_SECONDS + 2 * TTL_SECONDS, Times(RENEW_SECONDS, TTL_SECONDS)
+        return answered(lambda: take(node.results, identity, say, times=times), limit, node.results, node.name)
+    except LeaseError as error:
+        raise RefusedError(str(error)) from None
+
+
+def coordinate(coordinator: Coordinator) -> None:
+    """Run the coordinator; its end by a fault of its own is the job's."""
+    try:
+        coordinator.serve()
+    except BaseException:  # nobody else would tell
+        traceback.print_exc()
+        leave(GAVE_UP)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whatever its threads wait for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> int:
+    """Supervise this node; return the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: leave(STOPPED))
+    processes.adopt_orphans()
+    try:
+        node = Node.of_environment(os.environ)
+        if node.rank > 0:
+            return Agent(node, node.port, lambda _: None).run()
+        coordinator, port, renewer = become_master(node)
+    except (UsageError, RefusedError) as error:
+        say(f"ERROR: {error}")
+        return WRONG
+    thread = threading.Thread(target=coordinate, args=(coordinator,), name="coordinator", daemon=True)
+    thread.start()
+    code = Agent(node, port, coordinator.read).run()
+    if code == STOPPED:
+        coordinator.leave()
+    else:
+        thread.join(2 * RENEW_SECONDS)
+    renewer.release()
+    return code
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,301 @@
+"""The master's part: brings the nodes together, starts attempts on all of them, and ends them together."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from neva_pod.findings import ProblemError, show, some
+from neva_pod.inputs.saved import Recovery, step_of
+from neva_pod.monitor.parser import LogParser
+from neva_pod.supervisor import node as codes
+from neva_pod.supervisor.background import Background
+from neva_pod.supervisor.node import Node
+from neva_pod.supervisor.peers import Lost, Peers, Trouble, Wrong
+from neva_pod.supervisor.restarts import Attempt, Restarts
+from neva_pod.supervisor.watch import NOT_FINITE_STEPS, StepWatch
+
+TICK_SECONDS = 0.1
+STOP_SECONDS = 60.0
+"""Seconds that nodes may take to end torchrun; a process that holds a GPU may take some to die."""
+STACK_SECONDS = 15.0
+"""Seconds that nodes may take to write their ranks' stacks."""
+TELL_SECONDS = 30.0
+"""Seconds between two lines about what is waited for."""
+LAST_SECONDS = 10.0
+"""Seconds that nodes may take to hear of the end."""
+DOUBLINGS = 4
+"""The limit of a step doubles so often at most while one step keeps on hanging."""
+
+
+class Phase(Enum):
+    """What the nodes are doing."""
+
+    GATHER = "waiting for nodes"
+    RECOVER = "judging checkpoints"
+    RUN = "training"
+    STACKS = "writing stacks"
+    STOP = "stopping"
+    END = "ended"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why an attempt ends, and what that means.
+
+    Attributes:
+        reason: for a person.
+        failed: it counts; a pod that was told to go has saved first.
+        final: exit code of the job, if no other attempt may follow.
+        hang: the ranks are there but do not move: their stacks tell where.
+
+    """
+
+    reason: str
+    failed: bool = True
+    final: int | None = None
+    hang: bool = False
+
+
+@dataclass
+class Running:
+    """The attempt of the moment."""
+
+    attempt: Attempt
+    watch: StepWatch
+    ending: Ending | None = None
+
+
+class Coordinator:
+    """Moves the whole job through its phases, by what the nodes say."""
+
+    def __init__(
+        self,
+        node: Node,
+        peers: Peers,
+        restarts: Restarts,
+        recover: Callable[[], Recovery | None],
+        superseded: Callable[[], str | None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            node: the master itself.
+            peers: all nodes, the master's own agent too.
+            restarts: the record of attempts.
+            recover: judges the checkpoints before each attempt; runs beside the loop. None: nothing is resumed.
+            superseded: asked often; a sentence once this job must not go on, since its lease is another's.
+            say: tells the pod's log.
+
+        """
+        self._node, self._peers, self._restarts = node, peers, restarts
+        self._recover, self._superseded, self._say = recover, superseded, say
+        self._settings = node.settings
+        self._phase, self._since, self._told = Phase.GATHER, time.monotonic(), time.monotonic()
+        self._recovery: Background[Recovery | None] | None = None
+        self._run: Running | None = None
+        self._hangs, self._hung_at = 0, -1
+        self._parser = LogParser()
+        self._lock = threading.Lock()
+
+    def read(self, data: bytes) -> None:
+        """Take what rank 0's torchrun prints; called by another thread."""
+        with self._lock:
+            events = self._parser.feed(data)
+            if self._run:
+                self._run.watch.read(events, time.monotonic())
+
+    def serve(self) -> None:
+        """Work until the run has ended and the nodes know."""
+        while self._phase is not Phase.END or (self._peers.all and self._waited < LAST_SECONDS):
+            for event in self._peers.hear(TICK_SECONDS):
+                self._react(event)
+            if self._phase is Phase.END:
+                continue
+            if why := self._superseded():
+                self._end(codes.WRONG, f"ERROR: {why}")
+            else:
+                self._decide()
+        self._peers.close()
+
+    def leave(self) -> None:
+        """Record the attempt that this pod's own end cuts short; the next master goes on from there."""
+        if self._run and self._phase in (Phase.RUN, Phase.STACKS, Phase.STOP):
+            self._record(self._run, Ending("the master was told to go", failed=False))
+
+    @property
+    def _waited(self) -> float:
+        """Seconds in this phase."""
+        return time.monotonic() - self._since
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self._since = phase, time.monotonic()
+
+    def _react(self, event: Lost | Wrong | Trouble) -> None:
+        running = self._run if self._phase is Phase.RUN else None
+        if isinstance(event, Wrong):
+            why = f"{event.peer.name}: {event.why}"
+            if running:
+                self._stop(running, Ending(why, final=codes.WRONG))
+            elif self._phase is not Phase.END:
+                self._end(codes.WRONG, f"ERROR: {why}")
+        elif running and isinstance(event, Lost):
+            self._stop(running, running.ending or Ending(event.why, failed=not event.peer.leaving))
+        elif running:
+            self._stop(running, Ending(f"{event.peer.name}: {event.why}", hang=True))
+
+    def _decide(self) -> None:
+        if self._phase is Phase.GATHER:
+            self._gather()
+        elif self._phase is Phase.RECOVER and self._recovery and self._recovery.done:
+            try:
+                self._begin(self._recovery.result())
+            except ProblemError as error:
+                finding = error.finding
+                why = Ending(f"{finding.message}; {finding.fix}")
+                self._count(why, self._restarts.end(self._restarts.begin(0), None, why.reason, failed=True))
+        elif self._run and self._phase is Phase.RUN:
+            self._follow(self._run)
+        elif self._phase is Phase.STACKS:
+            if self._waited > STACK_SECONDS or all(p.stacked == p.told for p in self._peers.all):
+                self._enter(Phase.STOP)
+                self._peers.send("stop")
+        elif self._run and self._phase is Phase.STOP:
+            self._await_stop(self._run)
+
+    def _gather(self) -> None:
+        """Wait until all nodes are here; a pod that was lost may first have to find a node and pull the image."""
+        ready = {p.rank for p in self._peers.all if p.ended and not p.leaving}
+        missing = [str(rank) for rank in range(self._node.nodes) if rank not in ready]
+        key, limit = "rendezvous.waitSeconds", self._node.wait
+        if self._run:
+            key, limit = "restart.waitSeconds", self._node.wait_again
+        if not missing:
+            self._enter(Phase.RECOVER)
+            self._recovery = Background(self._recover)
+        elif self._waited > limit:
+            self._end(
+                codes.UNREACHABLE,
+                f"ERROR: nodes {some(missing)} of {self._node.nodes}: not here after {self._waited:.0f} s (limit {key} "
+                f"{limit:.0f}); see their pods: kubectl describe pod, kubectl logs",
+            )
+        elif time.monotonic() - self._told > TELL_SECONDS:
+            self._told = time.monotonic()
+            waited = f"{self._waited:.0f} of {limit:.0f} s"
+            self._say(f"waiting for nodes {some(missing)} of {self._node.nodes}, {waited}")
+
+    def _begin(self, recovery: Recovery | None) -> None:
+        """Start an attempt on all nodes."""
+        for line in recovery.said if recovery else ():
+            self._say(line)
+        saves = self._settings.flag("checkpoint.enabled")
+        watch = StepWatch(
+            self._node.limits,
+            save_every=self._settings.integer("checkpoint.everyNSteps", 0) if saves else 0,
+            max_steps=self._node.max_steps,
+            now=time.monotonic(),
+            patience=2 ** min(self._hangs, DOUBLINGS),
+        )
+        attempt = self._restarts.begin((step_of(recovery.resumes) or 0) if recovery else 0)
+        with self._lock:
+            self._parser, self._run = LogParser(), Running(attempt, watch)
+        for peer in self._peers.all:
+            peer.told = attempt.number
+        self._enter(Phase.RUN)
+        self._peers.send("start", attempt=attempt.number)
+
+    def _follow(self, run: Running) -> None:
+        """See how the attempt is."""
+        with self._lock:
+            trouble, lost, step = run.watch.trouble(time.monotonic()), run.watch.lost, run.watch.step or 0
+        ended = [p for p in self._peers.all if p.ended]
+        bad = [p for p in ended if p.code != 0]
+        leaving = [p for p in self._peers.all if p.leaving]
+        if leaving and run.ending is None:
+            # Rank 0 saves at the end of its step, and all ranks then end by themselves.
+            run.ending = Ending(f"{leaving[0].name} was told to go", failed=False)
+            self._say(f"{run.ending.reason}: saving a checkpoint")
+            self._peers.send("save")
+        if bad:
+            self._stop(run, run.ending or Ending(f"{bad[0].name}: torchrun ended with {bad[0].code}"))
+        elif len(ended) == self._node.nodes:
+            if run.ending is None or step >= self._node.max_steps:
+                self._record(run, Ending("done", failed=False))
+                self._end(codes.DONE, f"the run has ended, at step {step}" if step else "the run has ended")
+            else:
+                self._stop(run, run.ending)
+        elif lost:
+            self._stop(
+                run,
+                Ending(
+                    f"the loss has not been a number for {NOT_FINITE_STEPS} steps, the last is {step}; lower "
+                    "training.learningRate, and start with a new run.id or from a checkpoint before that",
+                    final=codes.NOT_FINITE,
+                ),
+            )
+        elif trouble:
+            self._stop(run, run.ending or Ending(trouble, hang=True))
+
+    def _stop(self, run: Running, ending: Ending) -> None:
+        """End the attempt on all nodes; after a hang with the stacks of all ranks first."""
+        run.ending = ending
+        self._say(f"{ending.reason}; torchrun is stopped on all nodes")
+        self._enter(Phase.STACKS if ending.hang else Phase.STOP)
+        self._peers.send("stacks" if ending.hang else "stop")
+
+    def _await_stop(self, run: Running) -> None:
+        running = [p for p in self._peers.all if not p.ended]
+        if running and self._waited < STOP_SECONDS:
+            return
+        for peer in running:
+            self._peers.drop(peer)
+        ending = run.ending or Ending("stopped")
+        attempt = self._record(run, ending)
+        self._count_hang(ending, attempt)
+        self._count(ending, attempt)
+
+    def _count(self, ending: Ending, attempt: Attempt) -> None:
+        """Try again, unless that is of no use."""
+        limit = self._settings.integer("restart.limit", 3)
+        if ending.final is not None:
+            self._end(ending.final, f"ERROR: {ending.reason}")
+        elif ending.failed and not self._settings.flag("restart.enabled", True):
+            self._end(codes.GAVE_UP, f"ERROR: {ending.reason}; restart.enabled is false: the job ends")
+        elif ending.failed and attempt.failures >= limit:
+            self._end(
+                codes.GAVE_UP,
+                f"ERROR: {ending.reason}; {attempt.failures} attempts in a row made no progress (restart.limit "
+                f"{limit}); the last came from step {attempt.resumed} to {attempt.step}; see {show(self._node.logs)}, "
+                "mend what they tell, and set run.attempt to the next number",
+            )
+        else:
+            count = f": failure {attempt.failures} of {limit} in a row without progress" if ending.failed else ""
+            self._say(f"restarting{count}")
+            self._enter(Phase.GATHER)
+
+    def _count_hang(self, ending: Ending, attempt: Attempt) -> None:
+        """Be more patient with a step that hangs again: it may just be slow, such as the first one of an epoch."""
+        again = ending.hang and self._hung_at == attempt.step
+        self._hangs = self._hangs + 1 if again else int(ending.hang)
+        self._hung_at = attempt.step if ending.hang else -1
+
+    def _record(self, run: Running, ending: Ending) -> Attempt:
+        """Count the attempt, and write it down."""
+        with self._lock:
+            step = run.watch.step
+        attempt = self._restarts.end(run.attempt, step, ending.reason, ending.failed)
+        try:
+            self._restarts.write(attempt)
+        except OSError as error:
+            self._say(f"the record of attempts cannot be written: {error.strerror}")
+        return attempt
+
+    def _end(self, code: int, why: str) -> None:
+        """Tell all nodes the end; their agents end what still runs."""
+        self._say(why)
+        self._enter(Phase.END)
+        for peer in self._peers.all:
+            # The master's own agent shares this log.
+            peer.channel.send("end", code=code, why="" if peer.rank == 0 else why)

@@ -1,0 +1,104 @@
+"""The record of a run's attempts, and when another one is of no use."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from neva_pod.inputs.files import open_file
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of torchrun on all nodes.
+
+    Attributes:
+        number: counts all attempts in the results folder, from 1.
+        job: name of the job that made it.
+        began: time, UTC.
+        ended: time, UTC; empty while it runs.
+        resumed: step of the checkpoint that it resumed from, 0 for none.
+        step: the last step that its log showed.
+        reason: why it ended.
+        failures: failed attempts in a row without progress, this one too if it failed.
+
+    """
+
+    number: int
+    job: str
+    began: str
+    ended: str = ""
+    resumed: int = 0
+    step: int = 0
+    reason: str = ""
+    failures: int = 0
+
+
+def utc() -> str:
+    """Return the time for a person to read."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Restarts:
+    """The attempts in a results folder: ``restarts.jsonl``, a line for the end of each."""
+
+    def __init__(self, path: str, job: str) -> None:
+        """Read what earlier attempts left; damaged lines are passed over."""
+        self._path, self._job = path, job
+        self._attempts = [a for a in map(_attempt, _lines(path)) if a]
+
+    @property
+    def _mine(self) -> list[Attempt]:
+        return [a for a in self._attempts if a.job == self._job]
+
+    def begin(self, resumed: int) -> Attempt:
+        """Number the next attempt."""
+        number = max((a.number for a in self._attempts), default=0) + 1
+        return Attempt(number, self._job, utc(), resumed=resumed, step=resumed)
+
+    def end(self, attempt: Attempt, step: int | None, reason: str, failed: bool) -> Attempt:
+        """Count an attempt that ended; return it with its count of failures.
+
+        It has made progress if it came further than every one before it: then it is the first failure at its place.
+        """
+        before = self._mine
+        ended = replace(attempt, ended=utc(), step=max(attempt.step, step or 0), reason=reason)
+        last = before[-1].failures if before else 0
+        if ended.step > max((a.step for a in before), default=-1):
+            last = 0
+        ended = replace(ended, failures=last + int(failed))
+        self._attempts.append(ended)
+        return ended
+
+    def write(self, attempt: Attempt) -> None:
+        """Append an attempt to the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(attempt), sort_keys=True) + "\n")
+
+
+def _lines(path: str) -> list[Any]:
+    if not os.path.exists(path):
+        return []
+    with open_file(path) as file:
+        lines = file.read().splitlines()
+    read = []
+    for line in lines:
+        try:
+            read.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return read
+
+
+def _attempt(fields: Any) -> Attempt | None:
+    try:
+        attempt = Attempt(**fields)
+    except TypeError:
+        return None
+    numbers = (attempt.number, attempt.resumed, attempt.step, attempt.failures)
+    return attempt if all(isinstance(n, int) and n >= 0 for n in numbers) else None

@@ -1,0 +1,1 @@
+"""A whole job here: real launch.sh, supervisor and torchrun; stand-ins for NeMo, kubelet and the operator."""
