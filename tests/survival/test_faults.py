@@ -1,4 +1,4 @@
-"""What a job survives, one fault at a time; docs/explanation/survival.md has the table."""
+"""What a job survives (K02), one fault at a time; docs/explanation/survival.md has the table."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_a_pod_is_frozen(job: Job, rank: int) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_pod_is_told_to_go(job: Job, rank: int) -> None:
-    """Drain, eviction and preemption: rank 0 saves first, so no step is lost."""
+    """Drain, eviction and preemption (K14): rank 0 saves first, so no step is lost."""
     job.delete(rank)
     assert job.wait() == 0, job.tail()
     job.assert_nothing_lost()
