@@ -120,9 +120,16 @@ def container(manifests: list[Manifest], role: str = "Master") -> Manifest:
 
 def config_data(manifests: list[Manifest]) -> dict[str, str]:
     """The files that the pod sees in /etc/neva."""
-    name = job(manifests)["metadata"]["name"]
-    (found,) = [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == name]
-    return dict(found["data"])
+    maps = {m["metadata"]["name"]: m["data"] for m in of_kind(manifests, "ConfigMap")}
+    pods = (pod["spec"] for pod in pod_templates([m for m in manifests if not of_rollback(m)]))
+    volume = next(v for pod in pods for v in pod.get("volumes", ()) if v["name"] == "config")
+    return {key: said for source in sources(volume) for key, said in maps[source["name"]].items()}
+
+
+def sources(volume: Manifest) -> list[Manifest]:
+    """The ConfigMaps of a volume."""
+    parts = volume["projected"]["sources"] if "projected" in volume else [volume]
+    return [part["configMap"] for part in parts if "configMap" in part]
 
 
 def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
@@ -143,13 +150,14 @@ def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
 
 def mount(pod: Manifest, manifests: list[Manifest], volume: str, folder: Path) -> None:
     """Write a ConfigMap's files into a folder as the kubelet does: links to a dated folder that has the files."""
-    (source,) = [v["configMap"] for v in pod["volumes"] if v["name"] == volume]
-    (config,) = [m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"] == source["name"]]
+    (found,) = [v for v in pod["volumes"] if v["name"] == volume]
+    maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     dated = folder / "..2026_01_01"
-    for item in source["items"]:
-        path = dated / item["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(config["data"][item["key"]], encoding="utf-8")
+    for source in sources(found):
+        for item in source["items"]:
+            path = dated / item["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(maps[source["name"]][item["key"]], encoding="utf-8")
     (folder / "..data").symlink_to(dated.name)
     for path in dated.iterdir():
         (folder / path.name).symlink_to(Path("..data") / path.name)

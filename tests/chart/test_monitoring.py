@@ -65,7 +65,7 @@ def name_of(values: dict[str, Any] | None = None) -> str:
 def test_nothing_is_there_unless_asked_for() -> None:
     manifests = helm.render(NODES, *CRDS)
     assert not [m["kind"] for m in manifests if m["kind"] in OURS]
-    assert len(helm.of_kind(manifests, "ConfigMap")) == 1
+    assert len(helm.of_kind(manifests, "ConfigMap")) == 2
     assert not inits(manifests)
     assert not [name for name in environment(manifests) if name.startswith("WANDB")]
     assert "create_wandb_logger: false" in helm.config_data(manifests)["neva_pretrain.yaml"]
@@ -224,14 +224,14 @@ def test_the_log_is_the_one_that_the_launch_script_writes() -> None:
 
 
 def test_the_exporters_files_are_all_there() -> None:
-    """The package in the working directory, from the job's ConfigMap."""
+    """The package in the working directory, from the job's ConfigMaps."""
     manifests = helm.render(EXPORTER)
     sidecar = inits(manifests)["exporter"]
     (volume,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == "config"]
-    config = helm.one(manifests, "ConfigMap")
+    data = helm.config_data(manifests)
     package = helm.CHART / "files" / "neva_pod"
     files = [package / "__init__.py", *(package / "monitor").glob("*.py")]
-    items = {item["path"]: config["data"][item["key"]] for item in volume["configMap"]["items"]}
+    items = {item["path"]: data[item["key"]] for source in helm.sources(volume) for item in source["items"]}
     assert {str(file.relative_to(package.parent)): file.read_text() for file in files}.items() <= items.items()
     (mount,) = [m for m in sidecar["volumeMounts"] if m["name"] == "config"]
     assert mount["mountPath"] == sidecar["workingDir"] == "/etc/neva"

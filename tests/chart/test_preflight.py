@@ -22,8 +22,7 @@ def prepare(**more: Any) -> helm.Manifest:
 
 def settings(manifests: list[helm.Manifest]) -> Any:
     """What the scripts read."""
-    (found,) = helm.of_kind(manifests, "ConfigMap")
-    return json.loads(found["data"]["settings.json"])
+    return json.loads(helm.config_data(manifests)["settings.json"])
 
 
 def test_every_pod_checks_before_it_trains_and_the_master_checks_all() -> None:
@@ -166,7 +165,8 @@ def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
     assert not any("gpu" in name or "rdma" in name for name in container["resources"]["limits"])
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     (config,) = helm.of_kind(manifests, "ConfigMap")
-    assert spec["volumes"][0]["configMap"]["name"] == config["metadata"]["name"] == job["metadata"]["name"]
+    (source,) = helm.sources(spec["volumes"][0])
+    assert source["name"] == config["metadata"]["name"] == job["metadata"]["name"]
     assert not {"launch.sh", "neva_pretrain.yaml"} & set(config["data"])
 
 

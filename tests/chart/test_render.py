@@ -118,8 +118,8 @@ def test_integers_stay_integers_whatever_their_size() -> None:
     assert re.search(r"^ +native_amp_init_scale: 4294967296$", text, re.M)
     assert re.search(r"^ +seed: 2000000000$", text, re.M)
     assert merged(manifests)["model"]["big"] == [10000000, 0.5]
-    config = helm.one(manifests, "ConfigMap")
-    config["data"] = {key: said for key, said in config["data"].items() if not key.startswith("neva_pod.")}
+    for config in helm.of_kind(manifests, "ConfigMap"):
+        config["data"] = {key: said for key, said in config["data"].items() if not key.startswith("neva_pod.")}
     assert not re.search(r"\de\+\d", yaml.safe_dump_all(manifests)), "a number in float form"
     training = settings(manifests)["training"]
     assert (training["maxSteps"], type(training["maxSteps"])) == (2147000000, int)
@@ -332,12 +332,13 @@ def test_a11_unchanged_values_render_the_same_bytes() -> None:
 
 def test_a11_the_config_map_has_the_jobs_name_and_cannot_change() -> None:
     manifests = helm.render()
-    config = helm.one(manifests, "ConfigMap")
-    assert config["immutable"] is True
+    configs = helm.of_kind(manifests, "ConfigMap")
+    assert all(config["immutable"] is True for config in configs)
     name = helm.job(manifests)["metadata"]["name"]
-    assert config["metadata"]["name"] == name
+    names = [name, f"{name}-supervisor"]
+    assert [config["metadata"]["name"] for config in configs] == names
     (volume,) = [v for v in helm.pod(manifests)["volumes"] if v["name"] == "config"]
-    assert volume["configMap"]["name"] == name
+    assert [source["name"] for source in helm.sources(volume)] == names
 
 
 @pytest.mark.parametrize("args", [(), ("--set", r"podAnnotations.sidecar\.istio\.io/inject=false")])

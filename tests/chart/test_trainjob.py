@@ -48,13 +48,14 @@ def test_the_job_is_thin_and_its_runtime_has_its_name() -> None:
 def test_helm_makes_the_runtime_before_the_job() -> None:
     """Trainer's webhook refuses a TrainJob whose runtime it has not seen; the ConfigMap between gives it time."""
     kinds = [manifest["kind"] for manifest in helm.render(trainjob()) if not helm.of_rollback(manifest)]
-    assert kinds[-4:] == ["TrainingRuntime", "ConfigMap", "TrainJob", "Pod"], "the Pod is helm's test"
-    assert kinds.count("ConfigMap") == 1
+    assert kinds[-5:] == ["TrainingRuntime", "ConfigMap", "ConfigMap", "TrainJob", "Pod"], "the Pod is helm's test"
+    assert kinds.count("ConfigMap") == 2
 
 
 @pytest.mark.parametrize("more", [{}, {"extraVolumes": [{"name": "a", "emptyDir": {}}], "fabric": "efa"}])
 def test_the_pod_is_the_pytorchjobs_but_for_names_level_and_port(more: dict[str, Any]) -> None:
     ours, theirs = helm.render(trainjob(**more)), helm.render({**FOUR, **more})
+    ours_data, theirs_data = helm.config_data(ours), helm.config_data(theirs)
     pod, master = helm.pod(ours, "Node"), helm.pod(theirs, "Master")
     assert pod.pop("restartPolicy") == "Never"
     (node,), (first,) = pod["containers"], master["containers"]
@@ -66,12 +67,12 @@ def test_the_pod_is_the_pytorchjobs_but_for_names_level_and_port(more: dict[str,
     assert first["ports"].pop(0)["name"] == "pytorchjob-port"
     for found in (pod, master):
         (config,) = [v for v in found["volumes"] if v["name"] == "config"]
-        assert config["configMap"].pop("name") in {
-            helm.job(ours)["metadata"]["name"],
-            helm.job(theirs)["metadata"]["name"],
-        }
+        for source in helm.sources(config):
+            assert source.pop("name").removesuffix("-supervisor") in {
+                helm.job(ours)["metadata"]["name"],
+                helm.job(theirs)["metadata"]["name"],
+            }
     assert pod == master
-    ours_data, theirs_data = helm.config_data(ours), helm.config_data(theirs)
     assert ours_data == theirs_data, "the same launch script, configuration and settings"
 
 

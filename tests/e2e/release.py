@@ -94,13 +94,14 @@ def process_environment(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def mount(release: Release, pod: dict[str, Any], volume: str, folder: Path) -> None:
-    """Write what the kubelet mounts of a pod's ConfigMap volume into a folder."""
-    (config,) = (v["configMap"] for v in pod["spec"]["volumes"] if v["name"] == volume)
-    data = release.sandbox.get("configmap", config["name"], namespace=release.namespace)["data"]
-    for item in config["items"]:
-        file = folder / item["path"]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(data[item["key"]])
+    """Write what the kubelet mounts of a pod's ConfigMaps, projected into one volume, into a folder."""
+    (found,) = (v["projected"]["sources"] for v in pod["spec"]["volumes"] if v["name"] == volume)
+    for config in (source["configMap"] for source in found):
+        data = release.sandbox.get("configmap", config["name"], namespace=release.namespace)["data"]
+        for item in config["items"]:
+            file = folder / item["path"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(data[item["key"]])
 
 
 def container_environment(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, str]:

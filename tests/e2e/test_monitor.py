@@ -467,9 +467,9 @@ def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release,
     (mount,) = (m for m in container["volumeMounts"] if m["name"] == "results")
     assert mount == {"name": "results", "mountPath": str(results), "readOnly": True}
 
-    (config,) = (v for v in release.pods().popitem()[1]["spec"]["volumes"] if v["name"] == "config")
-    data = sandbox.get("configmap", config["configMap"]["name"], namespace=release.namespace)["data"]
-    folder = yaml.safe_load(data["neva_pretrain.yaml"])["exp_manager"]["explicit_log_dir"]
+    mount(release, next(iter(release.pods().values())), "config", tmp_path / "mounted")
+    config = (tmp_path / "mounted" / "neva_pretrain.yaml").read_text()
+    folder = yaml.safe_load(config)["exp_manager"]["explicit_log_dir"]
     subprocess.run([sys.executable, "-c", EVENTS, folder], check=True)
     with started(container, tmp_path, tmp_path / "said"):
         probe = container["readinessProbe"]["httpGet"]["path"]

@@ -145,23 +145,34 @@ facts. */}}
 {{- toPrettyJson $settings -}}
 {{- end -}}
 
-{{/* The job's ConfigMap. Takes a dict: root, facts. */}}
+{{/* One of the job's ConfigMaps: there are two, since kubectl apply keeps a copy of an object in an annotation of at
+most 256 KiB. Takes a dict: root, name, data. */}}
 {{- define "neva-pretrain.configMap" -}}
 {{- $root := .root -}}
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ include "neva-pretrain.jobName" . }}
+  name: {{ .name }}
   namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "neva-pretrain.labels" $root | nindent 4 }}
 immutable: true
 data:
-  {{- include "neva-pretrain.once" (dict "root" $root "define" "neva-pretrain.configData" "argument" .) | nindent 2 }}
+  {{- .data | nindent 2 }}
 {{- end -}}
 
-{{/* Data of the ConfigMap: what the mode of the release runs and reads. Takes a dict: root, facts. */}}
+{{/* Data of the job's ConfigMaps, as JSON: {end of the name: data}. Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.configData" -}}
+{{- $root := .root -}}
+{{- $data := dict "" (include "neva-pretrain.ownData" .) -}}
+{{- with include "neva-pretrain.supervisorFiles" $root | fromJson -}}
+  {{- $_ := set $data "-supervisor" (include "neva-pretrain.filesData" (dict "root" $root "files" .) | trim) -}}
+{{- end -}}
+{{- toJson $data -}}
+{{- end -}}
+
+{{/* Data of the one with the job's name: what the mode of the release runs and reads. Takes a dict: root, facts. */}}
+{{- define "neva-pretrain.ownData" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- if ne $f.mode "prepare" -}}
 neva_pretrain.yaml: |
@@ -172,29 +183,44 @@ settings.json: |
 {{ include "neva-pretrain.filesData" (dict "root" $root "files" (include "neva-pretrain.jobFiles" $root | fromJson)) }}
 {{- end -}}
 
-{{/* Volume of the job's ConfigMap. Takes a dict: root, configMap (its name). */}}
+{{/* Volume of the job's ConfigMaps, one folder. Takes a dict: root, configMap (its name). */}}
 {{- define "neva-pretrain.configVolume" -}}
 {{- $root := .root -}}
+{{- $own := include "neva-pretrain.jobFiles" $root | fromJson }}
 - name: config
-  configMap:
-    name: {{ .configMap }}
+  projected:
     defaultMode: 0555
-    items:
-      {{- $trains := list "neva_pretrain.yaml" "settings.json" }}
-      {{- range ternary (list "settings.json") $trains $root.Values.prepare.enabled }}
-      - key: {{ . }}
-        path: {{ . }}
+    sources:
+      - configMap:
+          name: {{ .configMap }}
+          items:
+            {{- $trains := list "neva_pretrain.yaml" "settings.json" }}
+            {{- range ternary (list "settings.json") $trains $root.Values.prepare.enabled }}
+            - key: {{ . }}
+              path: {{ . }}
+            {{- end }}
+            {{- include "neva-pretrain.filesItems" $own | trim | nindent 12 }}
+      {{- with include "neva-pretrain.supervisorFiles" $root | fromJson }}
+      - configMap:
+          name: {{ $.configMap }}-supervisor
+          items:
+            {{- include "neva-pretrain.filesItems" . | trim | nindent 12 }}
       {{- end }}
-      {{- include "neva-pretrain.filesItems" (include "neva-pretrain.jobFiles" $root | fromJson) | trim | nindent 6 }}
 {{- end -}}
 
 {{/* Files that the mode of the release runs, as neva-pretrain.podFiles has them. Takes the root. */}}
 {{- define "neva-pretrain.jobFiles" -}}
 {{- $names := list "__init__" "findings" "inputs" "preflight" "progress" "settings" -}}
-{{- $names = concat $names (ternary (list "prepare") (list "monitor" "supervisor") .Values.prepare.enabled) -}}
+{{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
 {{- $files := include "neva-pretrain.podFiles" (dict "root" . "names" $names) | fromJson -}}
 {{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}
 {{- toJson $files -}}
+{{- end -}}
+
+{{/* Files that only training runs: the supervisor, what it reads logs with, and the exporter. Takes the root. */}}
+{{- define "neva-pretrain.supervisorFiles" -}}
+{{- $names := ternary list (list "monitor" "supervisor") .Values.prepare.enabled -}}
+{{- include "neva-pretrain.podFiles" (dict "root" . "names" $names) -}}
 {{- end -}}
 
 {{/* Modules and packages of neva_pod, the Python package that pods run, as JSON: {key: file of the chart}. A key of a
