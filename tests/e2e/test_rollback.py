@@ -1,5 +1,6 @@
 """N19: helm rollback on a real API server, with the hook's own command run for its simulated pod."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,12 @@ def test_n19_a_rollback_kills_no_running_job(sandbox: Sandbox, release: Release,
     )
     assert release.job()["metadata"]["uid"] == running["uid"]
     assert release.has_condition("Running")
+
+    history = json.loads(release.helm("history", release.name, "--output", "json").stdout)
+    assert [entry["status"] for entry in history] == ["superseded", "deployed", "pending-rollback"]
+    sandbox.kubectl("delete", "secret", "sh.helm.release.v1.neva.v3", "-n", release.namespace)  # as documented
+    release.apply("upgrade", *SIZE, "--set", "training.maxSteps=2000")
+    assert release.job()["metadata"]["uid"] == running["uid"]
 
     lease.release()
     code, words, said = rollback(release, tmp_path / "results", tmp_path / "two", lambda: None)

@@ -146,7 +146,8 @@ never depends on it. Takes a dict: root, name. */}}
 {{- /* lookup fails on a kind that the cluster does not have. */ -}}
 {{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" .api .kind) -}}
 {{- range (lookup .api .kind $root.Release.Namespace "").items -}}
-  {{- if eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name -}}
+  {{- $ours := eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name -}}
+  {{- if and $ours (not (dig "metadata" "annotations" "helm.sh/hook" "" .)) -}}
     {{- $end := dict -}}
     {{- range dig "status" "conditions" list . -}}
       {{- if and (has .type (list "Succeeded" "Failed" "Complete")) (eq .status "True") -}}{{- $end = . -}}{{- end -}}
