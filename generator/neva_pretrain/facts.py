@@ -166,7 +166,11 @@ class Facts:
                 "timeoutSeconds": values["rendezvous"]["timeoutSeconds"],
                 "ncclTimeoutSeconds": chart.rules()["ncclTimeoutSeconds"],
             },
-            "restart": {**values["restart"], "port": int(values["rendezvous"]["port"]) + 1},
+            "restart": {
+                **values["restart"],
+                "port": int(values["rendezvous"]["port"]) + 1,
+                "graceSeconds": values["terminationGracePeriodSeconds"],
+            },
         }
         if preparing(values):
             prepare = values["prepare"]

@@ -130,7 +130,9 @@ facts. */}}
   "plan" $root.Values.monitoring.plan
   "rendezvous" (dict
     "timeoutSeconds" $v.rendezvous.timeoutSeconds "ncclTimeoutSeconds" $root.nevaRules.ncclTimeoutSeconds)
-  "restart" (set (deepCopy $v.restart) "port" (include "neva-pretrain.restartPort" $root | int64))
+  "restart" (merge (dict
+    "port" (include "neva-pretrain.restartPort" $root | int64)
+    "graceSeconds" $v.terminationGracePeriodSeconds) $v.restart)
 -}}
 {{- if $v.prepare.enabled -}}
   {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
