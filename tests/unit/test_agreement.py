@@ -130,7 +130,9 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             ),
         },
         "checkpoint": {"enabled": draw(st.booleans()), "everyNSteps": draw(st.integers(1, 3000))},
-        "restart": draw(st.sampled_from([{}, {"enabled": False}, {"limit": 1}, {"waitSeconds": 60}, {"stallSeconds": 1800}])),
+        "restart": draw(
+            st.sampled_from([{}, {"enabled": False}, {"limit": 1}, {"waitSeconds": 60}, {"stallSeconds": 1800}])
+        ),
         "terminationGracePeriodSeconds": draw(st.sampled_from([30, 60, 120])),
         "runPolicy": draw(
             st.sampled_from(
