@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neva_pretrain.model import catalog
-from neva_pretrain.model.hardware import H100
+from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.plan.setup import Kernels, Setup
 from neva_pretrain.plan.time import launch_floor, step_time
 
@@ -15,6 +15,7 @@ _MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}
 _PROFILES: dict[tuple[str, str, str, str], Kernels] = {
     ("fa2_sdpa", "plain", "0", "eager"): "reference",
     ("te_cudnn_fused", "te", "1", "eager"): "fused",
+    ("cudnn_sdpa", "compile", "1", "eager"): "fused",
 }
 
 
@@ -34,8 +35,9 @@ class Run:
         return int(self.row["peak_allocated_bytes"])
 
     @property
-    def used_bytes(self) -> int:
-        return int(self.row["device_used_bytes"])
+    def used_bytes(self) -> int | None:
+        """What the device held, or None where earlier runs of the process left something there."""
+        return int(self.row["device_used_bytes"]) if self.row["device_used_bytes"] else None
 
     @property
     def ms(self) -> float:
@@ -73,9 +75,9 @@ class Run:
     @property
     def group(self) -> str:
         """What the accuracy table calls its kind."""
-        mode = {"whole": "TP 1", "real": "TP 2 with NCCL", "shard": "TP shard alone"}
+        mode = {"whole": "TP 1", "real": f"TP {self.row['tp']} with NCCL", "shard": "TP shard alone"}
         recompute = ", full recompute" if self.setup.recompute == "full" else ""
-        return f"{self.profile or 'other'} kernels, {mode[self.row['tp_mode']]}{recompute}"
+        return f"{self.setup.gpu.title[:4]}, {self.profile} kernels, {mode[self.row['tp_mode']]}{recompute}"
 
 
 def runs() -> Iterator[Run]:
@@ -90,7 +92,7 @@ def _setup(row: dict[str, str]) -> Setup:
     llm = replace(model.architecture, num_layers=int(row["layers"]))  # some ran half the layers
     return Setup(
         model=replace(model, architecture=llm),
-        gpu=H100,
+        gpu=GPUS[row["gpu"]],
         tensor_parallel_size=int(row["tp"]),
         pipeline_parallel_size=1,
         data_parallel_size=int(row["dp"]),

@@ -22,6 +22,7 @@ from neva_pretrain.output import printable
 from neva_pretrain.plan import explain, recorded, saving, search
 from neva_pretrain.plan.plan import Plan, Request, make_plan, warmup_for
 from neva_pretrain.plan.setup import Kernels
+from neva_pretrain.plan.time import speedup
 
 SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
 
@@ -139,9 +140,9 @@ def _optimize(
         chosen["training"] = {"recompute": setup.recompute}
     if setup.tensor_parallel_size != model.preset.tensor_parallel_size:
         chosen["model"] = {"checkpointFormat": "distributed"}
-    notes = [f"  planner: {found.best.rate:#.3g} samples/s/GPU"]
-    if found.gain:
-        notes[0] += f", {found.gain:.2f}x the preset's"
+    notes = [f"  planner: {found.best.time.basis.sign}{found.best.rate:#.3g} samples/s/GPU"]
+    if found.preset:
+        notes[0] += f", {speedup(found.best.time, found.preset.time)} the preset's"
     return best, chosen, notes + [f"  {needs}" for needs in explain.requirements(setup)]
 
 

@@ -20,7 +20,7 @@ def accuracy() -> None:
     measured = list(runs())
     alive = [run for run in measured if not run.ran_out_of_memory]
     timed = [run for run in alive if run.is_timed]
-    print(f"{'':52}rows   mean    max")
+    print(f"{'':58}rows   mean    max")
     _row("memory, all rows", ((memory(r.setup).peak, r.peak_bytes) for r in alive))
     _row("time, all rows of the domain", map(_times, timed))
     for group in sorted({run.group for run in timed}):
@@ -39,7 +39,7 @@ def _times(run: Run) -> tuple[float, float]:
 def _row(title: str, pairs: Iterable[tuple[float, float]]) -> None:
     errors = [abs(predicted / true - 1) for predicted, true in pairs]
     mean = sum(errors) / len(errors)
-    print(f"{title:52}{len(errors):4}  {mean:5.1%}  {max(errors):5.1%}")
+    print(f"{title:58}{len(errors):4}  {mean:5.1%}  {max(errors):5.1%}")
 
 
 def search_cost() -> None:

@@ -55,7 +55,7 @@ class TestCalibration:
     def test_memory_of_every_run(self) -> None:
         """Mean error at most 1 %, none above 4 %, over all runs that fitted."""
         errors = [abs(memory(run.setup).peak / run.peak_bytes - 1) for run in RUNS if not run.ran_out_of_memory]
-        assert len(errors) == 161
+        assert len(errors) == 192
         assert mean(errors) <= 0.01
         assert max(errors) <= 0.04
 
@@ -68,14 +68,16 @@ class TestCalibration:
         """The reserve refuses two runs that fitted, each with less than 1.3 GiB left."""
         refused = [run for run in RUNS if not run.ran_out_of_memory and memory(run.setup).headroom(H100) < 0]
         assert len(refused) == 2
-        assert all(H100.memory_bytes - run.used_bytes < 1.3 * GIB for run in refused)
+        assert all(run.used_bytes and H100.memory_bytes - run.used_bytes < 1.3 * GIB for run in refused)
 
     def test_total_covers_what_the_device_used(self) -> None:
         """Whatever a run held, allocator and NCCL included, is at most 1.5 GiB above the total.
 
         The excess is NCCL's: processes that made several communicators, one for each test.
         """
-        excess = [run.used_bytes - memory(run.setup).total for run in RUNS if not run.ran_out_of_memory]
+        fitted = [run for run in RUNS if not run.ran_out_of_memory]
+        excess = [run.used_bytes - memory(run.setup).total for run in fitted if run.used_bytes is not None]
+        assert len(excess) == 173
         assert max(excess) <= 1.5 * GIB
         assert mean(excess) < 0
 
@@ -87,7 +89,7 @@ class TestCalibration:
         26 with kernels that are no profile, 2 of 1024 tokens, and 22 that the CPU paced.
         """
         errors = [abs(run.predicted_ms / run.ms - 1) for run in RUNS if run.is_timed]
-        assert len(errors) == 87
+        assert len(errors) == 118
         assert mean(errors) <= 0.02
         assert max(errors) <= 0.06
 
@@ -165,7 +167,7 @@ class TestCalibratedFormulas:
         assert parts.elementwise == pytest.approx(11.69 * norms + 12.99 * rest)
         assert parts.vision == pytest.approx(2.97 * 16)
         ring = 0.028 + 2 * tokens * h / 315e6
-        assert parts.tp_communication == pytest.approx(1.12 * 130 * ring)
+        assert parts.tp_communication == pytest.approx(1.15 * 130 * ring)
         assert parts.idle == 0
 
     def test_vision_has_a_launch_floor(self) -> None:
@@ -239,11 +241,18 @@ class TestGeneralModels:
         assert memory(full).parts.activations < memory(plain).parts.activations / 10
 
     def test_other_gpus_scale_with_their_data_sheets(self) -> None:
-        h100, h200, a100 = (step_time(setup_of(gpu=gpu)) for gpu in (H100, H200, A100))
+        h100, h200, a100 = (
+            step_time(setup_of(gpu=gpu, tensor_parallel_size=4, micro_batch_size=32)) for gpu in GPUS.values()
+        )
         assert h200.parts.gemm == h100.parts.gemm
-        assert h200.parts.elementwise < h100.parts.elementwise
+        assert h200.parts.elementwise == pytest.approx(h100.parts.elementwise * 3.35 / 4.8)
         assert a100.parts.gemm == pytest.approx(h100.parts.gemm * 989.4 / 312)
         assert a100.total > h100.total > h200.total
+
+    @pytest.mark.parametrize("tp", [1, 2])
+    def test_faster_memory_is_no_gain_at_the_power_limit(self, tp: int) -> None:
+        h100, h200 = (step_time(setup_of(gpu=gpu, tensor_parallel_size=tp)) for gpu in (H100, H200))
+        assert h200.total == h100.total
 
 
 class TestBasis:
@@ -260,7 +269,12 @@ class TestBasis:
             ({"tokens_per_sample": 1024}, Basis.EXTRAPOLATED, Basis.MEASURED),
             ({"tokens_per_sample": 2048}, Basis.EXTRAPOLATED, Basis.EXTRAPOLATED),
             ({"pipeline_parallel_size": 2}, Basis.EXTRAPOLATED, Basis.EXTRAPOLATED),
-            ({"gpu": H200}, Basis.EXTRAPOLATED, Basis.EXTRAPOLATED),
+            ({"gpu": H200}, Basis.MEASURED, Basis.MEASURED),
+            ({"gpu": H200, "tensor_parallel_size": 8, "kernels": "fused"}, Basis.MEASURED, Basis.MEASURED),
+            ({"gpu": H200, "recompute": "full"}, Basis.MODELLED, Basis.MEASURED),
+            ({"gpu": H200, "tensor_parallel_size": 2, "sequence_parallel": True}, Basis.MODELLED, Basis.MEASURED),
+            ({"gpu": H200, "tokens_per_sample": 704}, Basis.EXTRAPOLATED, Basis.MEASURED),
+            ({"gpu": A100}, Basis.EXTRAPOLATED, Basis.EXTRAPOLATED),
         ],
     )
     def test_by_setup(self, changes: dict[str, object], time: Basis, used: Basis) -> None:
@@ -304,6 +318,8 @@ class TestProperties:
     def test_twice_the_tensor_parallel_halves_what_it_splits(self, setup: Setup) -> None:
         """Matrices, attention and their tensors halve; the tower, projector and norms do not."""
         setup = replace(setup, pipeline_parallel_size=1, sequence_parallel=False)
+        if setup.tensor_parallel_size == 2 and setup.gpu == H200:
+            setup = replace(setup, gpu=H100)  # from TP 4 on an H200 also gains from its memory
         twice = replace(setup, tensor_parallel_size=setup.tensor_parallel_size * 2)
         ours, theirs = memory(setup).parts, memory(twice).parts
         assert ours.weights / 2 * 0.999 <= theirs.weights < ours.weights * 0.53

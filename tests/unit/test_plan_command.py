@@ -37,12 +37,12 @@ llama2_7b_chat on 128 x H100 80GB (16 x 8), reference kernels
 >  1  1  16   2 57.7  21.5      24.0 1.33s  3m03s  6.50 43%
    1  1   8   4 37.4  41.8      24.0 1.33s  3m03s  6.50 43%
    1  1   4   8 27.2  52.0      22.8 1.41s  3m13s  6.86 41%
-   2  1  32   2 57.5  21.7      19.4 1.65s  3m47s  8.07 35%
-P  4  1  32   4 37.0  42.1     ~14.1 2.26s  5m11s  11.1 25%
+   2  1  32   2 57.5  21.7      19.3 1.66s  3m48s  8.09 35%
+P  4  1  32   4 37.0  42.1     ~14.2 2.26s  5m11s  11.0 25%
 
 > best; P NVIDIA's preset; ~ modelled
 
-Best:    TP 1 MBS 16, 24.0 samples/s/GPU: 1.70x the preset (TP 4 MBS 32, 14.1)
+Best:    TP 1 MBS 16, 24.0 samples/s/GPU: ~1.70x the preset (TP 4 MBS 32, ~14.2)
 Limit:   elementwise kernels take 29% of the step; --kernels fused would give
          about 29.3 samples/s/GPU, 1.22x
 Start:   about 3m10s before the first step, not in TO END: each of 8 DataLoader

@@ -19,7 +19,7 @@ from neva_pretrain.plan.fit import check_fit
 from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH
 from neva_pretrain.plan.search import TIE, SearchRequest, over_gpus, over_micro_batch, search
-from neva_pretrain.plan.setup import Kernels, Setup
+from neva_pretrain.plan.setup import Basis, Kernels, Setup
 from neva_pretrain.plan.time import step_time
 
 NAMES = catalog.names()
@@ -73,6 +73,17 @@ class TestBest:
         result = search(request(name, kernels="fused"))
         assert split(result.best) == expected
         assert result.best.rate == pytest.approx(rate, rel=0.04)
+
+    @pytest.mark.parametrize(
+        ("name", "preset", "gain"), [("llama2_7b_chat", 15.6, 1.55), ("llama2_13b_chat", 6.86, 1.99)]
+    )
+    def test_gain_measured_on_h200(self, name: str, preset: float, gain: float) -> None:
+        """Both sides of it were measured on four and eight H200, with NCCL; the rate of a preset is within 3 %."""
+        result = search(request(name, gpu=H200))
+        assert result.preset is not None
+        assert result.best.time.basis == result.preset.time.basis == Basis.MEASURED
+        assert result.preset.rate == pytest.approx(preset, rel=0.03)
+        assert result.gain == pytest.approx(gain, rel=0.04)
 
     def test_few_samples_a_gpu(self) -> None:
         """256 samples on 64 GPUs: MBS 4 at TP 1 is still the best, measured as 23 samples/s/GPU."""

@@ -85,8 +85,8 @@ def test_a_hand_written_interval_is_warned_of_with_one_that_would_do(tmp_path: P
     better = written["checkpoint"]["everyNSteps"]
     assert better < make_plan(Request(8, "llama2_13b_chat")).max_steps // 10, "the 15 minutes decide"
     for steps, words in (
-        (2170, f"2170 steps are 191 minutes, which a fault may lose; at most 15 would be lost with {better}"),
-        (1, f"1 spends 8.3% of the time in saves; at most 1% with {better}"),
+        (2170, f"2170 steps are 190 minutes, which a fault may lose; at most 15 would be lost with {better}"),
+        (1, f"1 spends 8.4% of the time in saves; at most 1% with {better}"),
         (better, ""),
         (50, ""),
     ):

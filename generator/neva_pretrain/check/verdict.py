@@ -15,7 +15,7 @@ from neva_pretrain.plan.fit import check_fit
 from neva_pretrain.plan.plan import REFERENCE_BATCH, Plan
 from neva_pretrain.plan.search import SearchRequest, search
 from neva_pretrain.plan.setup import Setup
-from neva_pretrain.plan.time import step_time, useful_flops
+from neva_pretrain.plan.time import speedup, step_time, useful_flops
 
 WORTH_SAYING = 1.05
 """Gain from which the planner speaks up; less is within the cost model's error."""
@@ -94,12 +94,13 @@ def possible_gain(setup: Setup) -> list[str]:
             checkpoint_interval=setup.checkpoint_interval,
         )
     ).best
-    gain = best.rate / step_time(setup).samples_per_second_per_gpu
-    if gain < WORTH_SAYING:
+    ours = step_time(setup)
+    if best.rate / ours.samples_per_second_per_gpu < WORTH_SAYING:
         return []
     sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
     needs = "".join(f"\n  {sentence}" for sentence in explain.requirements(best.setup))
-    return [f"--optimize: {sizes} would be {gain:.2f}x as fast (neva-values plan explains why); it needs{needs}"]
+    ratio = speedup(best.time, ours)
+    return [f"--optimize: {sizes} would be {ratio} as fast (neva-values plan explains why); it needs{needs}"]
 
 
 def _warnings(plan: Plan, setup: Setup) -> list[str]:

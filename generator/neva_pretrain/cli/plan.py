@@ -73,7 +73,7 @@ def plan(
 ) -> None:
     """Show the configurations that fit, best first, and why.
 
-    Memory and time are those of a cost model that was calibrated on H100: figures without a sign
+    Memory and time are those of a cost model that was calibrated on H100 and H200: figures without a sign
     are from its measured domain, with ~ modelled, with ? extrapolated.
     """
     if batch_policy and global_batch:

@@ -33,4 +33,4 @@ H200 = Gpu("h200-141gb", "H200 141GB", int(139.80 * GIB), _PEAK["h200-141gb"], 4
 A100 = Gpu("a100-80gb", "A100 80GB", int(79.15 * GIB), _PEAK["a100-80gb"], 2.039, 600)
 
 GPUS = {gpu.name: gpu for gpu in (H100, H200, A100)}
-"""All known GPUs by name; the first is the default and the one that was calibrated."""
+"""All known GPUs by name; the first is the default, and the one whose rates the constants are."""

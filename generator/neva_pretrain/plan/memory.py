@@ -176,7 +176,7 @@ def _media_bytes(setup: Setup, in_flight: int) -> int:
 
 
 def _basis(setup: Setup) -> Basis:
-    """Memory was measured for 640 to 1024 tokens per sample; TP 4 and 8 as shards on one GPU."""
+    """Memory was measured for 640 to 1024 tokens per sample; those above 640 at TP 4 and 8 as shards on one GPU."""
     if setup.is_calibrated and 640 <= setup.tokens_per_sample <= 1024:
         return Basis.MEASURED
     return Basis.EXTRAPOLATED

@@ -4,10 +4,10 @@ In NeVa pretraining only the projector trains. The language model is frozen, so 
 gradients and no optimizer state, but the backward pass still runs through all of it, because the
 projector sits in front of it.
 
-The constants come from one calibration: Megatron-core and TransformerEngine on one and two H100
-80GB SXM, 2026-11, with the 7B and 13B shapes, 640 to 1024 tokens per sample and tensor parallel
-shards of 1, 2, 4 and 8. The test data folder has its rows, ``tests/bench/bench_planner.py`` prints
-how well these formulas meet them. Everything is pure.
+The constants come from one calibration, 2026-11, with the 7B and 13B shapes: Megatron-core and
+TransformerEngine on one and two H100 80GB SXM with 640 to 1024 tokens per sample and tensor parallel
+shards of 1, 2, 4 and 8; Megatron-core on four and eight H200 SXM with NCCL. The test data folder has its
+rows, ``tests/bench/bench_planner.py`` prints how well these formulas meet them. Everything is pure.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from neva_pretrain.model.catalog import Model
-from neva_pretrain.model.hardware import H100, Gpu
+from neva_pretrain.model.hardware import H100, H200, Gpu
 
 Kernels = Literal["reference", "fused"]
 """``reference``: as in NVIDIA's presets. ``fused``: SwiGLU, rotary embedding, cuDNN attention."""
@@ -33,6 +33,11 @@ class Basis(StrEnum):
     MEASURED = "measured"  # inside the calibrated domain
     MODELLED = "modelled"  # calibrated compute, communication or kernels from a model
     EXTRAPOLATED = "extrapolated"  # another model, GPU or sequence length
+
+    @property
+    def sign(self) -> str:
+        """What stands before a figure."""
+        return {"measured": "", "modelled": "~", "extrapolated": "?"}[self]
 
 
 class Stage(NamedTuple):
@@ -108,5 +113,5 @@ class Setup:
             and model.vision.name == "clip-vit-large-patch14-336"
             and model.projector == "mlp2x_gelu"
             and self.pipeline_parallel_size == 1
-            and self.gpu.name == H100.name
+            and self.gpu.name in (H100.name, H200.name)
         )

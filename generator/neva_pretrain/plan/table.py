@@ -11,13 +11,12 @@ from neva_pretrain.plan.candidate import Candidate, Refusal
 from neva_pretrain.plan.explain import notes, requirements, slowdown, what_limits, why_it_loses
 from neva_pretrain.plan.search import Result
 from neva_pretrain.plan.setup import Basis
-from neva_pretrain.plan.time import start_seconds
+from neva_pretrain.plan.time import speedup, start_seconds
 
 WIDTH = 80
 FEW_WORKERS = 2
 """DataLoader workers that the start is compared with, the fewest that were measured."""
 _HEAD = ("", "TP", "PP", "MBS", "ACC", "GiB", "SPARE", "SMP/S/GPU", "STEP", "TO END", "GPU-H", "MFU")
-_BASIS = {Basis.MEASURED: "", Basis.MODELLED: "~", Basis.EXTRAPOLATED: "?"}
 
 
 def text(result: Result, top: int) -> str:
@@ -66,7 +65,7 @@ def _row(candidate: Candidate, result: Result) -> tuple[str, ...]:
         str(setup.accumulation),
         f"{candidate.memory.total / GIB:.1f}",
         f"{'!' if candidate.is_tight else ''}{candidate.headroom / GIB:.1f}",
-        f"{_BASIS[time.basis]}{_short(candidate.rate)}",
+        _rate(candidate),
         f"{time.working / 1000:.2f}s",
         duration(candidate.seconds),
         _short(candidate.gpu_hours),
@@ -89,13 +88,18 @@ def _legend(shown: Sequence[Candidate], result: Result) -> str:
 
 
 def _summary(result: Result) -> str:
-    said = f"{_name(result.best)}, {_short(result.best.rate)} samples/s/GPU"
+    said = f"{_name(result.best)}, {_rate(result.best)} samples/s/GPU"
     preset = result.preset
     if preset is None:
         return f"{said}; the preset does not fit or does not divide the batch"
     if preset == result.best:
         return f"{said}; this is the preset's parallelism"
-    return f"{said}: {result.gain:.2f}x the preset ({_name(preset)}, {_short(preset.rate)})"
+    return f"{said}: {speedup(result.best.time, preset.time)} the preset ({_name(preset)}, {_rate(preset)})"
+
+
+def _rate(candidate: Candidate) -> str:
+    """Return samples/s/GPU after the sign of its basis."""
+    return f"{candidate.time.basis.sign}{_short(candidate.rate)}"
 
 
 def _start() -> str:

@@ -5,7 +5,7 @@ from math import log2
 from typing import NamedTuple
 
 from neva_pretrain.model.catalog import Model, VisionEncoder
-from neva_pretrain.model.hardware import H100, Gpu
+from neva_pretrain.model.hardware import H100, H200, Gpu
 from neva_pretrain.plan.setup import BF16, FP32, Basis, Setup, Stage
 
 
@@ -47,7 +47,7 @@ class StepTime:
         return self.total - self.parts.checkpoint
 
 
-# Calibration on H100 80GB SXM, 2026-11. The first four were fitted together on points that keep the
+# Calibration on H100 80GB and H200 SXM, 2026-11. The first four were fitted together on points that keep the
 # GPU busy: their sum is what was measured, each alone is not physics.
 _GEMM = 1.421  # ms per TFLOP: 704 TFLOP/s
 _ATTENTION = 1 / 162.5  # ms per GFLOP of flash attention 2
@@ -56,13 +56,14 @@ _SHARDED = 12.99  # ms per GB through rotary embedding and activation function
 _FUSED_GEMM = 1.2  # fused kernels leave no pauses: at its power limit the GPU clocks lower
 _FUSED_REST = 0.15  # what fused kernels and cuDNN attention leave of attention and elementwise work
 _RECOMPUTE_REST = 0.4  # share of the elementwise work that the forward pass does
+_TP_WITH_POWER_LEFT = 4  # from here on; below it an H200 is no faster than an H100, both held by their 700 W
 _VISION_COMPUTE = 1.03  # ms per image of CLIP ViT-L/14 at 336 pixels
 _VISION_SOFTMAX = 1.94  # ms per image more with unfused attention, as transformers has it for CLIP
 _VISION_FLOOR = 21 / 24  # ms per layer of the tower to launch its kernels
 _CLIP = (303_507_456, 577, 24)  # parameters, tokens and layers of that tower
 _LAUNCH, _LAUNCH_TP, _LAUNCH_BASE = 4.0, 5.0, 15.0  # ms per layer, with TP, and per micro batch
-_ALLREDUCE = {2: (0.028, 315.0), 4: (0.040, 337.0), 8: (0.050, 343.0)}  # ms and GB/s; only 2 was measured
-_ALLREDUCE_IN_STEP = 1.12  # an all-reduce inside a step over one alone
+_ALLREDUCE = {2: (0.028, 315.0), 4: (0.032, 345.0), 8: (0.040, 356.0)}  # ms and GB/s over NVLink, multicast off
+_ALLREDUCE_IN_STEP = 1.15  # an all-reduce inside a step, where ranks wait for the slowest, over one alone
 _NETWORK_GB_S = 40.0  # 80 % of one 400 Gb/s adapter for each GPU
 _NETWORK_HOP = 0.05  # ms
 _SAVE_GB_S = 1.0  # one process writes a checkpoint
@@ -77,7 +78,7 @@ def step_time(setup: Setup) -> StepTime:
     ``idle``. So a claim beyond the physical limit cannot be made. Not in it: loading of images, the
     hops between pipeline stages, and the up to 6 % that a GPU loses when it has run hot.
 
-    Source: calibration on H100 80GB SXM, 2026-11.
+    Source: calibration on H100 80GB and H200 SXM, 2026-11.
     """
     stage = max((_micro_batch(setup, stage) for stage in setup.stages), key=sum)
     work = TimeParts(*(part * setup.accumulation for part in stage))
@@ -94,6 +95,12 @@ def step_time(setup: Setup) -> StepTime:
         mfu=min(1.0, limit / total),
         basis=_basis(setup),
     )
+
+
+def speedup(ours: StepTime, theirs: StepTime) -> str:
+    """Return how many times as fast as theirs ours is, after the sign of the less certain of the two."""
+    ratio = ours.samples_per_second_per_gpu / theirs.samples_per_second_per_gpu
+    return f"{max(ours.basis, theirs.basis, key=list(Basis).index).sign}{ratio:.2f}x"
 
 
 def launch_floor(setup: Setup) -> float:
@@ -113,12 +120,16 @@ def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
     GEMMs: 4 FLOP a weight and token (forward 2, gradient of the input 2, none for the frozen
     weight). Flash
     attention: 7 x tokens x sequence x hidden FLOP (causal: 2 forward, 5 backward). Elementwise work
-    is bound by memory, so counted in bytes; sequence parallel was measured not to change it. Full
+    is bound by memory, so counted in bytes; sequence parallel was measured not to change it. Memory
+    faster than the H100's gains nothing where the GPU runs at its power limit: the faster these kernels
+    end, the lower it clocks the matrix products. Full
     recompute runs the forward pass once more; selective runs attention's.
     """
     llm, tp, gpu = setup.model.architecture, setup.tensor_parallel_size, setup.gpu
     hidden, tokens = llm.hidden_size, setup.tokens
     compute, stream = H100.peak_tflops / gpu.peak_tflops, H100.memory_tb_s / gpu.memory_tb_s
+    if tp < _TP_WITH_POWER_LEFT:
+        stream = max(1.0, stream)
 
     matrices = stage.layers * llm.layer_matrix(llm.experts_per_token)
     matrices += hidden * llm.padded_vocab_size(tp) * stage.last
@@ -183,8 +194,8 @@ def _tp_communication(setup: Setup, stage: Stage) -> float:
     two more in each layer with full recompute. Sequence parallel moves the same bytes as
     reduce-scatter and all-gather.
 
-    Source: NCCL all-reduce on two H100 over NVLink, calibration 2026-11; four and eight GPUs are
-    modelled from it.
+    Source: NCCL all-reduce over NVLink with multicast off, calibration 2026-11: two H100, four and
+    eight H200, whose links are the same.
     """
     tp, llm = setup.tensor_parallel_size, setup.model.architecture
     if tp == 1:
@@ -263,9 +274,14 @@ def useful_flops(model: Model, tokens_per_sample: int) -> float:
 
 
 def _basis(setup: Setup) -> Basis:
-    """Time was measured for TP 1 and 2 and 640 to 704 tokens; fused or recompute at TP 1 only."""
-    if not setup.is_calibrated or not 640 <= setup.tokens_per_sample <= 704:
+    """Time was measured for TP 1 and 2 and 640 to 704 tokens; fused or recompute at TP 1 only.
+
+    On H200 for 640 tokens at any TP and with both kernel profiles, without recompute or sequence parallelism.
+    """
+    if not setup.is_calibrated or not 640 <= setup.tokens_per_sample <= (704 if setup.gpu == H100 else 640):
         return Basis.EXTRAPOLATED
+    if setup.gpu == H200:
+        return Basis.MODELLED if setup.recompute != "none" or setup.sequence_parallel else Basis.MEASURED
     plain = setup.kernels == "reference"
     measured = {
         1: setup.recompute == "none" or (plain and setup.recompute == "full"),
