@@ -294,7 +294,7 @@ class Scene:
         if self.turn % 2:
             made["hostNetwork"], made["networkPolicy"]["enabled"] = True, False
             made["rendezvous"] = {"port": 24000}
-            made["monitoring"]["exporter"]["port"] = 24001
+            made["monitoring"]["exporter"]["port"] = 24002
         made["job"] = {"kind": "TrainJob" if self.turn > 1 else "PyTorchJob"}
         return made
 
