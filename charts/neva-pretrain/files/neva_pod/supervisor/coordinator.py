@@ -65,6 +65,8 @@ class Running:
     attempt: Attempt
     watch: StepWatch
     ending: Ending | None = None
+    blind: bool = False
+    """It was said that the log shows no step."""
 
 
 class Coordinator:
@@ -105,6 +107,7 @@ class Coordinator:
         with self._lock:
             events = self._parser.feed(data)
             if self._run:
+                self._run.watch.hear(data, time.monotonic())
                 self._run.watch.read(events, time.monotonic())
 
     def serve(self) -> None:
@@ -209,7 +212,12 @@ class Coordinator:
     def _follow(self, run: Running) -> None:
         """See how the attempt is."""
         with self._lock:
-            trouble, lost, step = run.watch.trouble(time.monotonic()), run.watch.lost, run.watch.step or 0
+            now = time.monotonic()
+            trouble, lost, step = run.watch.trouble(now), run.watch.lost, run.watch.step or 0
+            blind = run.watch.blind(now)
+        if blind and not run.blind:
+            run.blind = True
+            self._say("no step in the log so far: until there is one, only silence counts as a hang")
         ended = [p for p in self._peers.all if p.ended]
         bad = [p for p in ended if p.code != 0]
         leaving = [p for p in self._peers.all if p.leaving]
