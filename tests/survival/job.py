@@ -146,7 +146,7 @@ class Job:
             "results": {"path": str(self.results), "checkpointsDir": str(self.results / "results" / "checkpoints")},
             "restart": {
                 **{"enabled": True, "limit": 3, "port": control, "graceSeconds": 60, "waitSeconds": 200},
-                **{"stallSeconds": 25, "startSeconds": 120, "saveSeconds": 60},
+                **{"stallSeconds": 25, "startSeconds": 120, "saveSeconds": 40},
             },
         }
         for key, value in self.settings.items():
@@ -199,9 +199,13 @@ class Job:
         return Pod(rank, name, {**self.environment, **own}, self.folder / f"pod-{rank}.log")
 
     def start(self) -> None:
-        """Make all pods, and look after them as the operator and kubelet do."""
+        """Make all pods, and look after them."""
         for rank in range(self.nodes):
             self.pods[rank] = self.pod(rank)
+        self.operate()
+
+    def operate(self) -> None:
+        """Look after the pods as the operator and kubelet do."""
         self._operator.start()
 
     def _operate(self) -> None:

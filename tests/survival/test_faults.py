@@ -139,6 +139,29 @@ def test_killed_while_it_saves(job: Job) -> None:
     assert len(job.attempts()) == 2
 
 
+@pytest.mark.parametrize("name", ["full", "read-only"])
+def test_the_results_take_no_checkpoint_for_a_while(job: Job, name: str) -> None:
+    fault(job, f"{name}-in-save")
+    assert job.wait() == 0, job.tail()
+    job.assert_nothing_lost()
+    assert job.attempts()[0]["failures"] == 1
+
+
+def test_the_results_stay_full(job: Job) -> None:
+    """No GPU trains for hours on what it cannot keep; the reason is in the log."""
+    fault(job, "full-in-save.always")
+    assert job.wait() == 70
+    assert "No space left on device" in job.said()
+    assert "3 attempts in a row made no progress" in job.said()
+
+
+def test_the_results_stall_in_a_save(job: Job) -> None:
+    fault(job, "stall-in-save")
+    assert job.wait() == 0, job.tail()
+    job.assert_nothing_lost()
+    assert "(limit 40 s)" in job.said(), "restart.saveSeconds"
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "empty"])
 def test_the_last_checkpoint_is_damaged(job: Job, damage: str) -> None:
     """It is set aside, and training goes on from the one before."""
@@ -202,6 +225,20 @@ def test_a_worker_never_comes(tmp_path: Path) -> None:
         pod.kill()
     assert "nodes 1 of 2: not here after" in job.said()
     assert "(limit rendezvous.waitSeconds 5)" in job.said()
+
+
+def test_the_master_comes_late(tmp_path: Path) -> None:
+    """Its image is large, or its name is not in DNS yet."""
+    job = Job(tmp_path)
+    early = job.pod(1)
+    until(lambda: "waiting for the master" in job.said(1), lambda: job.said(1))
+    try:
+        job.pods = {0: job.pod(0), 1: early}
+        job.operate()
+        assert job.wait() == 0, job.tail()
+    finally:
+        job.end()
+    job.assert_nothing_lost()
 
 
 def test_two_pods_of_one_rank(job: Job) -> None:

@@ -9,6 +9,7 @@ Environment: STAND_IN_STEP_SECONDS, STAND_IN_CHECKPOINT (a real one to copy), ST
 STAND_IN_FAULTS (a folder; a file there is a fault that happens once, or always: see _fault).
 """
 
+import errno
 import json
 import os
 import re
@@ -116,6 +117,12 @@ def _save(step: int, seen: list[int], last: bool) -> None:
     for number, file in enumerate(sorted(Path(os.environ["STAND_IN_CHECKPOINT"]).iterdir())):
         if number == 1 and _fault("die-in-save"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if number == 1 and _fault("full-in-save"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        if number == 1 and _fault("read-only-in-save"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+        if number == 1 and _fault("stall-in-save"):
+            _hang()
         shutil.copy(file, target)
     _marker(target).unlink()
     for old in FOLDER.glob("neva--step=*-last" if last else "neva--step=*.0"):

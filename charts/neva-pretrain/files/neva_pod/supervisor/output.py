@@ -52,6 +52,8 @@ class LogFile:
                 self._tell(f"cannot be written ({error.strerror}); the pod's log has all lines")
                 continue
             self._trouble = ""
+        if file:
+            file.close()
 
     def _tell(self, trouble: str) -> None:
         if trouble != self._trouble:
