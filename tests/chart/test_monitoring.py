@@ -219,8 +219,11 @@ def test_the_log_is_the_one_that_the_launch_script_writes() -> None:
     manifests = helm.render(EXPORTER)
     (log,) = [a.removeprefix("--log=") for a in inits(manifests)["exporter"]["args"] if a.startswith("--log=")]
     assert Path(log).parent.parent == Path(helm.env(manifests)["NEVA_RESULTS_DIR"])
-    script = helm.config_data(manifests)["launch.sh"]
-    assert "log=$results/logs/node-$(printf '%05d' \"$rank\").log" in script
+    node = helm.config_data(manifests)["neva_pod.supervisor.node.py"]
+    assert 'os.path.join(self.results, "logs")' in node
+    assert 'f"node-{self.rank:05d}.log"' in node
+    assert Path(log).name == "node-00000.log"
+    assert Path(log).parent.name == "logs"
 
 
 def test_the_exporters_files_are_all_there() -> None:

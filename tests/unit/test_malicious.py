@@ -574,14 +574,17 @@ def test_no_shell_ever_runs_a_text(text: str, tmp_path: Path) -> None:
     one = run_places(text)
     manifests = helm.render(batch.written(one.values()))
     world = World(tmp_path)
-    for name, content in helm.config_data(manifests).items():
-        (world.config / name).write_text(content)
+    (world.config / "neva_pod").unlink()
+    for name in ("settings.json", "neva_pretrain.yaml"):
+        (world.config / name).unlink()
+    helm.mount(helm.pod(manifests), manifests, "config", world.config)
     env = helm.env(manifests)
     mine = world.env(rank=0, nodes=2)
     here = {
         k: mine[k] for k in ("PATH", "HOME", "FAKE_OUT", "TMPDIR", "HF_HOME", "PET_NODE_RANK", "RANK", "PET_NNODES")
     }
     here |= {k: mine[k] for k in ("NEVA_RESULTS_DIR", "NEVA_WORK_DIR", "NEVA_CONFIG_DIR", "NEVA_RDMA")}
+    here |= {"NEVA_PREFLIGHT": "", "NEVA_NODES": "1", "PET_NNODES": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = world.run({**env, **here})
     assert done.returncode == 0, done.stderr
     report = world.report()
