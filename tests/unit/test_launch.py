@@ -526,7 +526,8 @@ def test_g04_sixteen_nodes_start_in_one_folder(world: World, tmp_path: Path) -> 
     outputs = [tmp_path / f"output-{rank}" for rank in range(16)]
     running = [world.start(world.env(rank, 16, **shared), outputs[rank]) for rank in range(16)]
     assert [process.wait(PATIENCE) for process in running] == [0] * 16, [o.read_text() for o in outputs]
-    assert sorted(path.name for path in world.results.iterdir()) == ["lease", "logs", "restarts.jsonl", "run.json"]
+    names = ["attempt.json", "lease", "logs", "restarts.jsonl", "run.json"]
+    assert sorted(path.name for path in world.results.iterdir()) == names
     assert sorted(path.name for path in (world.results / "logs").iterdir()) == [f"node-{r:05d}.log" for r in range(16)]
     for rank in range(16):
         assert world.log(rank) == f"stand-in: rank {rank}\n"

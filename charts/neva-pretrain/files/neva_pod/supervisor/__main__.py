@@ -5,6 +5,7 @@ pod, 65 the loss is not a number, 69 a node or the master did not come, 70 too m
 stopped by SIGTERM.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from neva_pod.findings import UsageError, show
+from neva_pod.findings import ProblemError, UsageError, show
 from neva_pod.inputs.saved import Recovery, recover
 from neva_pod.supervisor import processes
 from neva_pod.supervisor.agent import FOLDER_SECONDS, Agent, say
@@ -28,6 +29,8 @@ from neva_pod.supervisor.peers import Peers
 from neva_pod.supervisor.restarts import Restarts
 
 T = TypeVar("T")
+JUDGE_AGAIN = 3
+"""Times that checkpoints which cannot be read are judged again: a file system may be back soon."""
 
 
 class RefusedError(Exception):
@@ -93,7 +96,12 @@ def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
     resumes = node.settings.text("resume", "auto") != "never"
 
     def recovery() -> Recovery | None:
-        return recover(checkpoints, os.path.join(node.results, "damaged")) if resumes else None
+        damaged = os.path.join(node.results, "damaged")
+        for _ in range(JUDGE_AGAIN if resumes else 0):
+            with contextlib.suppress(ProblemError, OSError):
+                return recover(checkpoints, damaged)
+            time.sleep(RENEW_SECONDS)
+        return recover(checkpoints, damaged) if resumes else None
 
     try:
         server = listen(node.port, everywhere=node.nodes > 1)

@@ -49,7 +49,7 @@ class Agent:
         """
         self._node, self._port, self._read = node, port, read
         self._channel: Channel | None = None
-        self._heard = self._sent = self._asked = 0.0
+        self._heard = self._opened = self._sent = self._asked = 0.0
         self._told = -TELL_SECONDS
         self._came = False
         self._torchrun: Torchrun | None = None
@@ -65,18 +65,21 @@ class Agent:
         """Serve until the coordinator ends the run, or the pod is stopped; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        lost = time.monotonic()
+        self._heard = time.monotonic()
         while self._end is None:
             with contextlib.suppress(OSError):  # without the file, the probe says nothing
                 Path(alive.path()).touch()
             if self._channel is None or self._channel.closed:
                 if self._channel is not None:
                     self._channel.close()
-                    self._channel, lost = None, time.monotonic()
+                    self._channel = None
                     if self._torchrun:
                         say("the master is lost: torchrun is stopped here; waiting for the master")
-                        self._finish()
-                self._connect(lost)
+                    self._finish()
+                    if self._heard < self._opened:
+                        self._wait_for_master("no answer")
+                if self._end is None:
+                    self._connect()
             else:
                 self._talk(self._channel)
             self._look()
@@ -94,17 +97,17 @@ class Agent:
 
     # The line to the coordinator.
 
-    def _connect(self, lost: float) -> None:
-        """Try once; give up when it takes too long since the line was lost."""
+    def _connect(self) -> None:
+        """Try once; give up when it takes too long since the master was heard."""
         if self._leaving is not None:
             self._end = STOPPED
             return
         try:
             connection = socket.create_connection((self._node.master, self._port), CONNECT_SECONDS)
         except OSError as error:
-            self._wait_for_master(time.monotonic() - lost, error)
+            self._wait_for_master(error.strerror or str(error))
             return
-        self._channel, self._heard, self._sent = Channel(connection), time.monotonic(), 0.0
+        self._channel, self._opened, self._sent = Channel(connection), time.monotonic(), 0.0
         node = self._node
         self._channel.send(
             "hello",
@@ -117,14 +120,15 @@ class Agent:
             attempt=self._attempt,
         )
 
-    def _wait_for_master(self, waited: float, error: OSError) -> None:
+    def _wait_for_master(self, why: str) -> None:
+        waited = time.monotonic() - self._heard
         where = f"{self._node.master}:{self._port}"
         # A master that was lost may first have to find a node and pull the image.
         key = "restart.waitSeconds" if self._came else "rendezvous.waitSeconds"
         limit = self._node.wait_again if self._came else self._node.wait
         if waited > limit:
             say(
-                f"ERROR: {where}: not reachable after {waited:.0f} s ({error.strerror or error}; limit {key} "
+                f"ERROR: {where}: not reachable after {waited:.0f} s ({why}; limit {key} "
                 f"{limit:.0f}); see the master's pod: kubectl describe pod, kubectl logs"
             )
             self._end = UNREACHABLE
@@ -146,8 +150,9 @@ class Agent:
             self._heard, self._came = now, True
         for message in messages:
             self._obey(message)
-        if now - self._heard > SILENCE_SECONDS:
-            say(f"the master has said nothing for {now - self._heard:.0f} s")
+        silent = now - max(self._heard, self._opened)
+        if silent > SILENCE_SECONDS:
+            say(f"the master has said nothing for {silent:.0f} s")
             channel.closed = True
         if now - self._sent > BEAT_SECONDS:
             self._beat()

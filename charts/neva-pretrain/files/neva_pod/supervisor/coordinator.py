@@ -25,6 +25,10 @@ TELL_SECONDS = 30.0
 """Seconds between two lines about what is waited for."""
 LAST_SECONDS = 10.0
 """Seconds that nodes may take to hear of the end."""
+JUDGE_SECONDS = 1800.0
+"""Seconds that the checkpoints may take to be judged: a file system may hang."""
+WRITE_SECONDS = 10.0
+"""Seconds that the record of attempts is waited for; nodes must hear from the master meanwhile."""
 DOUBLINGS = 4
 """The limit of a step doubles so often at most while one step keeps on hanging."""
 
@@ -97,6 +101,8 @@ class Coordinator:
         self._settings = node.settings
         self._phase, self._since, self._told = Phase.GATHER, time.monotonic(), time.monotonic()
         self._recovery: Background[Recovery | None] | None = None
+        self._last: tuple[int, str] | None = None
+        self._parted: set[int] = set()
         self._run: Running | None = None
         self._hangs, self._hung_at = 0, -1
         self._parser = LogParser()
@@ -112,12 +118,12 @@ class Coordinator:
 
     def serve(self) -> None:
         """Work until the run has ended and the nodes know."""
-        while self._phase is not Phase.END or (self._peers.all and self._waited < LAST_SECONDS):
+        while self._phase is not Phase.END or not self._all_know:
             for event in self._peers.hear(TICK_SECONDS):
                 self._react(event)
             if self._phase is Phase.END:
-                continue
-            if why := self._superseded():
+                self._part()
+            elif why := self._superseded():
                 self._end(codes.WRONG, f"ERROR: {why}")
             else:
                 self._decide()
@@ -126,7 +132,7 @@ class Coordinator:
     def leave(self) -> None:
         """Record the attempt that this pod's own end cuts short; the next master goes on from there."""
         if self._run and self._phase in (Phase.RUN, Phase.STACKS, Phase.STOP):
-            self._record(self._run, Ending("the master was told to go", failed=False))
+            self._record_run(self._run, Ending("the master was told to go", failed=False))
 
     @property
     def _waited(self) -> float:
@@ -152,13 +158,8 @@ class Coordinator:
     def _decide(self) -> None:
         if self._phase is Phase.GATHER:
             self._gather()
-        elif self._phase is Phase.RECOVER and self._recovery and self._recovery.done:
-            try:
-                self._begin(self._recovery.result())
-            except ProblemError as error:
-                finding = error.finding
-                why = Ending(f"{finding.message}; {finding.fix}")
-                self._count(why, self._restarts.end(self._restarts.begin(0), None, why.reason, failed=True))
+        elif self._phase is Phase.RECOVER and self._recovery:
+            self._await_recovery(self._recovery)
         elif self._run and self._phase is Phase.RUN:
             self._follow(self._run)
         elif self._phase is Phase.STACKS:
@@ -170,10 +171,9 @@ class Coordinator:
 
     def _gather(self) -> None:
         """Wait until all nodes are here; a pod that was lost may first have to find a node and pull the image."""
-        ready = {p.rank for p in self._peers.all if p.ended and not p.leaving}
-        missing = [str(rank) for rank in range(self._node.nodes) if rank not in ready]
+        missing = self._missing
         key, limit = "rendezvous.waitSeconds", self._node.wait
-        if self._run:
+        if self._restarts.begun:
             key, limit = "restart.waitSeconds", self._node.wait_again
         if not missing:
             self._enter(Phase.RECOVER)
@@ -189,10 +189,44 @@ class Coordinator:
             waited = f"{self._waited:.0f} of {limit:.0f} s"
             self._say(f"waiting for nodes {some(missing)} of {self._node.nodes}, {waited}")
 
-    def _begin(self, recovery: Recovery | None) -> None:
-        """Start an attempt on all nodes."""
-        for line in recovery.said if recovery else ():
+    @property
+    def _missing(self) -> list[str]:
+        """Ranks of the nodes that cannot start now."""
+        ready = {p.rank for p in self._peers.all if p.ended and not p.leaving}
+        return [str(rank) for rank in range(self._node.nodes) if rank not in ready]
+
+    def _await_recovery(self, recovery: Background[Recovery | None]) -> None:
+        """Begin once the checkpoints are judged."""
+        if not recovery.done:
+            if self._waited > JUDGE_SECONDS:
+                self._end(
+                    codes.WRONG,
+                    f"ERROR: {show(self._node.results)}: its checkpoints could not be judged within {self._waited:.0f} "
+                    "s; must be readable; check the file system of storage.results",
+                )
+            return
+        try:
+            judged = recovery.result()
+        except (ProblemError, OSError) as error:
+            what = f"{error.finding.message}; {error.finding.fix}" if isinstance(error, ProblemError) else str(error)
+            why = Ending(what)
+            self._count(why, self._restarts.end(self._restarts.begin(0), None, why.reason, failed=True))
+            return
+        for line in judged.said if judged else ():
             self._say(line)
+        resumed = (step_of(judged.resumes) or 0) if judged else 0
+        if cut := self._restarts.cut:
+            self._restarts.cut = None
+            killed = Ending("the master was killed")
+            self._say(killed.reason)
+            self._count(killed, self._record(cut, resumed, killed))
+        elif self._missing:  # it went meanwhile
+            self._enter(Phase.GATHER)
+        else:
+            self._begin(resumed)
+
+    def _begin(self, resumed: int) -> None:
+        """Start an attempt on all nodes."""
         saves = self._settings.flag("checkpoint.enabled")
         watch = StepWatch(
             self._node.limits,
@@ -201,7 +235,8 @@ class Coordinator:
             now=time.monotonic(),
             patience=2 ** min(self._hangs, DOUBLINGS),
         )
-        attempt = self._restarts.begin((step_of(recovery.resumes) or 0) if recovery else 0)
+        attempt = self._restarts.begin(resumed)
+        self._write(lambda: self._restarts.announce(attempt))
         with self._lock:
             self._parser, self._run = LogParser(), Running(attempt, watch)
         for peer in self._peers.all:
@@ -230,7 +265,7 @@ class Coordinator:
             self._stop(run, run.ending or Ending(f"{bad[0].name}: torchrun ended with {bad[0].code}"))
         elif len(ended) == self._node.nodes:
             if run.ending is None or step >= self._node.max_steps:
-                self._record(run, Ending("done", failed=False))
+                self._record_run(run, Ending("done", failed=False))
                 self._end(codes.DONE, f"the run has ended, at step {step}" if step else "the run has ended")
             else:
                 self._stop(run, run.ending)
@@ -260,7 +295,7 @@ class Coordinator:
         for peer in running:
             self._peers.drop(peer)
         ending = run.ending or Ending("stopped")
-        attempt = self._record(run, ending)
+        attempt = self._record_run(run, ending)
         self._count_hang(ending, attempt)
         self._count(ending, attempt)
 
@@ -289,21 +324,49 @@ class Coordinator:
         self._hangs = self._hangs + 1 if again else int(ending.hang)
         self._hung_at = attempt.step if ending.hang else -1
 
-    def _record(self, run: Running, ending: Ending) -> Attempt:
-        """Count the attempt, and write it down."""
+    def _record_run(self, run: Running, ending: Ending) -> Attempt:
         with self._lock:
             step = run.watch.step
-        attempt = self._restarts.end(run.attempt, step, ending.reason, ending.failed)
+        return self._record(run.attempt, step, ending)
+
+    def _record(self, attempt: Attempt, step: int | None, ending: Ending) -> Attempt:
+        """Count the attempt, and write it down."""
+        ended = self._restarts.end(attempt, step, ending.reason, ending.failed)
+        self._write(lambda: self._restarts.write(ended))
+        return ended
+
+    def _write(self, call: Callable[[], None]) -> None:
+        """Write to the results folder, which may be full, or hang."""
+        work, until = Background(call), time.monotonic() + WRITE_SECONDS
+        while not work.done and time.monotonic() < until:
+            time.sleep(0.01)
         try:
-            self._restarts.write(attempt)
+            problem = "" if work.done else f"no answer after {WRITE_SECONDS:.0f} s"
+            if work.done:
+                work.result()
         except OSError as error:
-            self._say(f"the record of attempts cannot be written: {error.strerror}")
-        return attempt
+            problem = error.strerror or str(error)
+        if problem:
+            self._say(f"the record of attempts cannot be written: {problem}")
 
     def _end(self, code: int, why: str) -> None:
         """Tell all nodes the end; their agents end what still runs."""
         self._say(why)
         self._enter(Phase.END)
+        self._last = code, why
+        self._part()
+
+    def _part(self) -> None:
+        """Tell those nodes the end that have not heard it, such as one that comes again just now."""
+        code, why = self._last or (codes.GAVE_UP, "")
         for peer in self._peers.all:
-            # The master's own agent shares this log.
-            peer.channel.send("end", code=code, why="" if peer.rank == 0 else why)
+            if not peer.parted:
+                peer.parted = True
+                self._parted.add(peer.rank)
+                # The master's own agent shares this log.
+                peer.channel.send("end", code=code, why="" if peer.rank == 0 else why)
+
+    @property
+    def _all_know(self) -> bool:
+        """Whether all nodes have heard of the end, or have had the time to."""
+        return self._waited > LAST_SECONDS or (not self._peers.all and len(self._parted) == self._node.nodes)

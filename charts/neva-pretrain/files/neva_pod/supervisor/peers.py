@@ -31,6 +31,8 @@ class Peer:
     """The attempt whose stacks it has written."""
     code: int | None = None
     leaving: bool = False
+    parted: bool = False
+    """It was told the end."""
 
     @property
     def ended(self) -> bool:

@@ -41,21 +41,33 @@ def utc() -> str:
 
 
 class Restarts:
-    """The attempts in a results folder: ``restarts.jsonl``, a line for the end of each."""
+    """The attempts in a results folder: ``restarts.jsonl``, a line for the end of each; ``attempt.json``, the last."""
 
     def __init__(self, path: str, job: str) -> None:
         """Read what earlier attempts left; damaged lines are passed over."""
         self._path, self._job = path, job
+        self._newest = os.path.join(os.path.dirname(path), "attempt.json")
         self._attempts = [a for a in map(_attempt, _lines(path)) if a]
+        newest = [a for a in map(_attempt, _lines(self._newest)) if a and a.job == job and a.number > self._last]
+        self.cut: Attempt | None = newest[-1] if newest else None
+        """The attempt whose end nobody wrote: the master was killed, which must count, or it may go on for ever."""
 
     @property
     def _mine(self) -> list[Attempt]:
         return [a for a in self._attempts if a.job == self._job]
 
+    @property
+    def _last(self) -> int:
+        return max((a.number for a in self._attempts), default=0)
+
+    @property
+    def begun(self) -> bool:
+        """Whether this job has made an attempt, by this master or one before it."""
+        return bool(self._mine or self.cut)
+
     def begin(self, resumed: int) -> Attempt:
         """Number the next attempt."""
-        number = max((a.number for a in self._attempts), default=0) + 1
-        return Attempt(number, self._job, utc(), resumed=resumed, step=resumed)
+        return Attempt(self._last + 1, self._job, utc(), resumed=resumed, step=resumed)
 
     def end(self, attempt: Attempt, step: int | None, reason: str, failed: bool) -> Attempt:
         """Count an attempt that ended; return it with its count of failures.
@@ -71,8 +83,18 @@ class Restarts:
         self._attempts.append(ended)
         return ended
 
+    def announce(self, attempt: Attempt) -> None:
+        """Write down that an attempt begins.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with open(f"{self._newest}.new", "w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(attempt), sort_keys=True) + "\n")
+        os.replace(f"{self._newest}.new", self._newest)
+
     def write(self, attempt: Attempt) -> None:
-        """Append an attempt to the file.
+        """Append an attempt that ended to the file.
 
         Raises:
             OSError: it cannot be written.
