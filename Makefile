@@ -58,10 +58,11 @@ $(VENV)/.e2e: $(VENV)/.installed
 	touch $@
 
 e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run real torchrun on CPU
-	$(BIN)/python -m pytest tests/e2e tests/survival -m e2e
+	$(BIN)/python -m pytest tests/e2e -m e2e
+	$(BIN)/python -m pytest tests/survival -m e2e --numprocesses 4
 
 chaos: $(VENV)/.e2e  ## 500 random schedules of faults; NEVA_CHAOS=N for another number
-	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e
+	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e --numprocesses 4
 
 sandbox-up: install  ## Start the local control plane with NODES simulated 8-GPU nodes
 	@$(BIN)/python -m tests.tools build helm kubernetes kwok etcd training-operator

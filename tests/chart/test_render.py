@@ -230,6 +230,7 @@ def test_lost_pods_are_created_anew_where_the_job_restarts(enabled: bool, policy
         if probe:
             (*_, script) = probe["exec"]["command"]
             assert script.startswith("/etc/neva/neva_pod/supervisor/")
+            assert probe["terminationGracePeriodSeconds"] < 30, "what hangs hears no SIGTERM"
 
 
 def test_a_pod_has_the_time_to_save() -> None:

@@ -34,6 +34,8 @@ containers:
       periodSeconds: 30
       timeoutSeconds: 20
       failureThreshold: 3
+      # It hears no SIGTERM: the pod's grace period would only keep the other nodes waiting.
+      terminationGracePeriodSeconds: 10
     {{- end }}
 volumes:
   {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
