@@ -112,7 +112,7 @@ class World:
             "NEVA_WAIT_SECONDS": "5",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        if shutil.which("python3", path="/usr/bin:/bin") is None:
+        if shutil.which("python3", path=f"{self.bin}:/usr/bin:/bin") is None:
             (self.bin / "python3").symlink_to(sys.executable)
         if rank is not None:
             env |= {"PET_NODE_RANK": str(rank), "RANK": str(rank), "PET_NNODES": str(nodes)}
@@ -202,6 +202,19 @@ def test_shellcheck_is_content() -> None:
     command = [str(shellcheck) if shellcheck.exists() else "shellcheck", str(LAUNCH)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("end", "code"), [("kill -KILL $$", 64), ("kill -SEGV $$", 64), ("exit 1", 1)])
+def test_a_preflight_that_is_killed_is_final(world: World, end: str, code: int) -> None:
+    """The operator makes a pod that ended with 128 or more again, and again."""
+    python = shutil.which("python3", path="/usr/bin:/bin") or sys.executable
+    (world.bin / "python3").unlink(missing_ok=True)
+    (world.bin / "python3").write_text(f'#!/bin/bash\n[[ $* != *preflight* ]] || {end}\nexec {python} "$@"\n')
+    (world.bin / "python3").chmod(0o755)
+    done = world.run(world.env(0, NEVA_PREFLIGHT="quick"))
+    assert done.returncode == code, done.stderr
+    assert ("ERROR: preflight: killed by signal" in done.stderr) == (code == 64)
+    assert not world.started()
 
 
 @pytest.mark.parametrize("world_size", ["128", "16"])

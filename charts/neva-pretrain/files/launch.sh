@@ -120,6 +120,8 @@ if [[ -n ${NEVA_PREFLIGHT:-} ]]; then
   child=$! code=0
   wait "$child" || code=$?
   child=
+  # Its code would ask the operator for a new pod, which meets the same, for ever.
+  (( code < 128 )) || stop 64 "preflight: killed by signal $((code - 128)); must run to its end; 9 is the kernel's for want of memory: raise resources.memory"
   (( code == 0 )) || exit "$code"
 fi
 

@@ -267,3 +267,37 @@ def test_a_master_that_takes_connections_but_says_nothing_of_ours(
         until(given_up, "the agent gives up", pause=0)
     assert ended == [UNREACHABLE]
     assert taken <= 5
+
+
+def test_an_agent_that_has_lost_the_master_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system held the folders up meanwhile; the next start would make a second torchrun beside this one."""
+    asked, answered, started = threading.Event(), threading.Event(), threading.Event()
+
+    def folders(_: Node) -> str:
+        asked.set()
+        answered.wait()
+        return ""
+
+    def torchrun(*_: object) -> None:
+        started.set()
+        raise OSError(2, "stand-in", "torchrun")
+
+    monkeypatch.setattr("neva_pod.supervisor.agent.make_folders", folders)
+    monkeypatch.setattr("neva_pod.supervisor.agent.Torchrun", torchrun)
+    monkeypatch.setattr("neva_pod.supervisor.agent.signal.signal", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        agent = Agent(node(tmp_path, rank=1), server.getsockname()[1], lambda _: None)
+        thread = threading.Thread(target=agent.run, daemon=True)
+        thread.start()
+        connection, _ = server.accept()
+        connection.sendall(b'{"kind": "start", "attempt": 1}\n')
+        asked.wait()
+        connection.close()
+        second, _ = server.accept()  # it has come again
+        answered.set()
+        assert not started.wait(1.0)
+        second.close()
+        agent._stop()
+        thread.join()
+        if agent._channel:
+            agent._channel.close()

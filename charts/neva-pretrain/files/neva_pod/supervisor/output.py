@@ -71,12 +71,13 @@ class Pump:
 
     def _run(self) -> None:
         whole = True
-        while data := os.read(self._pipe.fileno(), CHUNK):
-            # A progress bar ends in a carriage return, and the container runtime shows nothing before a line ends.
-            text = data.replace(b"\r", b"\n")
-            whole = text.endswith(b"\n")
-            self._write(text)
-            self._read(data)
+        with self._pipe:
+            while data := os.read(self._pipe.fileno(), CHUNK):
+                # A progress bar ends in a carriage return, and the container runtime shows nothing before a line ends.
+                text = data.replace(b"\r", b"\n")
+                whole = text.endswith(b"\n")
+                self._write(text)
+                self._read(data)
         if not whole:
             self._write(b"\n")
 

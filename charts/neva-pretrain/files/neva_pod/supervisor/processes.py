@@ -70,9 +70,13 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def reap(keep: int | None) -> None:
-    """Take the exit codes of orphans; one process is left to whoever waits for it."""
-    for process in below(os.getpid()):
-        if process.parent == os.getpid() and process.state == "Z" and process.pid != keep:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
+def reap(keep: int) -> None:
+    """Take the exit codes of orphans; one process is left to whoever waits for it.
+
+    Asked ten times a second, so without a look at all of /proc.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid == keep:
+                break
+            os.waitpid(ended.si_pid, os.WNOHANG)

@@ -17,6 +17,8 @@ FROZEN_SECONDS = 60.0
 """A process that is stopped for so long was not stopped for a look."""
 LOOK_SECONDS = 10.0
 LAST_LINES_SECONDS = 10.0
+LEFT_SECONDS = 45.0
+"""Seconds that killed processes may take to be gone; the kernel frees their GPUs' memory meanwhile."""
 CLOSING = b" closing signal SIG"
 """What torchrun says of each rank that it ends, since another one has died."""
 
@@ -53,6 +55,7 @@ class Torchrun:
         self._pump = Pump(cast(BinaryIO, self._process.stdout), log, self._follow)
         self._frozen: dict[int, float] = {}
         self._terminated = False
+        self._ended: float | None = None
         self._looked, self._told = time.monotonic(), False
 
     def _follow(self, data: bytes) -> None:
@@ -61,16 +64,22 @@ class Torchrun:
         self._read(data)
 
     def code(self) -> int | None:
-        """Return the exit code, None while it runs; what it leaves behind is then killed, and its last lines read."""
+        """Return the exit code, None while it runs or what it left behind is not gone; its last lines are then read.
+
+        The next attempt would find the GPUs' memory taken.
+        """
         code = self._process.poll()
-        if code is None and self._closing:
+        if code is None and self._closing and not self._terminated:
             # It would wait 30 s for ranks that wait for the one that died; then it tells which one that was.
             for _, process in self._ranks():
                 processes.send(process.pid, signal.SIGKILL)
         processes.reap(keep=self._process.pid)
-        if code is not None:
-            self._kill_all()
-            self._pump.join(LAST_LINES_SECONDS)
+        if code is None:
+            return None
+        self._ended = self._ended or time.monotonic()
+        if self._kill_all() and time.monotonic() - self._ended < LEFT_SECONDS:
+            return None
+        self._pump.join(LAST_LINES_SECONDS)
         return code
 
     def _ranks(self) -> Iterable[tuple[int, processes.Process]]:
@@ -136,8 +145,12 @@ class Torchrun:
         processes.send(self._process.pid, signal.SIGKILL)
         self._kill_all()
 
-    def _kill_all(self) -> None:
-        """Kill what is left below the supervisor: ranks, DataLoader workers, writers of checkpoints."""
-        for process in processes.below(os.getpid()):
-            if process.state != "Z":
-                processes.send(process.pid, signal.SIGKILL)
+    def _kill_all(self) -> bool:
+        """Kill what is left below the supervisor: ranks, DataLoader workers, writers of checkpoints; tell if any was.
+
+        What one of them started meanwhile is found by the next look.
+        """
+        left = [process for process in processes.below(os.getpid()) if process.state != "Z"]
+        for process in left:
+            processes.send(process.pid, signal.SIGKILL)
+        return bool(left)
