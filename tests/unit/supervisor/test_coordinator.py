@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,12 @@ def node(folder: Path, rank: int = 0, port: int = 0, wait: float = 60.0, **resta
 class FakeAgent:
     """A node by hand: says what the test wants."""
 
-    def __init__(self, port: int, rank: int) -> None:
-        self.rank, self.attempt = rank, 0
+    def __init__(self, port: int, rank: int, attempt: int = 0) -> None:
+        self.rank, self.attempt = rank, attempt
         self._channel = Channel(socket.create_connection(("127.0.0.1", port)))
         self._heard: list[dict[str, Any]] = []
-        self._channel.send(
-            "hello", rank=rank, digest="12345678", pod=f"pod-{rank}", uid=f"uid-{rank}", name="n", pid=1, attempt=0
-        )
+        who = {"digest": "12345678", "pod": f"pod-{rank}", "uid": f"uid-{rank}", "name": "n", "pid": 1}
+        self._channel.send("hello", rank=rank, attempt=attempt, **who)
 
     def beat(self, *, running: bool = False, code: int | None = None, leaving: bool = False) -> None:
         """Tell how torchrun is."""
@@ -115,9 +115,9 @@ class Master:
     def _superseded(self) -> str | None:
         return "killed" if self._killed else None
 
-    def agent(self, rank: int) -> FakeAgent:
+    def agent(self, rank: int, attempt: int = 0) -> FakeAgent:
         """Let a node in."""
-        self._agents.append(FakeAgent(self.port, rank))
+        self._agents.append(FakeAgent(self.port, rank, attempt))
         return self._agents[-1]
 
     def agents(self) -> tuple[FakeAgent, FakeAgent]:
@@ -301,3 +301,31 @@ def test_an_agent_that_has_lost_the_master_starts_nothing(tmp_path: Path, monkey
         thread.join()
         if agent._channel:
             agent._channel.close()
+
+
+def test_an_attempt_has_a_number_that_no_node_knows(tmp_path: Path) -> None:
+    """The master before it could write none down; else what nodes say of their last attempt is taken for this one's."""
+    with Master(tmp_path) as master:
+        agents = [master.agent(0), master.agent(1, attempt=5)]
+        agents[1].beat(code=-9)
+        assert [agent.starts() for agent in agents] == [6, 6]
+        time.sleep(0.5)
+        assert not any("torchrun ended" in said for said in master.said)
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_a_master_of_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, came: bool) -> None:
+    """Wrong for a node that begins; later on its master's address may be another's for a while, and that is no end."""
+    monkeypatch.setattr("neva_pod.supervisor.agent.signal.signal", lambda *_: None)
+    ended: list[int] = []
+    with Master(tmp_path) as master:
+        agent = Agent(replace(node(tmp_path, rank=1), digest="other"), master.port, lambda _: None)
+        agent._came = came
+        thread = threading.Thread(target=lambda: ended.append(agent.run()), daemon=True)
+        thread.start()
+        thread.join(4.0 if came else 60.0)
+        assert ended == ([] if came else [WRONG])
+        agent._stop()
+        thread.join()
+    if agent._channel:
+        agent._channel.close()

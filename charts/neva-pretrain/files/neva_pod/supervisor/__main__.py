@@ -131,8 +131,9 @@ def coordinate(coordinator: Coordinator) -> None:
     """Run the coordinator; its end by a fault of its own is the job's."""
     try:
         coordinator.serve()
-    except BaseException:  # nobody else would tell
+    except BaseException as error:  # nobody else would tell
         traceback.print_exc()
+        say(f"ERROR: the supervisor has failed ({type(error).__name__}: {error}); this is a fault of the chart")
         leave(GAVE_UP)
 
 

@@ -146,6 +146,9 @@ class Agent:
         readable([channel], TICK_SECONDS)
         messages = channel.receive()
         now = time.monotonic()
+        if self._came and any(message["kind"] == "foreign" for message in messages):
+            channel.closed = True  # its address was the master's, and is another job's now; DNS will tell
+            return
         if messages:
             self._heard, self._came = now, True
         for message in messages:
@@ -181,7 +184,7 @@ class Agent:
             self._send("stacks")
         elif kind == "stop":
             self._finish()
-        elif kind == "end":
+        elif kind in ("end", "foreign"):
             if message.get("why"):
                 say(str(message["why"]))
             self._end = int(message["code"])

@@ -235,7 +235,7 @@ class Coordinator:
             now=time.monotonic(),
             patience=2 ** min(self._hangs, DOUBLINGS),
         )
-        attempt = self._restarts.begin(resumed)
+        attempt = self._restarts.begin(resumed, above=max(peer.attempt for peer in self._peers.all))
         self._write(lambda: self._restarts.announce(attempt))
         with self._lock:
             self._parser, self._run = LogParser(), Running(attempt, watch)

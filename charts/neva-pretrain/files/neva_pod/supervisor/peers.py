@@ -136,7 +136,7 @@ class Peers:
         rank, digest = message["rank"], message["digest"]
         if digest != self._node.digest or not isinstance(rank, int) or not 0 <= rank < self._node.nodes:
             why = f"ERROR: the master runs another job: got rank {rank} of {digest}; must be of {self._node.digest}"
-            peer.channel.send("end", code=WRONG, why=f"{why}; check rendezvous.port and hostNetwork")
+            peer.channel.send("foreign", code=WRONG, why=f"{why}; check rendezvous.port and hostNetwork")
             peer.channel.close()
             return
         peer.rank, peer.pod, peer.where = rank, show(str(message["pod"])), show(str(message["name"]))

@@ -65,9 +65,9 @@ class Restarts:
         """Whether this job has made an attempt, by this master or one before it."""
         return bool(self._mine or self.cut)
 
-    def begin(self, resumed: int) -> Attempt:
-        """Number the next attempt."""
-        return Attempt(self._last + 1, self._job, utc(), resumed=resumed, step=resumed)
+    def begin(self, resumed: int, above: int = 0) -> Attempt:
+        """Number the next attempt; nodes may know of one above those that were written down."""
+        return Attempt(max(self._last, above) + 1, self._job, utc(), resumed=resumed, step=resumed)
 
     def end(self, attempt: Attempt, step: int | None, reason: str, failed: bool) -> Attempt:
         """Count an attempt that ended; return it with its count of failures.
