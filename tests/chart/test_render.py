@@ -461,6 +461,13 @@ def test_d01_no_validation_metric_is_monitored() -> None:
     helm.render({"config": {"exp_manager": monitor, "trainer": {"limit_val_batches": 10}}})
 
 
+def test_the_progress_bar_stays_on() -> None:
+    """Without it a run that trains looks like one that hangs."""
+    (error,) = helm.render_fails({"config": {"trainer": {"enable_progress_bar": False}}})
+    assert "config.trainer.enable_progress_bar: got false; must be true" in error
+    helm.render({"config": {"trainer": {"enable_progress_bar": True}}})
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_d02_one_value_drives_both_checkpoint_switches(enabled: bool) -> None:
     config = merged(helm.render({"checkpoint": {"enabled": enabled}}))

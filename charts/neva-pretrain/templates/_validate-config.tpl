@@ -128,4 +128,9 @@ charts' too. */}}
     "rule" "must not be a validation metric while no validation runs, or nothing is saved"
     "fix" "use step or reduced_train_loss") -}}
 {{- end -}}
+{{- if eq (toString $trainer.enable_progress_bar) "false" -}}
+  {{- include "neva-pretrain.violation" (dict "key" "config.trainer.enable_progress_bar" "got" "false"
+    "rule" "must be true, since the steps that the bar shows tell a hang from training"
+    "fix" "leave it out") -}}
+{{- end -}}
 {{- end -}}

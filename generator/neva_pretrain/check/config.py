@@ -106,3 +106,10 @@ def check_config(facts: Facts) -> Iterator[Violation]:
             "must not be a validation metric while no validation runs, or nothing is saved",
             "use step or reduced_train_loss",
         )
+    if mapping(config, "trainer").get("enable_progress_bar") in (False, "false"):
+        yield Violation(
+            "config.trainer.enable_progress_bar",
+            "false",
+            "must be true, since the steps that the bar shows tell a hang from training",
+            "leave it out",
+        )
