@@ -299,8 +299,6 @@ def test_an_agent_that_has_lost_the_master_starts_nothing(tmp_path: Path, monkey
         second.close()
         agent._stop()
         thread.join()
-        if agent._channel:
-            agent._channel.close()
 
 
 def test_an_attempt_has_a_number_that_no_node_knows(tmp_path: Path) -> None:
@@ -327,5 +325,52 @@ def test_a_master_of_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert ended == ([] if came else [WRONG])
         agent._stop()
         thread.join()
-    if agent._channel:
-        agent._channel.close()
+
+
+class EndedTorchrun:
+    """A torchrun that has ended at once."""
+
+    made = 0
+
+    def __init__(self, *_: object) -> None:
+        type(self).made += 1
+
+    def code(self) -> int:
+        """Return an exit code of its own."""
+        return 3
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_full_disk_ends_only_a_job_that_has_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """At the first start it is a mistake, later on a fault: it may pass, and counts if it does not."""
+    problems = ["", "No space left"] if before else ["No space left"]
+    monkeypatch.setattr("neva_pod.supervisor.agent.make_folders", lambda _: problems.pop(0))
+    monkeypatch.setattr("neva_pod.supervisor.agent.Torchrun", EndedTorchrun)
+    monkeypatch.setattr("neva_pod.supervisor.agent.signal.signal", lambda *_: None)
+    monkeypatch.setattr(EndedTorchrun, "made", 0)
+    ended: list[int] = []
+    with Master(tmp_path) as master:
+        other = master.agent(0)
+        agent = Agent(node(tmp_path, rank=1), master.port, lambda _: None)
+        thread = threading.Thread(target=lambda: ended.append(agent.run()), daemon=True)
+        thread.start()
+        for _ in range(2 if before else 1):
+            other.starts()
+            if before:
+                other.hears("stop")
+                other.beat(code=-9)
+        assert before or other.hears("stop")
+        other.beat(code=-9)
+        if before:
+            until(lambda: EndedTorchrun.made >= 2, "it starts again")
+        else:
+            assert other.hears("end")["code"] == WRONG
+            until(lambda: ended == [WRONG], "it ends")
+        agent._stop()
+        other.leave()
+        thread.join()

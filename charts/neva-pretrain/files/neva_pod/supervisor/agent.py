@@ -57,7 +57,7 @@ class Agent:
         self._log: LogFile | None = None
         self._attempt = 0
         self._code: int | None = None
-        self._stopped = False
+        self._stopped = self._trained = False
         self._leaving: float | None = None
         self._end: int | None = None
 
@@ -87,6 +87,8 @@ class Agent:
             self._finish()
         if self._log:
             self._log.close()
+        if self._channel:
+            self._channel.close()
         with contextlib.suppress(OSError):
             Path(alive.path()).unlink()
         return self._end
@@ -197,7 +199,7 @@ class Agent:
         now = time.monotonic()
         if self._folders and self._folders.done:
             self._start(self._folders.result())
-        elif self._folders and now - self._asked > FOLDER_SECONDS:
+        elif self._folders and not self._trained and now - self._asked > FOLDER_SECONDS:
             where = self._node.name or "this node"
             self._start(
                 f"{show(self._node.results)}: no answer after {FOLDER_SECONDS:.0f} s; must be writable; check the file "
@@ -215,11 +217,16 @@ class Agent:
             self._leave(now - self._leaving)
 
     def _start(self, problem: str) -> None:
-        """Start torchrun, if nothing is wrong with the folders."""
+        """Start torchrun, if nothing is wrong with the folders.
+
+        Where torchrun has run they were right, and may be so again soon: if not, the next save fails, and counts.
+        """
         self._folders = None
-        if problem:
+        if problem and not self._trained:
             self._fail(problem)
             return
+        if problem:
+            say(problem)
         node = self._node
         self._log = self._log or LogFile(node.log, say)
         command = node.command()
@@ -227,6 +234,7 @@ class Agent:
         stacks = os.path.join(node.work, "stacks")
         try:
             self._torchrun = Torchrun(command, node.work, stacks, self._log, self._read)
+            self._trained = True
         except OSError as error:
             self._fail(f"torchrun: {error.strerror}: {error.filename}; must start; check image and storage.scratch")
         self._beat()
