@@ -1,12 +1,12 @@
 """The folders and files that a run writes beside NeMo's own."""
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
 import stat
 import tempfile
+from importlib import metadata
 from typing import Any
 
 from neva_pod.findings import show
@@ -106,7 +106,7 @@ def _versions() -> dict[str, Any]:
     versions: dict[str, Any] = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             versions[name] = None
     return versions
