@@ -464,8 +464,8 @@ def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release,
     assert [e["addresses"] for e in found["endpoints"]] == [[pod["status"]["podIP"]]], "no training pod among them"
     assert found["ports"][0]["port"] == port
     (container,) = pod["spec"]["containers"]
-    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "results")
-    assert mount == {"name": "results", "mountPath": str(results), "readOnly": True}
+    (shown,) = (m for m in container["volumeMounts"] if m["name"] == "results")
+    assert shown == {"name": "results", "mountPath": str(results), "readOnly": True}
 
     mount(release, next(iter(release.pods().values())), "config", tmp_path / "mounted")
     config = (tmp_path / "mounted" / "neva_pretrain.yaml").read_text()
