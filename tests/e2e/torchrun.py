@@ -39,7 +39,7 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
     smi = stand_ins / "nvidia-smi"
     smi.write_text("#!/bin/sh\nprintf 'GPU 0: stand-in\\nGPU 1: stand-in\\n'\n")
     smi.chmod(0o755)
-    output, results = folder / "output", folder / "results" / "neva"
+    output, results = folder / "output", folder / "results" / release.name
     output.mkdir()
 
     running = []

@@ -123,7 +123,8 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     namespace: str = "ns"
-    name: str = "neva-1234"
+    name: str = field(default_factory=lambda: f"neva-{uuid.uuid4().hex[:8]}")
+    """Of its own: /dev/shm, where the sign of life is, is a pod's own in a cluster, and shared here."""
     step_seconds: float = 0.05
     results: Path = Path()
     pods: dict[int, Pod] = field(default_factory=dict)
