@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.survival.job import Job, marked, running, signal_all
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -220,7 +219,7 @@ def test_a_worker_never_comes(tmp_path: Path) -> None:
     job = Job(tmp_path, environment={"NEVA_WAIT_SECONDS": "5"})
     pod = job.pod(0)
     try:
-        assert pod.process.wait(120) == 69
+        assert pod.process.wait(PATIENCE) == 69
     finally:
         pod.kill()
     assert "nodes 1 of 2: not here after" in job.said()
@@ -297,10 +296,8 @@ def test_the_supervisor_ends_at_once_while_it_waits(tmp_path: Path) -> None:
     pod = job.pod(1)
     try:
         until(lambda: "waiting for the master" in job.said(1), lambda: job.said(1))
-        began = time.monotonic()
         signal_all([pod.process.pid], signal.SIGTERM)
-        assert pod.process.wait(60) == 143
-        assert time.monotonic() - began < 30
+        assert pod.process.wait(120) == 143, "not after the 200 s that it would wait"
     finally:
         pod.kill()
     shutil.rmtree(tmp_path / "results", ignore_errors=True)
