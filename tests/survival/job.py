@@ -29,6 +29,7 @@ CHECKPOINT = HERE.parent / "data" / "checkpoints" / "saved"
 MARK = "POD_UID"
 LIVENESS_SECONDS = 2.0
 LIVENESS_FAILURES = 2
+PROBE_SECONDS = 20.0
 
 NVIDIA_SMI = '#!/bin/sh\ni=0\nwhile [ $i -lt $NEVA_GPUS_PER_NODE ]; do echo "GPU $i: stand-in"; i=$((i+1)); done\n'
 
@@ -108,7 +109,12 @@ class Pod:
     def probe(self) -> bool:
         """Run the liveness probe; False once it has failed too often."""
         command = [sys.executable, str(FILES / "neva_pod" / "supervisor" / "alive.py")]
-        code = subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode
+        try:
+            code = subprocess.run(
+                command, env=self._environment, capture_output=True, check=False, timeout=PROBE_SECONDS
+            ).returncode
+        except subprocess.TimeoutExpired:  # frozen with the pod
+            code = 1
         self._failed_probes = self._failed_probes + 1 if code else 0
         return self._failed_probes < LIVENESS_FAILURES
 
