@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,16 +148,22 @@ def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
     return list(walk(manifests))
 
 
+def project(volume: Manifest, data: Callable[[str], Mapping[str, str]], folder: Path) -> None:
+    """Write the files of a volume's ConfigMaps, whose data is asked for by name."""
+    for source in sources(volume):
+        texts = data(source["name"])
+        for item in source["items"]:
+            path = folder / item["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts[item["key"]], encoding="utf-8")
+
+
 def mount(pod: Manifest, manifests: list[Manifest], volume: str, folder: Path) -> None:
     """Write a ConfigMap's files into a folder as the kubelet does: links to a dated folder that has the files."""
     (found,) = [v for v in pod["volumes"] if v["name"] == volume]
     maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     dated = folder / "..2026_01_01"
-    for source in sources(found):
-        for item in source["items"]:
-            path = dated / item["path"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(maps[source["name"]][item["key"]], encoding="utf-8")
+    project(found, maps.__getitem__, dated)
     (folder / "..data").symlink_to(dated.name)
     for path in dated.iterdir():
         (folder / path.name).symlink_to(Path("..data") / path.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.chart import helm
 from tests.sandbox import Sandbox
 from tests.tools import path
 
@@ -94,14 +95,13 @@ def process_environment(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def mount(release: Release, pod: dict[str, Any], volume: str, folder: Path) -> None:
-    """Write what the kubelet mounts of a pod's ConfigMaps, projected into one volume, into a folder."""
-    (found,) = (v["projected"]["sources"] for v in pod["spec"]["volumes"] if v["name"] == volume)
-    for config in (source["configMap"] for source in found):
-        data = release.sandbox.get("configmap", config["name"], namespace=release.namespace)["data"]
-        for item in config["items"]:
-            file = folder / item["path"]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(data[item["key"]])
+    """Write what the kubelet mounts of a pod's ConfigMaps into a folder."""
+    (found,) = (v for v in pod["spec"]["volumes"] if v["name"] == volume)
+
+    def data(name: str) -> dict[str, str]:
+        return dict(release.sandbox.get("configmap", name, namespace=release.namespace)["data"])
+
+    helm.project(found, data, folder)
 
 
 def container_environment(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from neva_pod.supervisor.lease import Identity, Lease, take
-from tests.e2e.release import Release, names
+from tests.e2e.release import Release, mount, names
 from tests.sandbox import Sandbox
 from tests.tools import path
 from tests.waiting import PATIENCE
@@ -21,22 +21,16 @@ SIZE = ("--set", "training.nodes=2", "--set", "training.globalBatchSize=512")
 HOOK = "app.kubernetes.io/component=rollback-guard"
 
 
-def run_hook(sandbox: Sandbox, pod: dict[str, Any], results: Path, work: Path) -> str:
+def run_hook(release: Release, pod: dict[str, Any], results: Path, work: Path) -> str:
     """Run the pod's command where its ConfigMap is mounted, on a folder in the place of its results; end the pod so."""
-    namespace = pod["metadata"]["namespace"]
-    (volume,) = (v["configMap"] for v in pod["spec"]["volumes"] if "configMap" in v)
-    data = sandbox.get("configmap", volume["name"], namespace=namespace)["data"]
-    for item in volume["items"]:
-        file = work / item["path"]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(data[item["key"]])
+    mount(release, pod, "config", work)
     (container,) = pod["spec"]["containers"]
-    (mount,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "results")
-    arguments = [a.replace(f"--results={mount}", f"--results={results}") for a in container["args"]]
+    (mounted,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "results")
+    arguments = [a.replace(f"--results={mounted}", f"--results={results}") for a in container["args"]]
     command = [sys.executable, *container["command"][1:], *arguments]
     done = subprocess.run(command, cwd=work, env={}, capture_output=True, text=True, check=False)
-    end = sandbox.fail if done.returncode else sandbox.complete
-    end(pod["metadata"]["name"], namespace=namespace)
+    end = release.sandbox.fail if done.returncode else release.sandbox.complete
+    end(pod["metadata"]["name"], namespace=release.namespace)
     return done.stderr
 
 
@@ -53,7 +47,7 @@ def rollback(release: Release, results: Path, work: Path, meanwhile: Callable[[]
 
         sandbox.wait(lambda: bool(fresh()), "the hook's pod")
         meanwhile()
-        said = run_hook(sandbox, fresh()[0], results, work)
+        said = run_hook(release, fresh()[0], results, work)
         words, _ = helm.communicate(timeout=PATIENCE)
     return helm.returncode, words, said
 

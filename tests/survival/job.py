@@ -7,7 +7,6 @@ do so in tests/e2e/test_faults.py.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neva_pod.supervisor import processes
 from tests.sandbox.process import free_ports
 from tests.waiting import until
 
@@ -36,24 +36,14 @@ NVIDIA_SMI = '#!/bin/sh\ni=0\nwhile [ $i -lt $NEVA_GPUS_PER_NODE ]; do echo "GPU
 
 def marked(uid: str) -> list[int]:
     """Return the processes of a pod."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if f"{MARK}={uid}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if processes.variable(pid, MARK) == uid]
 
 
 def signal_all(pids: list[int], number: signal.Signals) -> None:
     """Signal processes that may be gone."""
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+        processes.send(pid, number)
 
 
 def _command(pid: int) -> bytes:
@@ -288,6 +278,11 @@ class Job:
             self._operator.join()
         for pod in self.pods.values():
             pod.kill()
+
+    def assert_survives(self) -> None:
+        """The job ends well, and nothing is lost."""
+        assert self.wait() == 0, self.tail()
+        self.assert_nothing_lost()
 
     def assert_nothing_lost(self) -> None:
         """No step lost beyond the interval, no sample left out or counted twice in the line that was kept."""

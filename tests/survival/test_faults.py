@@ -30,8 +30,7 @@ def fault(job: Job, name: str) -> None:
 
 
 def test_without_a_fault(job: Job) -> None:
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     (attempt,) = job.attempts()
     assert (attempt["reason"], attempt["step"], attempt["failures"]) == ("done", 40, 0)
     until(lambda: all(p.process.poll() == 0 for p in job.pods.values()), "all pods end with 0")
@@ -43,8 +42,7 @@ def test_without_a_fault(job: Job) -> None:
 def test_a_rank_dies(job: Job, name: str) -> None:
     """By itself (exit), or killed by the kernel for want of memory (kill)."""
     fault(job, f"{name}-17")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     first, second = job.attempts()
     assert (first["step"], first["failures"]) == (17, 1)
     assert (second["resumed"], second["reason"]) == (15, "done")
@@ -54,8 +52,7 @@ def test_a_rank_dies(job: Job, name: str) -> None:
 
 def test_a_rank_is_frozen(job: Job) -> None:
     fault(job, "freeze-17")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert "rank 3 (PID" in job.said()
     assert "has been stopped for" in job.said()
     assert "state T" in job.said(1)
@@ -63,8 +60,7 @@ def test_a_rank_is_frozen(job: Job) -> None:
 
 def test_a_rank_hangs_and_the_stacks_tell_where(job: Job) -> None:
     fault(job, "sleep-17")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert "no new step for 2" in job.said()
     assert "after step 17 (limit 25 s)" in job.said()
     assert "in _hang" in job.said(1), "rank 3 is in its sleep"
@@ -75,8 +71,7 @@ def test_a_rank_hangs_and_the_stacks_tell_where(job: Job) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_torchrun_is_killed(job: Job, rank: int) -> None:
     os.kill(job.pods[rank].torchrun(), signal.SIGKILL)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert f"node {rank} (" in job.attempts()[0]["reason"]
     assert "torchrun ended with -9" in job.attempts()[0]["reason"]
 
@@ -84,8 +79,7 @@ def test_torchrun_is_killed(job: Job, rank: int) -> None:
 def test_torchrun_is_frozen(job: Job) -> None:
     """Training would go on to its end, and the pods would then hold their GPUs for ever."""
     os.kill(job.pods[1].torchrun(), signal.SIGSTOP)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert "torchrun (PID" in job.attempts()[0]["reason"]
 
 
@@ -93,8 +87,7 @@ def test_torchrun_is_frozen(job: Job) -> None:
 def test_a_pod_is_killed(job: Job, rank: int) -> None:
     """The container ran out of memory, or its node lost power; rank 0 is the master."""
     job.replace(rank)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert job.restarts == 1
 
 
@@ -102,8 +95,7 @@ def test_a_pod_is_killed(job: Job, rank: int) -> None:
 def test_a_pod_is_frozen(job: Job, rank: int) -> None:
     """The supervisor too: the liveness probe ends the container."""
     job.pods[rank].freeze()
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert job.restarts == 1
 
 
@@ -111,8 +103,7 @@ def test_a_pod_is_frozen(job: Job, rank: int) -> None:
 def test_a_pod_is_told_to_go(job: Job, rank: int) -> None:
     """Drain, eviction and preemption (K14): rank 0 saves first, so no step is lost."""
     job.delete(rank)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     begins = [e["step"] for e in job.events() if e["event"] == "begin"]
     ends = [e["step"] for e in job.events() if e["event"] == "end"]
     assert len(begins) == 2
@@ -125,24 +116,21 @@ def test_all_pods_are_told_to_go(job: Job) -> None:
     for rank in job.pods:
         job.delete(rank)
     until(lambda: job.restarts >= 2, job.tail)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert job.attempts()[0]["reason"].endswith("was told to go")
 
 
 def test_killed_while_it_saves(job: Job) -> None:
     """The checkpoint stays half written, with its marker."""
     fault(job, "die-in-save")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert len(job.attempts()) == 2
 
 
 @pytest.mark.parametrize("name", ["full", "read-only"])
 def test_the_results_take_no_checkpoint_for_a_while(job: Job, name: str) -> None:
     fault(job, f"{name}-in-save")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert job.attempts()[0]["failures"] == 1
 
 
@@ -156,8 +144,7 @@ def test_the_results_stay_full(job: Job) -> None:
 
 def test_the_results_stall_in_a_save(job: Job) -> None:
     fault(job, "stall-in-save")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert "(limit 40 s)" in job.said(), "restart.saveSeconds"
 
 
@@ -188,17 +175,28 @@ def test_the_same_step_fails_three_times(job: Job) -> None:
     until(lambda: all(p.process.poll() == 70 for p in job.pods.values()), "all pods end for good")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_pod_that_comes_again_after_the_end_has_nothing_to_do(job: Job, rank: int) -> None:
+    """It was deleted just as the run ended; the others' pods are there no more, and are not made again."""
+    job.assert_survives()
+    again = job.pod(rank)
+    until(lambda: again.process.poll() is not None, job.tail)
+    assert again.process.returncode == 0, job.tail()
+    assert "this run has ended already, at step 40 (attempt 1, 20" in job.said(rank)
+    assert "or use a new run.id" in job.said(rank)
+    assert len(job.attempts()) == 1
+
+
 def test_a_run_that_moves_forward_is_never_given_up(job: Job) -> None:
     for step in (12, 17, 22, 27, 32):
         fault(job, f"exit-{step}")
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert [a["failures"] for a in job.attempts()] == [1, 1, 1, 1, 1, 0]
 
 
 def test_the_loss_is_not_a_number(tmp_path: Path) -> None:
     """No restart would mend it, and no GPU trains on it for hours."""
-    job = Job(tmp_path)
+    job = Job(tmp_path, step_seconds=1.0)  # the master ends it before the next step, also where it is slow
     for step in range(5, 41):
         fault(job, f"nan-{step}")
     with running(job):
@@ -260,8 +258,7 @@ def test_a_second_run_in_the_folder_is_refused(job: Job, tmp_path: Path) -> None
     assert "since 20" in other.said()
     assert other.events() == []
     assert not (job.results / "logs" / "other").exists()
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
 
 
 def test_the_log_file_cannot_be_written(job: Job) -> None:
@@ -270,15 +267,13 @@ def test_the_log_file_cannot_be_written(job: Job) -> None:
     log.unlink()
     log.mkdir()
     os.kill(job.pods[1].torchrun(), signal.SIGKILL)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert f"{log}: got no regular file" in job.said()
 
 
 def test_the_supervisor_alone_is_frozen(job: Job) -> None:
     os.kill(job.pods[1].process.pid, signal.SIGSTOP)
-    assert job.wait() == 0, job.tail()
-    job.assert_nothing_lost()
+    job.assert_survives()
     assert job.restarts == 1
 
 

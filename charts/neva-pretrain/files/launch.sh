@@ -112,10 +112,10 @@ if (( rank > 0 )); then
   export NEVA_MASTER_HOST
 fi
 
+cd "$config" || stop 64 "$config: cannot be entered; must hold the job's files; $chart"
 # All that can be known of inputs and node, before a GPU is touched. Here and not in an init container: the operator makes
 # a pod whose init container failed again and again.
 if [[ -n ${NEVA_PREFLIGHT:-} ]]; then
-  cd "$config" || stop 64 "$config: cannot be entered; must hold the job's files; $chart"
   python3 -m neva_pod.preflight --settings settings.json --level "$NEVA_PREFLIGHT" &
   child=$! code=0
   wait "$child" || code=$?
@@ -166,5 +166,4 @@ make_folders() {
 }
 step "folders of scratch" 300 make_folders
 
-cd "$config" || stop 64 "$config: cannot be entered; must hold the job's files; $chart"
 exec python3 -m neva_pod.supervisor

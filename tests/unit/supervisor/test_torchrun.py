@@ -11,7 +11,7 @@ import pytest
 from neva_pod.supervisor import processes
 from neva_pod.supervisor import torchrun as module
 from neva_pod.supervisor.torchrun import Torchrun
-from tests.waiting import ended, until
+from tests.waiting import PATIENCE, ended, until
 
 
 @pytest.fixture
@@ -73,6 +73,7 @@ def test_ranks_that_torchrun_closes_are_killed_unless_the_pod_goes(
         until(lambda: torchrun._closing, "what torchrun says")
         assert torchrun.code() is None
         assert (4_000_001 in sent) == (not asked)
+    torchrun._pump.join(PATIENCE)  # its last line belongs to this test
 
 
 def test_reaping_leaves_the_code_of_torchrun_alone_and_takes_all_others() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from neva_pod.findings import ProblemError, brief, gib, show, some
-from neva_pod.inputs.files import denied, is_lfs_pointer, lfs_pointer, open_file
+from neva_pod.inputs.files import denied, is_lfs_pointer, lfs_pointer, open_file, raised
 from neva_pod.inputs.tar import TarStore
 
 CONFIG = "model_config.yaml"
@@ -27,7 +27,7 @@ class FolderStore:
         self._path = path
         self.sizes: dict[str, int] = {}
         seen: set[tuple[int, int]] = set()
-        for place, inner, names in os.walk(path, onerror=_raise, followlinks=True):
+        for place, inner, names in os.walk(path, onerror=raised, followlinks=True):
             found = os.stat(place)
             if (found.st_dev, found.st_ino) in seen:
                 inner.clear()
@@ -44,10 +44,6 @@ class FolderStore:
     def open(self, name: str) -> BinaryIO:
         """Open one file."""
         return open_file(os.path.join(self._path, name))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 Store = TarStore | FolderStore

@@ -70,6 +70,11 @@ def ancestor(path: str) -> str:
     return path or "/"
 
 
+def raised(error: OSError) -> None:
+    """Let os.walk raise what it would pass over: its ``onerror``."""
+    raise error
+
+
 def inside(name: str) -> bool:
     """Whether a name from an archive or a dataset stays below the folder it is put into."""
     return not (os.path.isabs(name) or os.path.normpath(name).split("/")[0] in ("..", ".") or "\0" in name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neva_pod.findings import ProblemError, show, some
-from neva_pod.inputs.files import denied
+from neva_pod.inputs.files import denied, raised
 from neva_pod.inputs.whole import file_problems, folder_problems
 
 # What NeMo sees
@@ -184,7 +184,7 @@ def _groups(folder: str) -> dict[str, list[str]]:
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
             groups[path] = [path]
-    for place, inner, names in os.walk(folder, onerror=_raise):
+    for place, inner, names in os.walk(folder, onerror=raised):
         inner[:] = [name for name in inner if os.path.join(place, name) not in groups]
         for name in (*inner, *names):
             path = os.path.join(place, name)
@@ -207,10 +207,6 @@ def _rejoined(groups: dict[str, list[str]]) -> dict[str, list[str]]:
             groups[path] = [one if os.path.lexists(one) else other for one, other in pairs]
             del groups[before]
     return groups
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _looks_saved(path: str) -> bool:

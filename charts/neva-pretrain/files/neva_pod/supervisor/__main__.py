@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from neva_pod.findings import ProblemError, UsageError, show
-from neva_pod.inputs.saved import Recovery, recover
+from neva_pod.inputs.saved import DAMAGED, Recovery, recover
 from neva_pod.supervisor import processes
 from neva_pod.supervisor.agent import FOLDER_SECONDS, Agent, say
 from neva_pod.supervisor.background import Background
@@ -24,7 +24,7 @@ from neva_pod.supervisor.control import listen
 from neva_pod.supervisor.coordinator import Coordinator
 from neva_pod.supervisor.folders import make_results, write_record
 from neva_pod.supervisor.lease import RENEW_SECONDS, TTL_SECONDS, Identity, Lease, LeaseError, Times, take
-from neva_pod.supervisor.node import GAVE_UP, STOPPED, WRONG, Node
+from neva_pod.supervisor.node import DONE, GAVE_UP, STOPPED, WRONG, Node
 from neva_pod.supervisor.peers import Peers
 from neva_pod.supervisor.restarts import Restarts
 
@@ -39,12 +39,10 @@ class RefusedError(Exception):
 
 def answered(call: Callable[[], T], seconds: float, path: str, node: str) -> T:
     """Return what a call returns that a hung file system may hold up."""
-    work, until = Background(call), time.monotonic() + seconds
-    while not work.done:
-        if time.monotonic() > until:
-            where = node or "this node"
-            raise RefusedError(f"{show(path)}: no answer after {seconds:.0f} s; check the file systems of {where}")
-        time.sleep(0.05)
+    work = Background(call)
+    if not work.wait(seconds):
+        where = node or "this node"
+        raise RefusedError(f"{show(path)}: no answer after {seconds:.0f} s; check the file systems of {where}")
     return work.result()
 
 
@@ -68,9 +66,7 @@ class Renewer:
         self._ended.set()
         self._thread.join(RENEW_SECONDS)
         if self.lost is None and not self._thread.is_alive():
-            work, until = Background(self._lease.release), time.monotonic() + RENEW_SECONDS
-            while not work.done and time.monotonic() < until:
-                time.sleep(0.05)
+            Background(self._lease.release).wait(RENEW_SECONDS)
 
 
 def become_master(node: Node) -> tuple[Coordinator, int, Renewer]:
@@ -90,13 +86,12 @@ def become_master(node: Node) -> tuple[Coordinator, int, Renewer]:
 def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
     if problem := answered(lambda: write_record(node), FOLDER_SECONDS, node.results, node.name):
         raise RefusedError(problem)
-    path = os.path.join(node.results, "restarts.jsonl")
-    restarts = answered(lambda: Restarts(path, node.job), FOLDER_SECONDS, path, node.name)
+    restarts = _restarts(node)
     checkpoints = node.settings.text("results.checkpointsDir", os.path.join(node.results, "results", "checkpoints"))
     resumes = node.settings.text("resume", "auto") != "never"
 
     def recovery() -> Recovery | None:
-        damaged = os.path.join(node.results, "damaged")
+        damaged = os.path.join(node.results, DAMAGED)
         for _ in range(JUDGE_AGAIN if resumes else 0):
             with contextlib.suppress(ProblemError, OSError):
                 return recover(checkpoints, damaged)
@@ -113,6 +108,11 @@ def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
     peers = Peers(node, server)
     coordinator = Coordinator(node, peers, restarts, recovery, lambda: renewer.lost, say)
     return coordinator, server.getsockname()[1]
+
+
+def _restarts(node: Node) -> Restarts:
+    path = os.path.join(node.results, "restarts.jsonl")
+    return answered(lambda: Restarts(path, node.job), FOLDER_SECONDS, path, node.name)
 
 
 def _take(node: Node) -> Lease:
@@ -151,6 +151,12 @@ def main() -> int:
     processes.adopt_orphans()
     try:
         node = Node.of_environment(os.environ)
+        if done := _restarts(node).done:
+            say(
+                f"this run has ended already, at step {done.step} (attempt {done.number}, {done.ended}): nothing is "
+                "left to do; raise training.maxSteps to go on from there, or use a new run.id"
+            )
+            return DONE
         if node.rank > 0:
             return Agent(node, node.port, lambda _: None).run()
         coordinator, port, renewer = become_master(node)

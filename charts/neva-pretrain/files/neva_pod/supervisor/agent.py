@@ -13,17 +13,22 @@ from typing import Any
 from neva_pod.findings import show
 from neva_pod.supervisor import alive
 from neva_pod.supervisor.background import Background
-from neva_pod.supervisor.control import BEAT_SECONDS, SILENCE_SECONDS, Channel, Message, readable
+from neva_pod.supervisor.control import (
+    BEAT_SECONDS,
+    SILENCE_SECONDS,
+    TELL_SECONDS,
+    TICK_SECONDS,
+    Channel,
+    Message,
+    readable,
+)
 from neva_pod.supervisor.folders import make_folders
 from neva_pod.supervisor.node import STOPPED, UNREACHABLE, WRONG, Node
 from neva_pod.supervisor.output import LogFile
 from neva_pod.supervisor.torchrun import Torchrun
 
-TICK_SECONDS = 0.1
 CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-TELL_SECONDS = 30.0
-"""Seconds between two lines about what is waited for."""
 FOLDER_SECONDS = 300.0
 """Seconds that the file system of the results may take to answer."""
 KILL_SECONDS = 40.0

@@ -28,6 +28,11 @@ class Background(Generic[T]):
         """Whether the call has ended."""
         return not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for so long at most; return whether the call has ended."""
+        self._thread.join(seconds)
+        return self.done
+
     def result(self) -> T:
         """Return what the call returned, or raise what it raised; only once it is done."""
         if self._error:

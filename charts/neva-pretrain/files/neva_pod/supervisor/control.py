@@ -12,6 +12,10 @@ BEAT_SECONDS = 2.0
 """Seconds between two signs of life, in both directions."""
 SILENCE_SECONDS = 60.0
 """Seconds without a sign of life after which a peer counts as lost: its node may be gone without a word."""
+TICK_SECONDS = 0.1
+"""Seconds that the loops of both sides sleep at most."""
+TELL_SECONDS = 30.0
+"""Seconds between two lines about what is waited for."""
 
 Message = Mapping[str, Any]
 

@@ -11,18 +11,16 @@ from neva_pod.inputs.saved import Recovery, step_of
 from neva_pod.monitor.parser import LogParser
 from neva_pod.supervisor import node as codes
 from neva_pod.supervisor.background import Background
+from neva_pod.supervisor.control import TELL_SECONDS, TICK_SECONDS
 from neva_pod.supervisor.node import Node
 from neva_pod.supervisor.peers import Lost, Peers, Trouble, Wrong
-from neva_pod.supervisor.restarts import Attempt, Restarts
+from neva_pod.supervisor.restarts import DONE, Attempt, Restarts
 from neva_pod.supervisor.watch import NOT_FINITE_STEPS, StepWatch
 
-TICK_SECONDS = 0.1
 STOP_SECONDS = 60.0
 """Seconds that nodes may take to end torchrun; a process that holds a GPU may take some to die."""
 STACK_SECONDS = 15.0
 """Seconds that nodes may take to write their ranks' stacks."""
-TELL_SECONDS = 30.0
-"""Seconds between two lines about what is waited for."""
 LAST_SECONDS = 10.0
 """Seconds that nodes may take to hear of the end."""
 JUDGE_SECONDS = 1800.0
@@ -265,7 +263,7 @@ class Coordinator:
             self._stop(run, run.ending or Ending(f"{bad[0].name}: torchrun ended with {bad[0].code}"))
         elif len(ended) == self._node.nodes:
             if run.ending is None or step >= self._node.max_steps:
-                self._record_run(run, Ending("done", failed=False))
+                self._record_run(run, Ending(DONE, failed=False))
                 self._end(codes.DONE, f"the run has ended, at step {step}" if step else "the run has ended")
             else:
                 self._stop(run, run.ending)
@@ -337,13 +335,12 @@ class Coordinator:
 
     def _write(self, call: Callable[[], None]) -> None:
         """Write to the results folder, which may be full, or hang."""
-        work, until = Background(call), time.monotonic() + WRITE_SECONDS
-        while not work.done and time.monotonic() < until:
-            time.sleep(0.01)
+        work, problem = Background(call), ""
         try:
-            problem = "" if work.done else f"no answer after {WRITE_SECONDS:.0f} s"
-            if work.done:
+            if work.wait(WRITE_SECONDS):
                 work.result()
+            else:
+                problem = f"no answer after {WRITE_SECONDS:.0f} s"
         except OSError as error:
             problem = error.strerror or str(error)
         if problem:

@@ -22,6 +22,7 @@ def run_folders(results: str) -> list[str]:
 
 
 def _raise(error: OSError) -> None:
+    """Stand alone: the hook's ConfigMap has no inputs package."""
     raise error
 
 

@@ -62,7 +62,7 @@ class LogFile:
 
 
 class Pump:
-    """Copies a pipe until all writers have closed it, or :meth:`stop`."""
+    """Copies a pipe until all writers have closed it."""
 
     def __init__(self, pipe: BinaryIO, log: LogFile | None, read: Callable[[bytes], None]) -> None:
         self._pipe, self._log, self._read = pipe, log, read

@@ -8,6 +8,9 @@ from typing import Any
 
 from neva_pod.inputs.files import open_file
 
+DONE = "done"
+"""The reason of an attempt that came to the run's end."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -64,6 +67,11 @@ class Restarts:
     def begun(self) -> bool:
         """Whether this job has made an attempt, by this master or one before it."""
         return bool(self._mine or self.cut)
+
+    @property
+    def done(self) -> Attempt | None:
+        """The attempt with which this job came to its end; a pod that comes again after it has nothing left to do."""
+        return next((a for a in reversed(self._mine) if a.reason == DONE), None)
 
     def begin(self, resumed: int, above: int = 0) -> Attempt:
         """Number the next attempt; nodes may know of one above those that were written down."""
