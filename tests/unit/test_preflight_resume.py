@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -86,6 +86,8 @@ ENTRIES = st.tuples(
 )
 
 
+@example(entries=[("", f"{STEP}-last", ".ckpt", True), ("mp_rank_00/", f"{STEP}-last", ".ckpt", True)], require=False)
+@example(entries=[("mp_rank_00/", f"{STEP}-last", e, e == ".ckpt") for e in (".ckpt/", ".ckpt")], require=False)
 @examples(max_examples=200, deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=5), require=st.booleans())
 def test_x16_decides_as_nemo_does(

@@ -160,51 +160,54 @@ def saved(folder: str) -> list[Saved]:
 
     """
     try:
-        groups = _groups(folder)
         found = [
             Saved(path, tuple(p for p in parts if os.path.lexists(p)), tuple(_problems(path, parts)))
-            for path, parts in groups.items()
+            for (path, _), parts in _groups(folder).items()
         ]
-        times = {c.path: max(os.lstat(part).st_mtime for part in c.parts) for c in found}
+        times = {c.parts: max(os.lstat(part).st_mtime for part in c.parts) for c in found}
     except OSError as error:
         raise ProblemError.of(denied(str(error.filename or folder), error)) from None
-    return sorted(found, key=lambda c: (*_order(c), c.is_last, times[c.path]), reverse=True)
+    return sorted(found, key=lambda c: (*_order(c), c.is_last, times[c.parts]), reverse=True)
 
 
 def _order(checkpoint: Saved) -> tuple[int, int]:
     return (-1 if checkpoint.step is None else checkpoint.step, checkpoint.consumed)
 
 
-def _groups(folder: str) -> dict[str, list[str]]:
-    """Return the path of each checkpoint -> what it is made of, with what is missing."""
-    groups: dict[str, list[str]] = {}
+Groups = dict[tuple[str, bool], list[str]]
+"""Path of a checkpoint, and whether it lies in the ranks' folders -> what it is made of, with what is missing."""
+
+
+def _groups(folder: str) -> Groups:
+    groups: Groups = {}
     if not os.path.isdir(folder):
         return groups
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
-            groups[path] = [path]
+            groups[path, False] = [path]
     for place, inner, names in os.walk(folder, onerror=raised):
-        inner[:] = [name for name in inner if os.path.join(place, name) not in groups]
+        inner[:] = [name for name in inner if (os.path.join(place, name), False) not in groups]
         for name in (*inner, *names):
             path = os.path.join(place, name)
             if name.endswith(".ckpt"):
-                groups.setdefault(without_rank(path), []).append(path)
-    for path, parts in groups.items():
-        if parts != [path]:
+                plain = without_rank(path)
+                groups.setdefault((plain, path != plain), []).append(path)
+    for (path, ranks), parts in groups.items():
+        if ranks:
             parts += [p for rank in _rank_folders(os.path.dirname(path)) if (p := _in_rank(path, rank)) not in parts]
     return _rejoined(groups)
 
 
-def _rejoined(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+def _rejoined(groups: Groups) -> Groups:
     """Put a checkpoint together whose ranks' files were being renamed to ``-last`` when that was killed."""
-    for path in list(groups):
-        before = _renamed(path, _stem(path).removesuffix("-last"))
-        if path == before or before not in groups or len(groups[path]) != len(groups[before]):
+    for path, ranks in list(groups):
+        last, before = (path, ranks), (_renamed(path, _stem(path).removesuffix("-last")), ranks)
+        if last == before or before not in groups or len(groups[last]) != len(groups[before]):
             continue
-        pairs = list(zip(sorted(groups[path]), sorted(groups[before]), strict=True))
+        pairs = list(zip(sorted(groups[last]), sorted(groups[before]), strict=True))
         if all(os.path.lexists(one) != os.path.lexists(other) for one, other in pairs):
-            groups[path] = [one if os.path.lexists(one) else other for one, other in pairs]
+            groups[last] = [one if os.path.lexists(one) else other for one, other in pairs]
             del groups[before]
     return groups
 
@@ -269,6 +272,8 @@ class _Plan:
 
     def move(self, path: str, target: str = "") -> None:
         """Rename to a target, or into the folder for what is set aside, under a name that is free."""
+        if any(path.startswith(f"{source}{os.sep}") for source, _ in self.moves):
+            return  # it goes with the folder that it lies in
         if not target:
             target = free = os.path.join(self.aside, os.path.relpath(path, self.folder))
             number = 0

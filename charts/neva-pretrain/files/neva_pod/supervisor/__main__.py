@@ -88,15 +88,14 @@ def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
         raise RefusedError(problem)
     restarts = _restarts(node)
     checkpoints = node.settings.text("results.checkpointsDir", os.path.join(node.results, "results", "checkpoints"))
-    resumes = node.settings.text("resume", "auto") != "never"
 
     def recovery() -> Recovery | None:
         damaged = os.path.join(node.results, DAMAGED)
-        for _ in range(JUDGE_AGAIN if resumes else 0):
+        for _ in range(JUDGE_AGAIN if node.resumes else 0):
             with contextlib.suppress(ProblemError, OSError):
                 return recover(checkpoints, damaged)
             time.sleep(RENEW_SECONDS)
-        return recover(checkpoints, damaged) if resumes else None
+        return recover(checkpoints, damaged) if node.resumes else None
 
     try:
         server = listen(node.port, everywhere=node.nodes > 1)
@@ -151,7 +150,7 @@ def main() -> int:
     processes.adopt_orphans()
     try:
         node = Node.of_environment(os.environ)
-        if done := _restarts(node).done:
+        if node.resumes and node.settings.flag("checkpoint.enabled") and (done := _restarts(node).done):
             say(
                 f"this run has ended already, at step {done.step} (attempt {done.number}, {done.ended}): nothing is "
                 "left to do; raise training.maxSteps to go on from there, or use a new run.id"

@@ -76,6 +76,11 @@ class Node:
         )
 
     @property
+    def resumes(self) -> bool:
+        """Whether an attempt goes on from the newest checkpoint."""
+        return self.settings.text("resume", "auto") != "never"
+
+    @property
     def max_steps(self) -> int:
         """Steps of the whole run."""
         return self.settings.integer("training.maxSteps", 2**53)
