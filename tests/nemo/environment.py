@@ -1,0 +1,75 @@
+"""An environment of its own for NeMo, made once and kept beside the tools: PyPI only, every version pinned."""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tools.build import ToolError, cache_root
+from tests.tools.progress import Heartbeat, say
+
+HERE = Path(__file__).parent
+INSIDE = HERE / "inside"
+"""Scripts that run where NeMo is."""
+REQUIREMENTS = HERE / "requirements.txt"
+STAND_INS = HERE / "standins"
+PYTHONS = ((3, 11), (3, 12))
+"""Those that the wheels of torch 2.4 are for."""
+
+ENVIRONMENT = {
+    "NVIDIA_PYTORCH_VERSION": "24.02",  # the container sets it; NeMo asks for it
+    "PYTHONPATH": str(STAND_INS),
+    "PYTHONWARNINGS": "ignore",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+}
+"""What NeMo's processes get in place of the container's environment."""
+
+
+def python() -> Path:
+    """Return the Python that has NeMo, made first if it is not there.
+
+    Raises:
+        ToolError: this Python is too new, or the installation failed.
+    """
+    if sys.version_info[:2] not in PYTHONS:
+        raise ToolError(f"NeMo: got Python {sys.version_info.major}.{sys.version_info.minor}; must be 3.11 or 3.12")
+    state = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    folder = cache_root() / "nemo" / f"{sys.version_info.major}.{sys.version_info.minor}-{state}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _install(folder)
+    return folder / "bin" / "python"
+
+
+def _install(folder: Path) -> None:
+    say("nemo: installing NeMo and torch (5 GiB) into the cache; the first time takes some minutes")
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    with Heartbeat("nemo: pip install"):
+        done = subprocess.run([*pip, "--no-deps", "--requirement", str(REQUIREMENTS)], check=False)
+    if done.returncode:
+        raise ToolError(f"NeMo: pip could not install {REQUIREMENTS}; see its words above")
+    (folder / "done").touch()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process inside."""
+    return {"PATH": f"{python().parent}:/usr/local/bin:/usr/bin:/bin", **ENVIRONMENT, **more}
+
+
+def run(script: str, *arguments: str) -> str:
+    """Run a script of the folder `inside`; return what it printed.
+
+    Raises:
+        AssertionError: it failed, with its last words.
+    """
+    command = [str(python()), str(INSIDE / script), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{script} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout

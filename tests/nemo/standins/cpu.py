@@ -1,0 +1,90 @@
+"""Stand-in for a GPU: what NeMo asks of CUDA is answered by the CPU.
+
+Call `install` before NeMo is imported. Numbers are those of the CPU's kernels; the code that is run is NVIDIA's.
+"""
+
+import contextlib
+import os
+
+import pytorch_lightning as lightning  # and torch's compiler with it, which looks at torch.cuda
+import torch
+
+CPU = torch.device("cpu")
+
+
+class _Generators:
+    def __getitem__(self, _index):
+        return torch.default_generator
+
+
+class _Stream:
+    def __init__(self, *_, **__):
+        pass
+
+    def synchronize(self):
+        """Nothing runs beside."""
+
+    wait_stream = wait_event = record_event = lambda self, *_: None
+
+
+def _here(tensor, *_, **__):
+    return tensor
+
+
+def _type(tensor, *arguments, **options):
+    if arguments or options:
+        return _TYPE(tensor, *arguments, **options)
+    return _TYPE(tensor).replace("torch.", "torch.cuda.")
+
+
+_TYPE = torch.Tensor.type
+_AUTOCAST = torch.autocast
+
+
+class _Autocast(_AUTOCAST):
+    def __init__(self, _device, *arguments, **options):
+        super().__init__("cpu", *arguments, **options)
+
+
+def install():
+    """Answer for CUDA from now on."""
+    answers = {
+        "current_device": lambda: CPU,
+        "device_count": lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        "default_generators": _Generators(),
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+        "manual_seed": torch.default_generator.manual_seed,
+        "manual_seed_all": torch.default_generator.manual_seed,
+        "_lazy_call": lambda call, **_: call(),
+        "set_device": lambda *_: None,
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: None,
+        "max_memory_reserved": lambda *_: 0,
+        "max_memory_allocated": lambda *_: 0,
+        "memory_allocated": lambda *_: 0,
+        "reset_peak_memory_stats": lambda *_: None,
+        "Stream": _Stream,
+        "Event": _Stream,
+        "current_stream": _Stream,
+        "stream": lambda *_: contextlib.nullcontext(),
+        "is_current_stream_capturing": lambda: False,
+        "IntTensor": torch.IntTensor,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    torch.Tensor.cuda = _here
+    torch.nn.Module.cuda = _here
+    torch.Tensor.type = _type
+    torch.autocast = torch.amp.autocast = _Autocast
+    _on_cpu()
+
+
+def _on_cpu():
+    """Lightning looks for the device that the configuration names: give it the CPU's accelerator under that name."""
+    made = lightning.Trainer.__init__
+
+    def on_cpu(self, *arguments, accelerator="auto", **options):
+        made(self, *arguments, accelerator="cpu", **options)
+
+    lightning.Trainer.__init__ = on_cpu

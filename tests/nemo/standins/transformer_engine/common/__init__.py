@@ -1,0 +1,5 @@
+"""What is not of torch."""
+
+from transformer_engine.common import recipe
+
+__all__ = ["recipe"]

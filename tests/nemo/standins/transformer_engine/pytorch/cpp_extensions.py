@@ -1,0 +1,3 @@
+"""For import only."""
+
+cast_to_fp8 = None
