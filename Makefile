@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint quick unit test e2e chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
+.PHONY: help install tools docs lint quick unit fuzz test e2e chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ quick: install  ## The fast tests: no Helm, under a minute
 
 unit: tools  ## Unit, property and chart tests
 	$(BIN)/python -m pytest tests -m "not e2e and not bench"
+
+fuzz: tools  ## Property tests with new examples, ROUNDS times (default 10)
+	@for round in $$(seq $${ROUNDS:-10}); do NEVA_FUZZ=1 $(BIN)/python -m pytest -q $$(grep -rl '^@given' tests) -m "not e2e" || exit 1; done
 
 test: lint unit  ## All that needs no control plane
 

@@ -1,11 +1,18 @@
-"""What all tests share: how a run ends, and which tests are the quick ones."""
+"""What all tests share: how a run ends, which tests are the quick ones, which examples property tests take."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 HERE = Path(__file__).parent
+
+# The same examples in every run, or a change would be blamed for what chance found; `make fuzz` looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new", print_blob=True)
+settings.load_profile("new" if os.environ.get("NEVA_FUZZ") else "same")
 
 
 def pytest_configure() -> None:

@@ -193,6 +193,7 @@ def _groups(folder: str) -> Groups:
             if name.endswith(".ckpt"):
                 plain = without_rank(path)
                 groups.setdefault((plain, path != plain), []).append(path)
+        inner[:] = [name for name in inner if not name.endswith(".ckpt")]
     for (path, ranks), parts in groups.items():
         if ranks:
             parts += [p for rank in _rank_folders(os.path.dirname(path)) if (p := _in_rank(path, rank)) not in parts]
@@ -272,8 +273,6 @@ class _Plan:
 
     def move(self, path: str, target: str = "") -> None:
         """Rename to a target, or into the folder for what is set aside, under a name that is free."""
-        if any(path.startswith(f"{source}{os.sep}") for source, _ in self.moves):
-            return  # it goes with the folder that it lies in
         if not target:
             target = free = os.path.join(self.aside, os.path.relpath(path, self.folder))
             number = 0

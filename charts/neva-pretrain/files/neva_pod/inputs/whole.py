@@ -108,7 +108,7 @@ def _hole(file: BinaryIO, offset: int, length: int) -> str:
         file.seek(offset + length - ZIP_END_SIZE)
         if file.read(len(ZIP_END)) != ZIP_END:
             return f"has no data before byte {offset + length}"
-    elif head == bytes(len(ZIP)):
+    elif len(head) == len(ZIP) and ZIP.startswith(head.rstrip(b"\0")):
         return f"has no data at byte {offset}"
     return ""
 
