@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint quick unit fuzz test e2e chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
+.PHONY: help install tools docs lint quick unit fuzz test e2e nemo chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +44,10 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$(BIN)/python -m tests.tools.reports --check
 
 quick: install  ## The fast tests: no Helm, under a minute
-	$(BIN)/python -m pytest tests -m "not e2e and not bench and not helm and not slow"
+	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench and not helm and not slow"
 
 unit: tools  ## Unit, property and chart tests
-	$(BIN)/python -m pytest tests -m "not e2e and not bench"
+	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench"
 
 fuzz: tools  ## Property tests with new examples, ROUNDS times (default 10)
 	@for round in $$(seq $${ROUNDS:-10}); do NEVA_FUZZ=1 $(BIN)/python -m pytest -q $$(grep -rl '^@given' tests) -m "not e2e" || exit 1; done
@@ -63,6 +63,9 @@ $(VENV)/.e2e: $(VENV)/.installed
 e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run real torchrun on CPU
 	$(BIN)/python -m pytest tests/e2e -m e2e
 	$(BIN)/python -m pytest tests/survival -m e2e --numprocesses 4
+
+nemo: tools  ## NVIDIA's own NeVa code under the rendered configuration, on CPU (Python 3.11 or 3.12)
+	$(BIN)/python -m pytest tests/nemo -m nemo
 
 chaos: $(VENV)/.e2e  ## 500 random schedules of faults; NEVA_CHAOS=N for another number
 	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e --numprocesses 4
