@@ -176,7 +176,7 @@ class Facts:
             prepare = values["prepare"]
             steps = {step: dict(prepare[step]) for step in PREPARE_STEPS}
             steps["vision"]["source"] = steps["vision"]["source"] or tower["path"]
-            sheet["prepare"] = {"nemoPath": prepare["nemoPath"], **steps}
+            sheet["prepare"] = steps
         return sheet
 
     @property

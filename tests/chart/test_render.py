@@ -203,6 +203,10 @@ def test_a06_pods_of_an_ended_job_free_their_gpus() -> None:
     [
         ({"restartPolicy": "OnFailure"}, "restartPolicy: got OnFailure; must not be set, since restart.enabled "),
         ({"runPolicy": {"backoffLimit": 0}}, "runPolicy.backoffLimit: got 0; must not be set, since restart.limit "),
+        (
+            {"prepare": {"nemoPath": "/x"}},
+            "prepare.nemoPath: got /x; must not be set, since prepare.llm has replaced it",
+        ),
     ],
 )
 def test_a07_keys_of_earlier_versions_name_their_successor(partial: dict[str, Any], said: str) -> None:

@@ -5,7 +5,9 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Mapping
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,48 @@ def torch_dist(**config: Any) -> Files:
         "model_weights/__0_0.distcp": bytes(500),
         "model_weights/common.pt": b"x",
     }
+
+
+def safetensors(shapes: Mapping[str, tuple[int, ...]], kind: str = "BF16") -> bytes:
+    """Return a safetensors file of zeros."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + prod(shape) * {"F32": 4, "BF16": 2}.get(kind, 1)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
+
+
+def llama_config(**changes: Any) -> dict[str, Any]:
+    """Return config.json of a Llama of ARCHITECTURE."""
+    return {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 8,
+        "intermediate_size": 32,
+        "num_attention_heads": 4,
+        "vocab_size": 60,
+        **changes,
+    }
+
+
+def llama_shapes(layers: int = 2, hidden: int = 8, ffn: int = 32, keys: int = 8) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of that Llama, as the hub has them."""
+    rows = {"q": hidden, "k": keys, "v": keys, "o": hidden}
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (60, hidden), "lm_head.weight": (60, hidden)}
+    for i in range(layers):
+        prefix = f"model.layers.{i}"
+        found |= {f"{prefix}.self_attn.{n}_proj.weight": (r, hidden) for n, r in rows.items()}
+        found |= {f"{prefix}.mlp.{n}_proj.weight": (ffn, hidden) for n in ("gate", "up")}
+        found[f"{prefix}.mlp.down_proj.weight"] = (hidden, ffn)
+        found |= {f"{prefix}.{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
+    return {**found, "model.norm.weight": (hidden,)}
+
+
+def hub_llama() -> Files:
+    """Return the files of that Llama's repository, without its tokenizer."""
+    return {"config.json": json.dumps(llama_config()).encode(), "model.safetensors": safetensors(llama_shapes())}
 
 
 def write_saved(*paths: Path) -> None:

@@ -86,7 +86,6 @@ BEFORE = [
     ("storage.*.gpfs.nodePath", "/"),
     ("storage.*.hostPath", "/"),
     ("storage.*.mountPath", "/"),
-    ("*.nemoPath", "/"),
     ("image.entrypoint", "/"),
     ("preflight.filesystems.*", "/"),
     ("podSecurityContext.appArmorProfile.type", "Local"),

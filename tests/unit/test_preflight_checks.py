@@ -23,11 +23,12 @@ from neva_pod.findings import UsageError, note
 from neva_pod.inputs.checkpoint import read_checkpoint
 from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, pieces
 from neva_pod.preflight.checks import CHECKS, devices, images
-from neva_pod.preflight.checks.checkpoint import VALUES_OF, as_nemo, llm_problems
+from neva_pod.preflight.checks.checkpoint import VALUES_OF, llm_problems
 from neva_pod.preflight.checks.devices import has_capability
 from neva_pod.preflight.registry import Check, Context, Level
 from neva_pod.preflight.report import as_json, as_text
 from neva_pod.preflight.run import run_check
+from neva_pod.prepare.huggingface import megatron_config
 from neva_pod.settings import Settings as PodSettings
 from neva_pretrain import chart
 from neva_pretrain.model import catalog, hydra
@@ -665,9 +666,9 @@ class TestCheckpoint:
     def test_n01_a_source_is_compared_before_its_conversion(
         self, settings: Settings, model: str, config: dict[str, Any], said: str
     ) -> None:
-        """N01: a Hugging Face config.json, as NeMo's converters would write it."""
+        """N01: a Hugging Face config.json, in the names of model_config.yaml."""
         settings["llm"] = hydra.llm({}, catalog.get(model))
-        found = llm_problems(as_nemo(config), PodSettings(settings), "config.json")
+        found = llm_problems(megatron_config(config), PodSettings(settings), "config.json")
         messages = [f.message for f in found]
         assert [bool(messages), said in "".join(messages)] == [bool(said), True], messages
 

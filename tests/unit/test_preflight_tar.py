@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from neva_pod.findings import ProblemError
 from neva_pod.inputs.tar import Member, TarStore, tar_members
 from neva_pod.inputs.tokenizer import pieces
-from neva_pod.prepare.convert import unpack
+from neva_pod.prepare.llm import unpack
 from tests.unit.preflight_tools import legacy, write_tar
 
 NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=150).filter(

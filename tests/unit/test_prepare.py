@@ -1,4 +1,4 @@
-"""Prepare's steps on real files and the real hub client; hub and NeMo's scripts are stand-ins."""
+"""Prepare's steps on real files and the real hub client; the hub is a stand-in, and so is torch."""
 
 import errno
 import hashlib
@@ -26,21 +26,23 @@ import sentencepiece
 
 from neva_pod.inputs.checkpoint import read_checkpoint
 from neva_pod.inputs.tokenizer import extra_tokens
-from neva_pod.prepare import convert, dataset, llm
+from neva_pod.prepare import dataset, llm
 from neva_pod.prepare import run as runner
-from neva_pod.prepare.convert import CONVERTERS
 from neva_pod.prepare.dataset import IMAGE_LIMIT
 from neva_pod.prepare.errors import unwritten
 from neva_pod.prepare.steps import Step
 from neva_pod.prepare.tokenizer import HUGGINGFACE_TOKENIZER
 from neva_pod.settings import Settings as PodSettings
+from tests.unit.converting import copied
 from tests.unit.preflight_tools import (
     ARCHITECTURE,
     DATA,
     VISION,
     extended,
+    hub_llama,
     image_bytes,
     legacy,
+    llama_config,
     problems,
     sample,
     tokenizer,
@@ -56,69 +58,28 @@ pytestmark = pytest.mark.slow
 
 Settings = dict[str, Any]
 
-STAND_IN = '''\
-"""Stand-in for a script of NeMo: logs its arguments, writes a checkpoint that the test chose.
 
-As NeMo's save_to, it gathers the weights beside the target, and cannot go on where an earlier try left them.
-"""
-import json, os, pathlib, shutil, sys, time
-here = pathlib.Path(__file__)
-pairs = dict(zip(*[iter([a for a in sys.argv[1:] if a != "--tp_conversion_only"])] * 2))
-with open(os.environ["STAND_IN_LOG"], "a") as log:
-    log.write(json.dumps([here.name, *sys.argv[1:]]) + "\\n")
-target = pairs.get("--output_path") or pairs["--target_file"]
-scratch = pathlib.Path(target).parent / "model_weights"
-if scratch.exists():
-    sys.exit("CheckpointingException: Checkpoint destination directory is not empty")
-scratch.mkdir()
-source = os.environ["STAND_IN_" + ("CONVERTED" if "--output_path" in pairs else "REPARTITIONED")]
-with open(source, "rb") as given, open(target, "wb") as file:
-    while block := given.read(4096):
-        file.write(block)
-        file.flush()
-        time.sleep(float(os.environ.get("STAND_IN_PAUSE", 0)))
-code = int(os.environ.get("STAND_IN_EXIT", 0))
-if not code:
-    scratch.rmdir()
-sys.exit(code)
-'''
-
-
-@pytest.fixture
-def nemo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lay stand-ins where the container has NeMo's scripts."""
-    root = tmp_path / "opt NeMo"
-    names = {f"scripts/checkpoint_converters/{n}" for n in CONVERTERS.values()}
-    for name in (*names, "examples/nlp/language_modeling/megatron_change_num_partitions.py"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(STAND_IN)
-    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("STAND_IN_CONVERTED", str(write_tar(tmp_path / "c.nemo", zarr())))
-    monkeypatch.setenv("STAND_IN_REPARTITIONED", str(write_tar(tmp_path / "r.nemo", legacy(4))))
-    return root
-
-
-def calls(tmp: Path) -> list[list[str]]:
+def calls(tmp: Path) -> list[list[Any]]:
+    """Return what was converted: its first file, counts of blocks and of states, precision."""
     log = tmp / "log"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 @pytest.fixture
-def settings(tmp_path: Path, nemo: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return settings whose sources are there and right, and whose results are not."""
+    monkeypatch.setenv("CONVERTED_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(llm, "write_distributed", copied)
     source = tmp_path / "source"
     write_vision(source / "clip")
     llama = source / "Llama 2 'hf' $(id)"
-    llama.mkdir()
-    (llama / "tokenizer.model").write_bytes(tokenizer())
-    (llama / "model.safetensors").write_bytes(b"weights")
-    (llama / "config.json").write_text(json.dumps(llama_config()))
+    write_folder(llama, {**hub_llama(), "tokenizer.model": tokenizer()})
     write_release(source / "release")
     out = tmp_path / "out put"
     return {
         "model": {
             "modelType": "llama_2",
-            "checkpointPath": str(out / "llm" / "tp4.nemo"),
+            "checkpointPath": str(out / "llm" / "nemo"),
             "tokenizerPath": str(out / "llm" / "tokenizer_neva.model"),
             "tokenizerLibrary": "sentencepiece",
             "extraTokens": 8,
@@ -133,22 +94,11 @@ def settings(tmp_path: Path, nemo: Path) -> Settings:
         },
         "preflight": {},
         "prepare": {
-            "nemoPath": str(nemo),
             "tokenizer": {"enabled": True},
             "vision": {"enabled": True, "source": str(source / "clip")},
             "llm": {"enabled": True, "source": str(llama)},
             "dataset": {"enabled": True, "source": str(source / "release")},
         },
-    }
-
-
-def llama_config(**changes: Any) -> dict[str, Any]:
-    return {
-        "num_hidden_layers": 2,
-        "hidden_size": 8,
-        "intermediate_size": 32,
-        "num_attention_heads": 4,
-        **changes,
     }
 
 
@@ -178,8 +128,8 @@ def digest(path: Path) -> dict[str, str]:
 
 
 def hidden(names: Iterable[str]) -> list[str]:
-    """Return the files of temporary names; .zarray is a checkpoint's own."""
-    return [n for n in names if re.search(r"(^|/)\.(?!zarray$)", n)]
+    """Return the files of temporary names; .zarray and .metadata are a checkpoint's own."""
+    return [n for n in names if re.search(r"(^|/)\.(?!(zarray|metadata)$)", n)]
 
 
 def out(settings: Settings) -> Path:
@@ -195,7 +145,7 @@ def run(settings: Settings, capsys: pytest.CaptureFixture[str], *only: str) -> t
 def command(tmp: Path, settings: Settings, *arguments: str) -> list[str]:
     file = tmp / "settings.json"
     file.write_text(json.dumps(settings))
-    return [sys.executable, "-m", "neva_pod.prepare", "--settings", str(file), *arguments]
+    return [sys.executable, "-m", "tests.unit.converting", "--settings", str(file), *arguments]
 
 
 def test_all_steps_then_nothing_to_do(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,134 +258,42 @@ class TestVision:
 
 
 class TestModel:
-    @pytest.mark.parametrize("name", ["tokenizer.model", "config.json"])
     def test_e01_a_source_without_its_files_is_refused(
-        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """E01: the file is named, and no converter runs."""
-        (Path(settings["prepare"]["llm"]["source"]) / name).unlink()
+        """E01: the file is named."""
+        (Path(settings["prepare"]["llm"]["source"]) / "config.json").unlink()
         failed, said = run(settings, capsys, "llm")
         assert failed == 1
-        assert f"has no {name}" in said
-        assert calls(tmp_path) == []
+        assert "has no config.json" in said
 
-    def test_e01_flags_of_the_converter(
+    def test_r01_what_is_converted(
         self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """E01: a local folder, by r2.0.0rc1's flags."""
+        """R01: no GPU and no script of NeMo; E01: the tokenizer is not the model's affair."""
+        source = Path(settings["prepare"]["llm"]["source"])
+        (source / "tokenizer.model").unlink()
         assert run(settings, capsys, "llm")[0] == 0
-        source = settings["prepare"]["llm"]["source"]
-        (call,) = calls(tmp_path)
-        assert call == [
-            "convert_llama_hf_to_nemo.py",
-            *("--input_name_or_path", source),
-            *("--output_path", str(out(settings) / "llm" / ".tp4.nemo.work" / "convert" / "converting.nemo")),
-            *("--precision", "bf16"),
-        ]
-
-    @pytest.mark.parametrize(
-        ("kind", "experts", "script"),
-        [
-            ("llama_3", 1, "convert_llama_hf_to_nemo.py"),
-            ("mistral", 1, "convert_mistral_7b_hf_to_nemo.py"),
-            ("mistral", 8, "convert_mixtral_hf_to_nemo.py"),
-        ],
-    )
-    def test_converter_of_each_model(
-        self,
-        settings: Settings,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-        kind: str,
-        experts: int,
-        script: str,
-    ) -> None:
-        settings["model"]["modelType"] = kind
-        settings["architecture"]["numExperts"] = experts
-        config = Path(settings["prepare"]["llm"]["source"]) / "config.json"
-        config.write_text(json.dumps(llama_config(num_local_experts=experts)))
-        assert run(settings, capsys, "llm")[0] == 0
-        assert calls(tmp_path)[0][0] == script
-
-    def test_a_model_without_converter(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-        settings["model"]["modelType"] = "nv_gpt"
-        assert "has no converter for model type nv_gpt" in run(settings, capsys, "llm")[1]
-
-    def test_e03_distributed_is_not_repartitioned(
-        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """E03: a Megatron Core checkpoint loads at any TP; the script crashes on it."""
-        failed, said = run(settings, capsys, "llm")
-        assert failed == 0
-        assert "not repartitioned" in said
-        assert [c[0] for c in calls(tmp_path)] == ["convert_llama_hf_to_nemo.py"]
-        assert (Path(settings["model"]["checkpointPath"]) / "model_config.yaml").exists(), "unpacked"
-
-    def legacy(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, tensor: int, pipeline: int = 1, **config: Any) -> None:
-        file = write_tar(tmp / "legacy.nemo", legacy(tensor, pipeline, **config))
-        monkeypatch.setenv("STAND_IN_CONVERTED", str(file))
-
-    def test_e03_legacy_is_split_for_this_tp(
-        self,
-        settings: Settings,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """E03: --tp_conversion_only while PP stays 1; exactly the script's flags."""
-        self.legacy(tmp_path, monkeypatch, 1)
-        assert run(settings, capsys, "llm")[0] == 0
-        work = out(settings) / "llm" / ".tp4.nemo.work"
-        assert calls(tmp_path)[1] == [
-            "megatron_change_num_partitions.py",
-            *("--model_file", str(work / "converted.nemo")),
-            *("--target_file", str(work / "repartition" / "repartitioning.nemo")),
-            *("--tensor_model_parallel_size", "1"),
-            *("--target_tensor_model_parallel_size", "4"),
-            *("--pipeline_model_parallel_size", "1"),
-            *("--target_pipeline_model_parallel_size", "1"),
-            *("--precision", "bf16"),
-            *("--tokenizer_model_path", settings["prepare"]["llm"]["source"] + "/tokenizer.model"),
-            "--tp_conversion_only",
-        ]
+        assert calls(tmp_path) == [[str(source / "model.safetensors"), 17, 12, "bf16"]]
         found = read_checkpoint(settings["model"]["checkpointPath"])
-        assert (found.tensor_parallel, found.pipeline_parallel) == (4, 1)
-
-    def test_e03_with_pipeline_parallelism(
-        self,
-        settings: Settings,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """E03: the flag is refused by the script when PP is not 1."""
-        self.legacy(tmp_path, monkeypatch, 2, 2)
-        assert run(settings, capsys, "llm")[0] == 0
-        assert "--tp_conversion_only" not in calls(tmp_path)[1]
-
-    def test_e06_sequence_parallel_is_off_for_the_split(
-        self,
-        settings: Settings,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """E06: the script throws; the source itself is not changed."""
-        self.legacy(tmp_path, monkeypatch, 2, sequence_parallel=True)
-        kept = tmp_path / "kept.nemo"
-        real = convert.call
-
-        def keep(command: list[str], folder: str) -> None:
-            real(command, folder)
-            if "--model_file" in command:
-                shutil.copy(command[command.index("--model_file") + 1], kept)
-
-        monkeypatch.setattr(convert, "call", keep)
-        assert run(settings, capsys, "llm")[0] == 0
-        found = read_checkpoint(str(kept))
+        assert str(found).startswith("distributed (torch_dist), 5 files")
         assert found.config is not None
-        assert found.config["sequence_parallel"] is False
-        assert found.tensor_parallel == 2
+        assert found.config["mcore_gpt"] is True
+
+    @pytest.mark.parametrize("kind", ["gpt_neox", None, 7])
+    def test_a_model_of_another_kind(self, settings: Settings, capsys: pytest.CaptureFixture[str], kind: Any) -> None:
+        config = Path(settings["prepare"]["llm"]["source"]) / "config.json"
+        config.write_text(json.dumps(llama_config(model_type=kind)))
+        said = run(settings, capsys, "llm")[1]
+        assert f"model_type is {json.dumps(kind).strip(chr(34))}; must be among llama, mistral, mixtral" in said
+
+    def test_d11_a_file_is_packed(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        """D11: where a .nemo file is wanted."""
+        settings["prepare"]["llm"]["unpack"] = False
+        assert run(settings, capsys, "llm")[0] == 0
+        found = read_checkpoint(settings["model"]["checkpointPath"])
+        assert (found.is_file, found.distributed) == (True, True)
+        assert not hidden(digest(out(settings)))
 
     def test_e05_another_model_is_refused_before_conversion(
         self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -444,7 +302,7 @@ class TestModel:
         settings["architecture"].update(numLayers=40, numQueryGroups=8)
         failed, said = run(settings, capsys, "llm")
         assert failed == 1
-        assert "num_hidden_layers is 2, must be 40; num_key_value_heads is 4, must be 8" in said
+        assert "num_layers is 2, must be 40; num_query_groups is 4, must be 8" in said
         assert calls(tmp_path) == []
         settings["llm"] = {"rotary_base": {"default": 10000, "run": 5e5}}
         failed, said = run(settings, capsys, "llm")
@@ -467,7 +325,7 @@ class TestModel:
 
     @pytest.mark.parametrize("unpack", [True, False])
     @pytest.mark.parametrize("kind", ["file", "folder"])
-    def test_a_nemo_checkpoint_as_source(
+    def test_a_distributed_checkpoint_as_source(
         self,
         settings: Settings,
         tmp_path: Path,
@@ -475,28 +333,70 @@ class TestModel:
         kind: str,
         unpack: bool,
     ) -> None:
-        """No conversion; a file is unpacked unless a file is wanted (D11)."""
+        """No conversion; E03: it loads at any TP; a file is unpacked unless a file is wanted (D11)."""
         write = write_tar if kind == "file" else write_folder
-        settings["prepare"]["llm"].update(source=str(write(tmp_path / "given", legacy(4))), unpack=unpack)
-        assert run(settings, capsys, "llm")[0] == 0
+        settings["prepare"]["llm"].update(source=str(write(tmp_path / "given", zarr())), unpack=unpack)
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 0
+        assert "distributed, loads at any TP and PP: not converted" in said
         assert calls(tmp_path) == []
         assert Path(settings["model"]["checkpointPath"]).is_file() is (kind == "file" and not unpack)
-        assert read_checkpoint(settings["model"]["checkpointPath"]).tensor_parallel == 4
+        assert read_checkpoint(settings["model"]["checkpointPath"]).backend == "zarr"
 
-    def test_e04_a_killed_converter_leaves_nothing(
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_d12_a_legacy_checkpoint_under_old_names(
+        self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    ) -> None:
+        """D12: whatever its configuration says."""
+        write = write_tar if kind == "file" else write_folder
+        files = legacy(2, rank=(DATA / "legacy-names-rank.ckpt").read_bytes())
+        settings["prepare"]["llm"]["source"] = str(write(tmp_path / "given", files))
+        failed, said = run(settings, capsys, "llm")
+        assert failed == 1
+        assert re.search(r"mp_rank_00/model_weights.ckpt: tensor model.language_model\S+ is not under Megatron", said)
+        settings["prepare"]["llm"]["source"] = str(write(tmp_path / "older", legacy(2, mcore_gpt=False)))
+        failed, said = run(settings, capsys, "llm")
+        assert "mcore_gpt is false; must be true" in said
+        assert calls(tmp_path) == []
+
+    def test_r02_a_conversion_that_dies_leaves_nothing(
         self,
         settings: Settings,
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """E04, R02: the OOM killer leaves half of a file, which has no final name and does not stop the next try."""
-        monkeypatch.setenv("STAND_IN_EXIT", "3")
+        """E04, R02: half of a checkpoint has no final name, and nothing of it is in the next one, of other settings."""
+
+        def dies(folder: str, *_: Any) -> None:
+            write_folder(Path(folder), {"__9_0.distcp": b"half"})
+            raise OSError(5, "killed")
+
+        monkeypatch.setattr(llm, "write_distributed", dies)
+        assert run(settings, capsys, "llm")[0] == 1
+        final = Path(settings["model"]["checkpointPath"])
+        assert not final.exists()
+        monkeypatch.setattr(llm, "write_distributed", copied)
+        settings["prepare"]["llm"]["precision"] = "16"
+        assert run(settings, capsys, "llm")[0] == 0
+        assert calls(tmp_path)[0][-1] == "16"
+        assert not list(out(settings).rglob("__9_0.distcp"))
+        assert not hidden(digest(final.parent))
+
+    def test_k02_what_was_written_is_read_back(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A volume that loses data without an error."""
+
+        def lost(folder: str, *rest: Any) -> None:
+            copied(folder, *rest)
+            os.truncate(Path(folder) / "__0_0.distcp", 1000)
+
+        monkeypatch.setattr(llm, "write_distributed", lost)
         failed, said = run(settings, capsys, "llm")
         assert failed == 1
-        assert "convert_llama_hf_to_nemo.py exited with code 3" in said
+        assert "__0_0.distcp has 1000 of" in said
         assert not Path(settings["model"]["checkpointPath"]).exists()
-        monkeypatch.setenv("STAND_IN_EXIT", "0")
-        assert run(settings, capsys, "llm")[0] == 0
 
     def test_e02_what_is_there_but_wrong_is_not_touched(
         self, settings: Settings, capsys: pytest.CaptureFixture[str]
@@ -512,29 +412,12 @@ class TestModel:
     def test_a_member_outside_of_the_checkpoint(
         self, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        evil = write_tar(tmp_path / "evil.nemo", {**legacy(4), "../escaped": b"x"})
+        evil = write_tar(tmp_path / "evil.nemo", {**zarr(), "../escaped": b"x"})
         settings["prepare"]["llm"]["source"] = str(evil)
         failed, said = run(settings, capsys, "llm")
         assert failed == 1
         assert "lies outside" in said
         assert not list(tmp_path.rglob("escaped"))
-
-    def test_leavings_of_other_settings_are_not_used(
-        self,
-        settings: Settings,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        """A killed conversion of another source must not become this model."""
-        monkeypatch.setattr(llm, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
-        assert run(settings, capsys, "llm")[0] == 1
-        monkeypatch.undo()
-        monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
-        monkeypatch.setenv("STAND_IN_CONVERTED", str(tmp_path / "c.nemo"))
-        settings["prepare"]["llm"]["precision"] = "16"
-        assert run(settings, capsys, "llm")[0] == 0
-        assert [c[-1] for c in calls(tmp_path)] == ["bf16", "16"]
 
 
 class TestDataset:
@@ -650,18 +533,18 @@ class TestKilled:
         subprocess.run(command(tmp_path, settings, "--only", "dataset"), check=True, capture_output=True)
         assert digest(out(settings)) == wanted
 
-    def test_e04_model(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """E04: in the converter, in the split, in between."""
-        big = {**legacy(1), "more": noise(1, 300_000)}
-        monkeypatch.setenv("STAND_IN_CONVERTED", str(write_tar(tmp_path / "b.nemo", big)))
-        split = {**legacy(4), "more": noise(2, 300_000)}
-        monkeypatch.setenv("STAND_IN_REPARTITIONED", str(write_tar(tmp_path / "s.nemo", split)))
+    @pytest.mark.parametrize("kind", ["converted", "copied"])
+    def test_e04_model(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """E04: whatever the moment."""
+        if kind == "copied":
+            big = {**zarr(), "more": noise(1, 3_000_000)}
+            settings["prepare"]["llm"]["source"] = str(write_tar(tmp_path / "b.nemo", big))
         subprocess.run(command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True)
         wanted = digest(out(settings))
         final = Path(settings["model"]["checkpointPath"])
         self.whole = {final.name: whole_of(final)}
         shutil.rmtree(out(settings))
-        monkeypatch.setenv("STAND_IN_PAUSE", "0.003")
+        monkeypatch.setenv("CONVERTED_PAUSE", "0.02")
         self.kill_often(tmp_path, settings, "llm", [final], 10)
         subprocess.run(command(tmp_path, settings, "--only", "llm"), check=True, capture_output=True)
         assert digest(out(settings)) == wanted
@@ -869,13 +752,13 @@ class TestHub:
         assert "the repository has no images.zip" in done.stdout
         assert "ERROR: no/where at main: RepositoryNotFoundError" in done.stdout
 
-    def test_e01_a_repository_without_tokenizer(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
-        """E01: after the download, before the converter."""
-        del hub.repositories["meta-llama/Llama-2"]["tokenizer.model"]
+    def test_e01_a_repository_without_configuration(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
+        """E01: after the download, before the conversion."""
+        del hub.repositories["meta-llama/Llama-2"]["config.json"]
         line = command(tmp_path, settings, "--only", "llm")
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert "has no tokenizer.model" in done.stdout
+        assert "has no config.json" in done.stdout
 
     def test_f03_a_killed_download_goes_on(self, hub: Hub, settings: Settings, tmp_path: Path) -> None:
         """F03, kill -9 during the download: the rest is fetched, the bytes are the same."""
@@ -1043,7 +926,7 @@ class TestDisk:
     def test_full(self, settings: Settings, tmp_path: Path, step: str, limit: int) -> None:
         source = Path(settings["prepare"]["vision"]["source"])
         (source / "pytorch_model.bin").write_bytes(noise(1, 30_000))
-        settings["prepare"]["llm"]["source"] = str(write_tar(tmp_path / "big.nemo", {**legacy(4), "m": bytes(30_000)}))
+        settings["prepare"]["llm"]["source"] = str(write_tar(tmp_path / "big.nemo", {**zarr(), "m": bytes(30_000)}))
         settings["prepare"]["tokenizer"]["source"] = str(tmp_path / "large.model")
         words = [f"word{i}" for i in range(3000)]
         (tmp_path / "large.model").write_bytes(with_pieces(tokenizer(), words, 1))
@@ -1109,7 +992,7 @@ class TestDamaged:
         llama = tmp_path / "source" / "llama"
         Path(settings["prepare"]["llm"]["source"]).rename(llama)
         settings["prepare"]["llm"]["source"] = str(llama)
-        if step == "tokenizer":  # the model's converter wants it, too
+        if step == "tokenizer":  # of its own, so that the model stays as it is
             shutil.copytree(llama, tmp_path / "tokenizer")
             settings["prepare"]["tokenizer"]["source"] = str(tmp_path / "tokenizer")
             file = tmp_path / "tokenizer" / "tokenizer.model"
@@ -1248,40 +1131,11 @@ class TestZip:
         assert not Path(settings["data"]["annotations"]).exists()
 
 
-def test_a_local_source_that_changes_is_not_mixed(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """K03's local side: what was converted of the old weights is not taken up."""
-    monkeypatch.setattr(llm, "_finish", lambda *_: (_ for _ in ()).throw(OSError(5, "killed")))
-    assert run(settings, capsys, "llm")[0] == 1
-    (Path(settings["prepare"]["llm"]["source"]) / "model.safetensors").write_bytes(b"WEIGHTS")
-    assert run(settings, capsys, "llm")[0] == 1
-    assert len(calls(tmp_path)) == 2
-
-
-def test_k10_a_script_ends_with_prepare(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K10: kill -9 of prepare alone; an orphan would write on beside the next one."""
-    monkeypatch.setenv("STAND_IN_PAUSE", "1")
-    with ended(subprocess.Popen(command(tmp_path, settings, "--only", "llm"), stdout=subprocess.DEVNULL)) as child:
-        until(lambda: calls(tmp_path), "the converter")
-        (script,) = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-        child.kill()
-        until(lambda: not alive(int(script)), "the converter's end")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_sigterm_ends_it(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a container's first process, which the kernel shields; the lock is given back."""
-    monkeypatch.setenv("STAND_IN_PAUSE", "1")
+    monkeypatch.setenv("CONVERTED_PAUSE", "1")
     with ended(subprocess.Popen(command(tmp_path, settings, "--only", "llm"), stdout=subprocess.DEVNULL)) as child:
-        until(lambda: calls(tmp_path), "the converter")
+        until(lambda: calls(tmp_path), "the conversion")
         child.terminate()
         assert child.wait() == 143
     assert not list(out(settings).rglob("*.lock"))

@@ -135,7 +135,7 @@ facts. */}}
     "graceSeconds" $v.terminationGracePeriodSeconds) $v.restart)
 -}}
 {{- if $v.prepare.enabled -}}
-  {{- $prepare := dict "nemoPath" $v.prepare.nemoPath -}}
+  {{- $prepare := dict -}}
   {{- range $step := list "tokenizer" "vision" "llm" "dataset" -}}
     {{- $_ := set $prepare $step (deepCopy (get $v.prepare $step)) -}}
   {{- end -}}

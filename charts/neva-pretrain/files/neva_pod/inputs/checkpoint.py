@@ -81,9 +81,18 @@ class Checkpoint:
     store: Store
     config: Mapping[str, Any] | None
     backend: str
-    tensor_parallel: int
-    pipeline_parallel: int
-    first_rank: str
+    ranks: Mapping[tuple[int, int], str]
+    """Files of a legacy one, by TP and PP rank."""
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Return the TP that a legacy one is split for."""
+        return 1 + max((t for t, _ in self.ranks), default=-1)
+
+    @property
+    def pipeline_parallel(self) -> int:
+        """Return the PP that a legacy one is split for."""
+        return 1 + max((p for _, p in self.ranks), default=-1)
 
     @property
     def distributed(self) -> bool:
@@ -123,14 +132,14 @@ def read_checkpoint(path: str) -> Checkpoint:
     except OSError as error:
         raise ProblemError.of(denied(path, error)) from None
     backend, problems = _backend(store)
-    tensor, pipeline, first = (0, 0, "") if backend else _ranks(store)
-    if not backend and not first:
+    ranks = {} if backend else _ranks(store)
+    if not backend and not ranks:
         problems.append("no weights: neither model_weights/ with metadata.json nor mp_rank_*/model_weights.ckpt")
     if CONFIG not in store.sizes:
         problems.insert(0, f"no {CONFIG}")
     if problems:
         raise ProblemError(f"{show(path)}: {'; '.join(problems)}", _instead(store))
-    return Checkpoint(path, is_file, store, _config(store), backend, tensor, pipeline, first)
+    return Checkpoint(path, is_file, store, _config(store), backend, ranks)
 
 
 def _backend(store: Store) -> tuple[str, list[str]]:
@@ -154,24 +163,22 @@ def _backend(store: Store) -> tuple[str, list[str]]:
     return backend, []
 
 
-def _ranks(store: Store) -> tuple[int, int, str]:
-    """Return TP, PP and the first rank's file of a legacy checkpoint."""
+def _ranks(store: Store) -> dict[tuple[int, int], str]:
+    """Return the files of a legacy checkpoint, by TP and PP rank."""
     if "model_weights.ckpt" in store.sizes:
-        return 1, 1, "model_weights.ckpt"
+        return {(0, 0): "model_weights.ckpt"}
     ranks: dict[tuple[int, int], str] = {}
     for name in store.sizes:
         match = re.fullmatch(r"(?:mp_rank_([0-9]+)|tp_rank_([0-9]+)_pp_rank_([0-9]+))/model_weights\.ckpt", name)
         if match:
             ranks[int((match[1] or match[2])[:9]), int((match[3] or "0")[:9])] = name
-    if not ranks:
-        return 0, 0, ""
-    tensor, pipeline = (1 + max(r[i] for r in ranks) for i in (0, 1))
+    tensor, pipeline = (1 + max((r[i] for r in ranks), default=0) for i in (0, 1))
     if tensor * pipeline > RANKS:
         raise ProblemError(f"its folders name TP {brief(tensor)} PP {brief(pipeline)}", "name a whole checkpoint")
     missing = [f"TP rank {t} PP rank {p}" for t in range(tensor) for p in range(pipeline) if (t, p) not in ranks]
-    if missing:
+    if ranks and missing:
         raise ProblemError(f"weights of {some(missing)} are missing", "copy or convert the checkpoint again")
-    return tensor, pipeline, ranks[0, 0]
+    return ranks
 
 
 def _instead(store: Store) -> str:

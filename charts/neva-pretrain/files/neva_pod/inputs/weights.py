@@ -1,11 +1,13 @@
 """Names and shapes of a checkpoint's tensors, from its index; torch's pickles are read, never run."""
 
+import json
 import pickletools
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from math import prod
+from typing import Any, BinaryIO
 
 from neva_pod.findings import ProblemError, brief, gib, show
 from neva_pod.inputs.checkpoint import CONVERT, Checkpoint, read_whole, small_json
@@ -151,6 +153,10 @@ def _made(called: Any, arguments: Any) -> Any:
     return {} if name == "OrderedDict" else Stub(name, *parts)
 
 
+UNREADABLE = (ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
+"""What reading a damaged index may raise."""
+
+
 def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """Return name and shape of all tensors; of a legacy checkpoint, of the first rank's.
 
@@ -170,22 +176,71 @@ def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
                     shape(array.get("shape")) if isinstance(array, dict) else None
                 )
         return {n: t for n, t in found.items() if t is not None}
-    place = "model_weights/.metadata" if checkpoint.backend else checkpoint.first_rank
+    place = "model_weights/.metadata" if checkpoint.backend else checkpoint.ranks[0, 0]
     try:
-        if checkpoint.backend:
-            index = unpickle(read_whole(store, place, INDEX))
-            tensors = index.get("state_dict_metadata") if isinstance(index, Stub) else None
-            entries = tensors.items() if isinstance(tensors, dict) else ()
-            found = {n: t.get("size") for n, t in entries if isinstance(t, Stub)}
-        else:
-            with store.open(place) as file, zipfile.ZipFile(file) as archive:
-                name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "")
-                with archive.open(name) as pickled:
-                    content = pickled.read(INDEX + 1)
-            if len(content) > INDEX:
-                raise ValueError(f"its index has more than {gib(INDEX)}")
-            index = unpickle(content)
-            found = index if isinstance(index, dict) else {}
-    except (ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        if not checkpoint.backend:
+            with store.open(place) as file:
+                return torch_shapes(file)
+        index = unpickle(read_whole(store, place, INDEX))
+        tensors = index.get("state_dict_metadata") if isinstance(index, Stub) else None
+        entries = tensors.items() if isinstance(tensors, dict) else ()
+        found = {n: t.get("size") for n, t in entries if isinstance(t, Stub)}
+    except UNREADABLE as error:
         raise ProblemError(f"{show(place)}: not in torch's format: {brief(str(error))}", CONVERT) from None
     return {n: t for n, t in found.items() if isinstance(t, Shape)}
+
+
+def torch_shapes(file: BinaryIO) -> dict[str, Shape]:
+    """Return name and shape of the tensors that torch.save wrote, by data.pkl in its zip.
+
+    Raises:
+        one of UNREADABLE.
+
+    """
+    with zipfile.ZipFile(file) as archive:
+        name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "")
+        with archive.open(name) as pickled:
+            content = pickled.read(INDEX + 1)
+    if len(content) > INDEX:
+        raise ValueError(f"its index has more than {gib(INDEX)}")
+    index = unpickle(content)
+    return {n: t for n, t in index.items() if isinstance(t, Shape)} if isinstance(index, dict) else {}
+
+
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number, by safetensors' names of the types."""
+
+
+def safetensors_shapes(file: BinaryIO) -> dict[str, Shape]:
+    """Return name and shape of the tensors of a safetensors file, by its header; the file must have all their bytes.
+
+    Raises:
+        one of UNREADABLE.
+
+    """
+    total = file.seek(0, 2)
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > min(INDEX, total - 8):
+        raise ValueError(f"a header of {length} bytes in a file of {total}: cut, or not safetensors")
+    header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        sizes, kind, place = (
+            entry.get(k) if isinstance(entry, dict) else None for k in ("shape", "dtype", "data_offsets")
+        )
+        dims, offsets = shape(sizes), shape(place)
+        if dims is None or offsets is None or len(offsets) != 2 or kind not in FLOATS:
+            raise ValueError(f"tensor {brief(name)} is of type {brief(kind)}; must be a float of 16 bits or more")
+        if offsets[1] - offsets[0] != prod(dims) * FLOATS[kind]:
+            raise ValueError(
+                f"tensor {brief(name)} has {offsets[1] - offsets[0]} bytes; must have {prod(dims) * FLOATS[kind]}"
+            )
+        if 8 + length + offsets[1] > total:
+            raise ValueError(f"cut after {total} bytes, in tensor {brief(name)}; must have {8 + length + offsets[1]}")
+        found[name] = dims
+    return found

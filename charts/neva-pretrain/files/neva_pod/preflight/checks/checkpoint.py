@@ -62,32 +62,28 @@ MEGATRON_NAMES = {
 }
 
 
-def config_problems(config: Mapping[str, Any], architecture: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare model_config.yaml with the architecture, and demand Megatron Core."""
+def config_problems(
+    config: Mapping[str, Any], architecture: Mapping[str, Any], where: str = CONFIG
+) -> Iterator[Finding]:
+    """Compare a checkpoint's configuration with the architecture, and demand Megatron Core."""
     if config.get("mcore_gpt") is not True:
         yield failed(
-            f"{CONFIG}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
+            f"{where}: mcore_gpt is {brief(config.get('mcore_gpt'))}; must be true: weights under "
             "other names are ignored "
             "without an error, and the projector is trained against a random language model",
             "convert it again with the 24.07 container",
         )
-    yield from shape_problems(CONFIG, config, MEGATRON_NAMES, architecture, "checkpoint")
-
-
-def shape_problems(
-    where: str, config: Mapping[str, Any], names: Mapping[str, str], architecture: Mapping[str, Any], what: str
-) -> Iterator[Finding]:
-    """Compare a config's sizes, under its own names, with the architecture."""
-    unset = {"numQueryGroups": config.get(names["numAttentionHeads"]), "numExperts": 1}
+    unset = {"numQueryGroups": config.get("num_attention_heads"), "numExperts": 1}
     wrong = []
-    for key, name in names.items():
+    for key, name in MEGATRON_NAMES.items():
         value = config.get(name)
         value = unset.get(key) if value is None else value
         if architecture.get(key) not in (None, value):
             wrong.append(f"{name} is {brief(value)}, must be {architecture[key]}")
     if wrong:
         yield failed(
-            f"{where}: {'; '.join(wrong)}", f"name the {what} of this model, or the model of this {what} (model.name)"
+            f"{where}: {'; '.join(wrong)}",
+            "name the checkpoint of this model, or the model of this checkpoint (model.name)",
         )
 
 
@@ -129,32 +125,6 @@ def llm_problems(config: Mapping[str, Any], settings: Settings, where: str = CON
             f"{where}: {some(more)}: NeVa of NeMo 24.07 has no such setting and would run the weights without it",
             "use a model without it, such as the catalog's (model.name)",
         )
-
-
-def as_nemo(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what NeMo's converters make of a Hugging Face config.json, as far as it is compared."""
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    rope = rope if isinstance(rope, dict) else {"type": rope}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    made = {
-        "hidden_size": config.get("hidden_size"),
-        "num_attention_heads": config.get("num_attention_heads"),
-        "num_moe_experts": config.get("num_local_experts"),
-        "rotary_base": config.get("rope_theta", rope.get("rope_theta", 10000.0)),
-        "seq_len_interpolation_factor": rope.get("factor") if kind == "linear" else None,
-        "rope_scaling": None if kind in ("linear", "default") else kind,
-        "window_size": [window, 0] if window else None,
-        "qkv_bias": bool(config.get("attention_bias")),
-    }
-    names = {
-        "rms_norm_eps": "layernorm_epsilon",
-        "head_dim": "kv_channels",
-        "num_experts_per_tok": "moe_router_topk",
-        "partial_rotary_factor": "rotary_percentage",
-        "tie_word_embeddings": "share_embeddings_and_output_weights",
-    }
-    return made | {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None}
 
 
 def canonical(values: Mapping[str, Any], hidden: Any, heads: Any) -> dict[str, Any]:
