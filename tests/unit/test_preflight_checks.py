@@ -153,6 +153,7 @@ class TestDataset:
             (ALL, [("human", "<image>"), ("gpt", 7)], {}, "a turn without text"),
             (ALL, [("human", "<image>"), ("gpt", "a")], {"image": []}, "<image> in the text but no image"),
             (ALL, [("human", "<image>"), ("gpt", "{end}")], {}, "NeVa's own token"),
+            (ALL, [("human", "<image>"), ("gpt", "a \ud800")], {}, "a lone surrogate in the text"),
         ],
     )
     def test_n03_what_nemos_dataset_stops_at(
@@ -355,12 +356,14 @@ class TestDecode:
             (image_bytes(side=200)[:900], "truncated"),
             (b"<html>403</html>", "cannot identify image"),
             (image_bytes("PNG", 200)[:60], ""),
+            (image_bytes(side=1), "(height 1: NeMo takes its rows for colors)"),
+            (image_bytes(side=3), "(height 3: NeMo takes its rows for colors)"),
         ],
     )
     def test_images_that_do_not_decode(self, settings: Settings, content: bytes, said: str) -> None:
         name = self.put(settings, content)
         (message,) = problems(settings, "decode")
-        assert f"1 of 20 images cannot be decoded: {name}" in message
+        assert f"1 of 20 images cannot be used: {name}" in message
         assert said in message
 
     def test_f06_oversized_text_chunk_is_listed(self, settings: Settings, tmp_path: Path) -> None:

@@ -57,25 +57,33 @@ def look_at(sample: Mapping[str, Any], rules: Rules) -> tuple[str, int, bool]:
     for image in images:
         if not isinstance(image, str) or not image:
             return "have an image that is not a path", 0, False
-    if not images and "video" in sample:
+    if "image" not in sample and "video" in sample:
         return "have a video and no image", 0, False
     kept = turns[1:] if rules.template in BY_ROLE and turns[0].get("from") == "gpt" else turns
     problem = _template_problem(sample, turns, kept, rules.template) or _media_problem(turns, kept, len(images), rules)
     return problem, len(images), any(turn["value"].strip() for turn in kept[1::2])
 
 
+def _is_text(value: Any) -> bool:
+    """Whether a tokenizer takes it: JSON can have half a character, UTF-8 cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _template_problem(sample: Mapping[str, Any], turns: Sequence[Turn], kept: Sequence[Turn], template: str) -> str:
     if template in BY_ROLE:
         return _role_problem(turns, kept, template)
     if template in BY_PLACE:
-        if "system" in sample and not isinstance(sample["system"], str):
+        if not _is_text(sample.get("system", "")):
             return "have a system prompt that is not text"
-        if not all(isinstance(t.get("label", ""), str) for t in turns[1::2]):
+        if not all(_is_text(t.get("label", "")) for t in turns[1::2]):
             return "have a label that is not text"
         return ""
     if len(turns) != 2:
         return "do not have exactly 2 turns, as the template plain requires"
-    if turns[0].get("from") == "gpt" or turns[1].get("from") == "human":
+    if turns[1].get("from") == "human":
         return "have turns that are not a human question and a gpt answer"
     return ""
 
@@ -112,6 +120,8 @@ def _media_problem(turns: Sequence[Turn], kept: Sequence[Turn], images: int, rul
         return f"have more images than {IMAGE}, so that some are never seen"
     read = kept[1:] if images and rules.template == "plain" else kept  # plain replaces the first turn's text
     for turn in read:
+        if not _is_text(turn["value"]):
+            return "have a lone surrogate in the text, which no tokenizer takes"
         if rules.media_end in turn["value"]:
             return f"have NeVa's own token {rules.media_end} in the text"
     return ""

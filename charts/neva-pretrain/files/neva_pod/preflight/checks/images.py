@@ -89,7 +89,7 @@ def _where_images_are(folder: str, example: str) -> str:
     "data.images",
     cost="decodes preflight.sample images (1000), evenly spread; with preflight.decode=all every "
     "one, about 2,000/s per core",
-    prevents="an empty, truncated or malicious image kills the run when it is drawn",
+    prevents="an empty, truncated, flat or malicious image kills the run when it is drawn",
 )
 def check_decode(context: Context) -> Iterator[Finding]:
     """By content, not by name; any exception of Pillow is a finding."""
@@ -109,7 +109,7 @@ def check_decode(context: Context) -> Iterator[Finding]:
     seconds = max(time.perf_counter() - started, 1e-6)
     if bad:
         yield failed(
-            f"{len(bad)} of {len(names)} images cannot be decoded: "
+            f"{len(bad)} of {len(names)} images cannot be used: "
             + some([f"{name} ({problem})" for name, problem in bad.items()]),
             "unzip them again (prepare.dataset), or remove their samples from the JSON",
         )
@@ -182,6 +182,7 @@ def _kinds_of(name: str) -> tuple[str, ...]:
 def decode_one(path: str) -> tuple[str, str]:
     """Return (problem, kind) of one image, decoded as NeMo does: open, convert to RGB.
 
+    NeMo's image processor finds the colors by their number: an axis of 1 or 3, the first one before the last.
     A missing one has neither. Pillow raises anything: OSError, ValueError, SyntaxError ...
     """
     try:
@@ -196,7 +197,8 @@ def decode_one(path: str) -> tuple[str, str]:
             file.seek(0)
             with image_module.open(file) as image:
                 image.convert("RGB")
-                return "", str(image.format)
+                flat = f"height {image.height}: NeMo takes its rows for colors" if image.height in (1, 3) else ""
+                return flat, str(image.format)
     except FileNotFoundError:
         return ("a dangling link" if os.path.islink(path) else ""), ""
     except NotAFileError:
