@@ -1,16 +1,11 @@
 """An environment of its own for NeMo, made once and kept beside the tools: PyPI only, every version pinned."""
 
-import contextlib
 import fcntl
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.tools.build import ToolError, cache_root
 from tests.tools.progress import Heartbeat, say
@@ -78,33 +73,3 @@ def run(script: str, *arguments: str) -> str:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{script} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
-
-
-Ask = Callable[..., Any]
-"""A judge by name, and its arguments -> what it says."""
-
-
-@contextlib.contextmanager
-def judges(script: str) -> Iterator[Ask]:
-    """Start a script of the folder `inside` that answers questions: NeMo is imported once for all of them."""
-    command = [str(python()), str(INSIDE / script)]
-    with (
-        tempfile.TemporaryFile("w+") as words,
-        subprocess.Popen(
-            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True
-        ) as process,
-    ):
-        questions, answers = process.stdin, process.stdout
-        assert questions is not None
-        assert answers is not None
-
-        def ask(judge: str, **arguments: Any) -> Any:
-            with contextlib.suppress(BrokenPipeError):
-                print(json.dumps({"judge": judge, **arguments}), file=questions, flush=True)
-            line = answers.readline()
-            if not line:
-                words.seek(0)
-                raise AssertionError(f"{script} ended with {process.wait()}\n{words.read()[-4000:]}")
-            return json.loads(line)
-
-        yield ask

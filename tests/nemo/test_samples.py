@@ -16,7 +16,7 @@ from neva_pod.inputs.samples import TEMPLATES
 from neva_pod.prepare.tokenizer import with_extra_tokens
 from neva_pretrain.facts import Facts
 from tests.chart import helm
-from tests.nemo.environment import Ask, judges
+from tests.nemo.judge import Ask, judges
 from tests.unit.preflight_tools import problems
 
 pytestmark = pytest.mark.nemo
