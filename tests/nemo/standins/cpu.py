@@ -4,6 +4,7 @@ Call `install` before NeMo is imported. Numbers are those of the CPU's kernels; 
 """
 
 import contextlib
+import functools
 import os
 
 import pytorch_lightning as lightning  # and torch's compiler with it, which looks at torch.cuda
@@ -46,9 +47,33 @@ class _Autocast(_AUTOCAST):
         super().__init__("cpu", *arguments, **options)
 
 
+def _on_cpu(make):
+    @functools.wraps(make)
+    def made(*arguments, device=None, **options):
+        return make(*arguments, device=CPU if device is not None else None, **options)
+
+    return made
+
+
+def _in_fp32(operation):
+    """Compute in fp32 what this CPU would take minutes for in bf16; the result is rounded to bf16."""
+
+    @functools.wraps(operation)
+    def computed(*arguments, **options):
+        kinds = {a.dtype for a in arguments if isinstance(a, torch.Tensor)}
+        if torch.bfloat16 not in kinds:
+            return operation(*arguments, **options)
+        wide = [a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a for a in arguments]
+        options = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        return operation(*wide, **options).bfloat16()
+
+    return computed
+
+
 def install():
     """Answer for CUDA from now on."""
     answers = {
+        "is_available": lambda: True,
         "current_device": lambda: CPU,
         "device_count": lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "default_generators": _Generators(),
@@ -69,18 +94,29 @@ def install():
         "current_stream": _Stream,
         "stream": lambda *_: contextlib.nullcontext(),
         "is_current_stream_capturing": lambda: False,
-        "IntTensor": torch.IntTensor,
+        **{name: getattr(torch, name) for name in ("IntTensor", "FloatTensor", "HalfTensor", "BFloat16Tensor")},
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    torch.Tensor.cuda = _here
+    torch.Tensor.cuda = torch.Tensor.pin_memory = _here
     torch.nn.Module.cuda = _here
     torch.Tensor.type = _type
     torch.autocast = torch.amp.autocast = _Autocast
-    _on_cpu()
+    load = torch.load
+    torch.load = lambda *arguments, **options: load(*arguments, **{**options, "map_location": CPU})
+    for name in ("arange", "empty", "full", "ones", "tensor", "zeros"):
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    functional = torch.nn.functional
+    for place, name in (
+        *((torch, name) for name in ("matmul", "bmm", "baddbmm")),
+        *((torch.Tensor, name) for name in ("matmul", "__matmul__", "bmm")),
+        *((functional, name) for name in ("linear", "conv2d", "scaled_dot_product_attention")),
+    ):
+        setattr(place, name, _in_fp32(getattr(place, name)))
+    _give_lightning_the_cpu()
 
 
-def _on_cpu():
+def _give_lightning_the_cpu():
     """Lightning looks for the device that the configuration names: give it the CPU's accelerator under that name."""
     made = lightning.Trainer.__init__
 
