@@ -70,11 +70,21 @@ def write_distributed(folder: str, chunks: Sequence[Chunk], states: Sequence[str
         plans = writer.prepare_global_plan([writer.prepare_local_plan(plan) for plan in plans])
         writer.finish(metadata, [writer.write_data(plan, planner).wait() for plan in plans])
         torch.save({}, os.path.join(folder, "common.pt"))
-    except OSError as error:
-        raise unwritten(folder, error) from None
+    except (OSError, RuntimeError) as error:  # torch's zip writer hides a full disk behind an error of its own
+        found = _of_system(error)
+        if found is None:
+            raise
+        raise unwritten(folder, found) from None
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     common = {"common_backend": "torch", "common_backend_version": 1}
     write(os.path.join(folder, "metadata.json"), [json.dumps(backend | common).encode()])
+
+
+def _of_system(error: BaseException | None) -> OSError | None:
+    """Return the file system's error that led to another one."""
+    while error and not isinstance(error, OSError):
+        error = error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def _grouped(chunks: Sequence[Chunk], width: int) -> Iterator[list[Chunk]]:

@@ -111,7 +111,7 @@ def read_shapes(path: str) -> dict[str, Shape]:
         with open_file(path) as file:
             return safetensors_shapes(file) if path.endswith(".safetensors") else torch_shapes(file)
     except UNREADABLE as error:
-        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {brief(str(error))}", AGAIN) from None
+        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {show(str(error))}", AGAIN) from None
 
 
 def chunks_of_folder(source: str, config: Mapping[str, Any], model: Model) -> Iterator[Chunk]:

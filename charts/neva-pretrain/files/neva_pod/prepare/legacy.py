@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from neva_pod.findings import ProblemError, brief, show
+from neva_pod.findings import ProblemError, show
 from neva_pod.inputs.checkpoint import CONVERT, Checkpoint
 from neva_pod.inputs.files import open_file
 from neva_pod.inputs.weights import UNREADABLE, torch_shapes
@@ -45,7 +45,7 @@ def read_rank(path: str) -> Tensors:
         with open_file(path) as file:
             shapes = torch_shapes(file)
     except UNREADABLE as error:
-        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {brief(str(error))}", CONVERT) from None
+        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {show(str(error))}", CONVERT) from None
     old = [n for n in shapes if "language_model." in n]
     if old:
         raise ProblemError(
