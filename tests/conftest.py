@@ -10,8 +10,8 @@ from hypothesis import settings
 HERE = Path(__file__).parent
 
 # The same examples in every run, or a change would be blamed for what chance found; `make fuzz` looks for new ones.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("new", print_blob=True)
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", print_blob=True, deadline=None)
 settings.load_profile("new" if os.environ.get("NEVA_FUZZ") else "same")
 
 
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _no_helm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse Helm and its relatives to a test without the mark: ``make quick`` runs before they are built."""
-    if not any(request.node.get_closest_marker(name) for name in ("helm", "e2e")):
+    if not any(request.node.get_closest_marker(name) for name in ("helm", "e2e", "nemo")):
         monkeypatch.setattr("tests.chart.helm.tool", _refuse)
 
 
