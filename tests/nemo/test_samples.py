@@ -1,25 +1,22 @@
 """The samples that NeMo's dataset, collator and embedding take are those that preflight passes."""
 
 import copy
-import io
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import sentencepiece
 from PIL import Image
 
 from neva_pod.inputs.samples import TEMPLATES
-from neva_pod.prepare.tokenizer import with_extra_tokens
 from neva_pretrain.facts import Facts
 from tests.chart import helm
-from tests.nemo.judge import Ask, judges
+from tests.nemo import tiny
+from tests.nemo.judge import ask
 from tests.unit.preflight_tools import problems
 
-pytestmark = pytest.mark.nemo
+pytestmark = [pytest.mark.nemo, pytest.mark.helm]
 
 Sample = dict[str, Any]
 
@@ -49,27 +46,11 @@ SIZES: dict[str, tuple[str, tuple[int, int]]] = {
 }
 
 
-class World(NamedTuple):
-    """A judge, a rendered configuration, and preflight's settings of the same."""
+class Inputs(NamedTuple):
+    """A rendered configuration, and preflight's settings of the same."""
 
-    ask: Ask
     config: str
     settings: dict[str, Any]
-
-
-def tokenizer() -> bytes:
-    """Return a tokenizer with what Llama's does to white space, and NeVa's pieces."""
-    made = io.BytesIO()
-    text = [f"a photo of {i} red cats on the table near {i * 7} dogs" for i in range(300)]
-    options: dict[str, Any] = {
-        "normalization_rule_name": "identity",
-        "remove_extra_whitespaces": False,
-        "byte_fallback": True,
-    }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=made, vocab_size=400, model_type="bpe", minloglevel=2, **options
-    )
-    return with_extra_tokens(made.getvalue(), 8)
 
 
 def write_images(folder: Path) -> None:
@@ -89,17 +70,11 @@ def write_images(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Return a world of the default model: only its tokenizer and image processor are tiny."""
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Return those of the default model: only its tokenizer and image processor are tiny."""
     folder = tmp_path_factory.mktemp("samples")
-    (folder / "tokenizer.model").write_bytes(tokenizer())
-    (folder / "clip").mkdir()
-    (folder / "clip" / "config.json").write_text(
-        json.dumps({"model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"]})
-    )
-    (folder / "clip" / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": "CLIPImageProcessor", "crop_size": 336, "size": {"shortest_edge": 336}})
-    )
+    (folder / "tokenizer.model").write_bytes(tiny.sentencepieces())
+    tiny.write_clip(folder / "clip", 336)
     write_images(folder / "data" / "images")
     values = {
         "model": {
@@ -113,8 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     }
     config = folder / "neva_pretrain.yaml"
     config.write_text(helm.config_data(helm.render(values))["neva_pretrain.yaml"])
-    with judges("judges.py") as ask:
-        yield World(ask, str(config), Facts.of(values).sheet)
+    return Inputs(str(config), Facts.of(values).sheet)
 
 
 def images_of(sample: Sample) -> int:
@@ -142,22 +116,22 @@ def wrong(batch: list[Sample], taken: dict[str, Any]) -> str:
     return ""
 
 
-def refused(world: World, batch: list[Sample], template: str = "plain") -> list[str]:
+def refused(inputs: Inputs, batch: list[Sample], template: str = "plain") -> list[str]:
     """Return what preflight says against a dataset of one micro batch."""
-    settings = copy.deepcopy(world.settings)
+    settings = copy.deepcopy(inputs.settings)
     settings["samples"]["template"] = template
     settings["training"].update(microBatchSize=len(batch), globalBatchSize=len(batch))
     Path(settings["data"]["annotations"]).write_text(json.dumps(batch))
     return [message for check in ("dataset", "images", "decode") for message in problems(settings, check)]
 
 
-def disagreements(world: World, batches: list[list[Sample]], template: str = "plain") -> list[str]:
+def disagreements(inputs: Inputs, batches: list[list[Sample]], template: str = "plain") -> list[str]:
     """Return the micro batches of which NeMo and preflight say different things."""
-    data = {"conv_template": template}
-    taken = world.ask("batches", config=world.config, data=data, batches=batches, patches=PATCHES)
+    over = {"data": {"conv_template": template}}
+    taken = ask("batches", config=inputs.config, over=over, batches=batches, patches=PATCHES)
     found = []
     for batch, said in zip(batches, taken, strict=True):
-        nemo, preflight = wrong(batch, {**said, "template": template}), refused(world, batch, template)
+        nemo, preflight = wrong(batch, {**said, "template": template}), refused(inputs, batch, template)
         if bool(nemo) != bool(preflight):
             found.append(f"{json.dumps(batch)[:300]}: NeMo: {nemo}; preflight: {preflight}")
     return found
@@ -239,19 +213,19 @@ ODD: dict[str, list[Sample]] = {
 FILES = ("cut.jpg", "empty.jpg", "text.jpg", "folder.jpg", "moving.gif", "gone.jpg", "a/", "./plain.jpg", "\0")
 
 
-def test_odd_samples(world: World) -> None:
+def test_odd_samples(inputs: Inputs) -> None:
     """N03: NeMo stops at a sample only when it is drawn, hours later; preflight names it, and no other."""
     white = [[answered(" ")], [answered("\n")]]  # with other templates the tokenizer decides whether it is learned
-    assert disagreements(world, [*ODD.values(), *white]) == []
+    assert disagreements(inputs, [*ODD.values(), *white]) == []
 
 
-def test_odd_images(world: World) -> None:
+def test_odd_images(inputs: Inputs) -> None:
     """N03: all that Pillow converts to RGB but what the image processor takes for colors."""
-    assert disagreements(world, [[sample(image=name)] for name in (*SIZES, *FILES)]) == []
+    assert disagreements(inputs, [[sample(image=name)] for name in (*SIZES, *FILES)]) == []
 
 
 @pytest.mark.parametrize("template", [t for t in TEMPLATES if t not in ("plain", "llama_3")])
-def test_odd_samples_of_other_templates(world: World, template: str) -> None:
+def test_odd_samples_of_other_templates(inputs: Inputs, template: str) -> None:
     """N03: each template with its own rules; that of Llama 3 needs its tokenizer."""
     own = [
         [sample(("gpt", "hi"), ("human", QUESTION), ("gpt", "a"))],
@@ -261,7 +235,7 @@ def test_odd_samples_of_other_templates(world: World, template: str) -> None:
         [sample(conversations=[{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "a", "label": None}])],
         [sample(conversations=[{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "a", "label": "good"}])],
     ]
-    assert disagreements(world, [*ODD.values(), *own], template) == []
+    assert disagreements(inputs, [*ODD.values(), *own], template) == []
 
 
 PARTS = ("<image>", *["a cat", "日本", "\n", " ", ""] * 4, "<extra_id_5>", "\ud800", "<imag", "e>", "<s>")
@@ -290,10 +264,10 @@ def any_sample(chance: random.Random) -> Sample:
     return made
 
 
-def test_random_samples(world: World) -> None:
+def test_random_samples(inputs: Inputs) -> None:
     """N03: any mixture of all that."""
     chance = random.Random(0)  # noqa: S311 - not a secret
     batches = [[any_sample(chance) for _ in range(chance.choice((1, 1, 2)))] for _ in range(150)]
-    assert disagreements(world, batches) == []
-    taken = [not refused(world, batch) for batch in batches]
+    assert disagreements(inputs, batches) == []
+    taken = [not refused(inputs, batch) for batch in batches]
     assert 0.1 < sum(taken) / len(taken) < 0.9

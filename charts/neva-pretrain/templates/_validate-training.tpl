@@ -10,6 +10,7 @@
   {{- $parts = include "neva-pretrain.undivided" $sizes | fromJsonArray -}}
   {{- include "neva-pretrain.architectureBreaks" (set $sizes "undivided" $parts) -}}
   {{- include "neva-pretrain.activationBreaks" (dict "root" . "facts" $f) -}}
+  {{- include "neva-pretrain.lengthBreaks" (dict "facts" $f) -}}
 {{- else -}}
   {{- $names := list -}}
   {{- range $name := splitList "\n" (.Files.Get "files/models.yaml") -}}
@@ -115,6 +116,19 @@ facts. */}}
   {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" "fused"
     "rule" (printf "must be reference with the activation %s, which Megatron Core does not fuse" $activation)
     "fix" "use reference") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* NeMo cuts samples off at encoder_seq_length: an image without its last token is not seen, its caption is gone.
+Takes a dict: facts. */}}
+{{- define "neva-pretrain.lengthBreaks" -}}
+{{- $longest := int64 .facts.architecture.encoderSeqLength -}}
+{{- $side := div .facts.vision.imageSize .facts.vision.patchSize -}}
+{{- if eq .facts.model.projector "mlp_downsample" -}}{{- $side = div (add $side 1) 2 -}}{{- end -}}
+{{- if le $longest (mul $side $side) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "model.architecture.encoderSeqLength" "got" $longest
+    "rule" (printf "must be more than %d, the tokens of one image" (mul $side $side))
+    "fix" "leave it out to use the model's own") -}}
 {{- end -}}
 {{- end -}}
 

@@ -7,6 +7,7 @@ from neva_pretrain import chart
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import hydra
+from neva_pretrain.model.catalog import Model
 from neva_pretrain.plan.plan import nearest_multiples, use
 from neva_pretrain.plan.split import check_activation, check_architecture, check_batch
 
@@ -25,6 +26,7 @@ def check_training(facts: Facts) -> Iterator[Violation]:
         broken = list(check_architecture(arch, plan))
         yield from broken
         yield from check_activation(arch, hydra.activation(values), t["kernels"])
+        yield from _check_length(arch.encoder_seq_length, facts.model)
     # Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes.
     unfit = any(v.key == "training.tensorParallelSize" for v in broken)
     if unfit and tensor <= plan.gpus_per_node:
@@ -46,6 +48,17 @@ def check_training(facts: Facts) -> Iterator[Violation]:
             str(plan.warmup_steps),
             f"must be less than maxSteps ({plan.max_steps})",
             f"use {plan.max_steps - 1} or fewer",
+        )
+
+
+def _check_length(longest: int, model: Model) -> Iterator[Violation]:
+    """NeMo cuts samples off at encoder_seq_length: an image without its last token is not seen, its caption is gone."""
+    if longest <= model.image_tokens:
+        yield Violation(
+            "model.architecture.encoderSeqLength",
+            str(longest),
+            f"must be more than {model.image_tokens}, the tokens of one image",
+            "leave it out to use the model's own",
         )
 
 

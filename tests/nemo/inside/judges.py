@@ -1,4 +1,4 @@
-"""What NeMo itself does with samples, lengths, numbers of consumed samples and folders of checkpoints."""
+"""What NeMo itself does with samples, numbers of consumed samples and folders of checkpoints."""
 
 import cpu
 
@@ -7,7 +7,11 @@ cpu.install()
 import json
 import tempfile
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
+import pytorch_lightning as lightning
 import torch
 from answers import answer
 from omegaconf import OmegaConf
@@ -17,9 +21,12 @@ from nemo.collections.multimodal.data.neva.neva_dataset import (
     DataCollatorForSupervisedDataset,
     make_supervised_data_module,
 )
-from nemo.collections.multimodal.models.multimodal_llm.neva.neva_model import NevaWordEmbeddingMixin
+from nemo.collections.multimodal.models.multimodal_llm.neva import neva_model
+from nemo.collections.multimodal.models.multimodal_llm.neva.neva_model import MegatronNevaModel, NevaWordEmbeddingMixin
 from nemo.collections.multimodal.parts.utils import create_image_processor
-from nemo.collections.nlp.modules.common.tokenizer_utils import get_nmt_tokenizer
+from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
+from nemo.utils.callbacks import NeMoModelCheckpoint
+from nemo.utils.exp_manager import exp_manager
 
 
 class Images(NevaWordEmbeddingMixin):
@@ -54,23 +61,22 @@ def distorted(dataset, sample, media):
 
 
 @cache
-def loaded(config):
-    """Return the model's configuration, its tokenizer and its image processor."""
+def tokenizer_of(config):
+    """Return the tokenizer that the model would build."""
     model = OmegaConf.load(config).model
-    library, file = model.tokenizer.library, model.tokenizer.model
-    tokenizer = get_nmt_tokenizer(library=library, tokenizer_model=file, legacy=model.tokenizer.sentencepiece_legacy)
-    return model, tokenizer, create_image_processor(model.mm_cfg)
+    holder = SimpleNamespace(cfg=model, _cfg=model, register_artifact=lambda _, path: path)
+    MegatronBaseModel._build_tokenizer(holder)
+    return holder.tokenizer
 
 
-def batches(config, data, batches, patches):
+def batches(config, over, batches, patches):
     """Return what comes of micro batches: why NeMo stops, or the length and what each sample teaches."""
-    given, tokenizer, processor = loaded(config)
-    model = OmegaConf.merge(given, {"data": data})
+    tokenizer, model = tokenizer_of(config), OmegaConf.merge(OmegaConf.load(config).model, over)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([sample for batch in batches for sample in batch], file)
         file.flush()
         model.data.data_path = file.name
-        dataset = make_supervised_data_module(tokenizer, processor, model)["train_dataset"]
+        dataset = make_supervised_data_module(tokenizer, create_image_processor(model.mm_cfg), model)["train_dataset"]
     collate = DataCollatorForSupervisedDataset(model, tokenizer)
     model_type = model.mm_cfg.llm.model_type
     start, end = (tokenizer.token_to_id(names[model_type]) for names in (DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN))
@@ -101,5 +107,40 @@ def batches(config, data, batches, patches):
     return found
 
 
+def begins(samples, consumed, replicas, pipeline, model):
+    """Whether the model's own data loader gives a batch, after so many samples."""
+    sizes = {
+        "get_pipeline_model_parallel_world_size": lambda: pipeline,
+        "get_data_parallel_world_size": lambda: replicas,
+        "get_data_parallel_rank": lambda: 0,
+    }
+    holder = SimpleNamespace(cfg=OmegaConf.create(model), tokenizer=None)
+    with patch.multiple(neva_model.parallel_state, **sizes):
+        try:
+            loader = MegatronNevaModel.build_pretraining_data_loader(holder, range(samples), consumed)
+            return len(loader) > 0 and bool(next(iter(loader.batch_sampler), []))
+        except (AssertionError, ValueError, ZeroDivisionError, RuntimeError):
+            return False
+
+
+def consumed_samples(path):
+    """Return what the model takes a checkpoint to have seen."""
+    return MegatronBaseModel._extract_consumed_samples_from_ckpt(None, path)
+
+
+def start(config, log_dir, require):
+    """Start a run up to its model's setup: the checkpoint that it resumes from, "" for none, or why NeMo stops."""
+    said = OmegaConf.load(config).exp_manager
+    given = OmegaConf.merge(said, {"explicit_log_dir": log_dir, "resume_ignore_no_checkpoint": not require})
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(max_steps=1, **silent)
+    try:
+        exp_manager(trainer, given)
+    except Exception as error:
+        return {"stops": f"{type(error).__name__}: {error}"[:300]}
+    NeMoModelCheckpoint._remove_unfinished_checkpoints(Path(log_dir) / "checkpoints")  # as its setup does
+    return {"resumes": trainer.ckpt_path or ""}
+
+
 if __name__ == "__main__":
-    answer(batches=batches)
+    answer(batches=batches, begins=begins, consumed_samples=consumed_samples, start=start)

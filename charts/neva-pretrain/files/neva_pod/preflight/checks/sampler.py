@@ -1,5 +1,6 @@
 """What NeMo's sampler takes: numbers of samples, consumed or in all, that are whole passes of all replicas."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -83,7 +84,9 @@ def batches_of(settings: Settings) -> Batches | None:
 def length_problems(settings: Settings, samples: int) -> Iterator[Finding]:
     """Of fewer samples than a pass nothing is ever drawn; NeMo's sampler divides by that nothing."""
     batches = batches_of(settings)
-    if batches and 0 <= samples < batches.size:
+    if settings.text("samples.loader", "cyclic") == "single":
+        yield from _once_through(settings, samples)
+    elif batches and 0 <= samples < batches.size:
         yield failed(
             f"{samples} samples are fewer than one pass of all replicas takes, {batches}: NeMo's sampler cannot begin",
             "; or ".join(
@@ -92,9 +95,22 @@ def length_problems(settings: Settings, samples: int) -> Iterator[Finding]:
         )
 
 
+def _once_through(settings: Settings, samples: int, consumed: int = 0) -> Iterator[Finding]:
+    """With `single` there is no second epoch: NeMo ends at once, or in an error about a length."""
+    batch, left = settings.integer("training.globalBatchSize", 0), samples - consumed
+    if left < batch:
+        yield failed(
+            f"{max(0, left)} of {samples} samples are left, fewer than a global batch ({batch}): NeMo trains nothing",
+            f"set config.model.data.dataloader_type=cyclic, or use a dataset of {consumed + batch} samples or more",
+        )
+
+
 def sampler_problems(context: Context, name: str, consumed: int) -> Iterator[Finding]:
     """The sampler asserts that what was consumed is whole passes of all replicas."""
-    if context.settings.text("samples.loader", "cyclic") != "cyclic":
+    if context.settings.text("samples.loader", "cyclic") == "single":
+        if context.settings.find("data.annotations") is not None:
+            with contextlib.suppress(ProblemError, NotPossibleError):  # the check dataset says so
+                yield from _once_through(context.settings, len(context.samples()), consumed)
         return
     batches = batches_of(context.settings)
     if batches is None:
