@@ -253,7 +253,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             )
         ),
         "job": {"kind": draw(st.sampled_from(["PyTorchJob", "TrainJob"]))},
-        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}])),
+        "run": draw(st.sampled_from([{}, {"id": "Bad_Id"}, {"id": "x" * 40}, {"id": "x" * 35}, {"id": "two-steps"}])),
         **draw(security_values()),
         "monitoring": draw(
             st.sampled_from(

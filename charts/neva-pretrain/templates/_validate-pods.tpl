@@ -22,6 +22,16 @@
     "rule" (printf "must be at most %d, so that the last pod's name has at most 63" $limit)
     "fix" "use a shorter fullnameOverride or run.id") -}}
 {{- end -}}
+{{- $named := ternary "fullnameOverride" "run.id" (and (eq $id "") (not (empty .Values.fullnameOverride))) -}}
+{{- $parts := dict $named ($id | default $full) "storage.results.mountPath" .Values.storage.results.mountPath -}}
+{{- range $word := .nevaRules.checkpointPathWords -}}
+  {{- $rule := printf "must not contain %s, which NeMo looks for in the whole path of a checkpoint" $word -}}
+  {{- range $key, $got := $parts -}}
+    {{- if contains $word $got -}}
+      {{- include "neva-pretrain.violation" (dict "key" $key "got" $got "rule" $rule "fix" "use another name") -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Pods get what they ask for, and restart together or not at all. */}}

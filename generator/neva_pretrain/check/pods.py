@@ -50,6 +50,13 @@ def check_names(facts: Facts) -> Iterator[Violation]:
             f"must be at most {limit}, so that the last pod's name has at most 63",
             "use a shorter fullnameOverride or run.id",
         )
+    named = "run.id" if run_id or not full else "fullnameOverride"
+    parts = {named: facts.run_id, "storage.results.mountPath": values["storage"]["results"]["mountPath"]}
+    for word in chart.rules()["checkpointPathWords"]:
+        for key, got in parts.items():
+            if word in got:
+                rule = f"must not contain {word}, which NeMo looks for in the whole path of a checkpoint"
+                yield Violation(key, got, rule, "use another name")
 
 
 def check_pods(facts: Facts) -> Iterator[Violation]:
