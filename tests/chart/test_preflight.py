@@ -179,21 +179,12 @@ def test_prepare_and_training_use_the_same_claims_paths_and_volumes() -> None:
         assert settings(before)[key] == settings(after)[key]
 
 
-@pytest.mark.parametrize(
-    ("model", "least"), [("llama2_7b_chat", 56), ("llama2_13b_chat", 104), ("llama2_70b_chat", 560)]
-)
-def test_e04_memory_follows_from_the_model(model: str, least: int) -> None:
-    """E04: at least two fp32 copies of the weights."""
-    preset = catalog.get(model).preset
-    training = {"tensorParallelSize": preset.tensor_parallel_size, "microBatchSize": preset.micro_batch_size}
-    job = helm.one(helm.render({"model": {"name": model}, "training": training, **prepare()}), "Job")
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    memory = container["resources"]["limits"]["memory"]
-    assert memory.endswith("Gi")
-    assert least <= int(memory[:-2]) <= 1.2 * least
-    assert int(memory[:-2]) * 2**30 >= 8 * catalog.get(model).architecture.parameters
-    disk = container["resources"]["limits"]["ephemeral-storage"]
-    assert int(disk[:-1]) * 10**9 >= 4 * catalog.get(model).architecture.parameters
+def test_e04_memory_is_the_same_for_every_model() -> None:
+    """E04: the conversion holds one tensor at a time; 16 GiB are enough for the largest, Nemotron's embedding."""
+    largest = max(m.architecture.vocab_size * m.architecture.hidden_size for m in map(catalog.get, catalog.names()))
+    (container,) = helm.one(helm.render(prepare()), "Job")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "16", "memory": "16Gi"}
+    assert 2 * largest < 0.75 * 16 * 2**30
 
 
 def test_prepare_is_online_only_for_a_hub_id() -> None:

@@ -259,6 +259,7 @@ class TestLegacy:
         [
             ({}, True),
             ({"num_moe_experts": 2}, True),
+            ({"sequence_parallel": True}, True),
             ({"bias": True, "normalization": "layernorm1p"}, False),
             ({"bias": True, "kv_channels": 4}, True),
         ],
@@ -266,7 +267,7 @@ class TestLegacy:
     def test_r01_ranks_make_one_model(
         self, tmp_path: Path, config: dict[str, Any], gated: bool, tensor: int, pipeline: int
     ) -> None:
-        """R01: whatever TP and PP it was split for, the tensors are the same."""
+        """R01: whatever TP and PP it was split for, the tensors are the same; E06: with sequence parallelism, too."""
         config = megatron(**config)
         whole = assert_whole(self.planned(tmp_path / "whole", config, 1, 1, gated))
         assert assert_whole(self.planned(tmp_path / "split", config, tensor, pipeline, gated)) == whole

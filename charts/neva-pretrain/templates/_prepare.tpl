@@ -1,14 +1,3 @@
-{{/* Parameters of the language model, as catalog.py counts them, in billions and rounded up with 2% to spare. */}}
-{{- define "neva-pretrain.billions" -}}
-{{- $a := . -}}
-{{- $h := int64 $a.hiddenSize -}}
-{{- $kv := mul $a.numQueryGroups (div $h $a.numAttentionHeads) -}}
-{{- $attention := mul 2 $h (add $h $kv) -}}
-{{- $mlp := mul (ternary 3 2 $a.gatedMlp) $h $a.ffnHiddenSize $a.numExperts -}}
-{{- $parameters := add (mul $a.numLayers (add $attention $mlp)) (mul 2 $a.vocabSize $h) -}}
-{{- div (add (mul $parameters 102) 99999999999) 100000000000 -}}
-{{- end -}}
-
 {{/* The NeMo image asks the container runtime for all GPUs; a pod that requested none must not see others'. */}}
 {{- define "neva-pretrain.noGpu" -}}
 {"NVIDIA_VISIBLE_DEVICES": "void"}
@@ -30,13 +19,6 @@
 {{- define "neva-pretrain.preparePod" -}}
 {{- $root := .root -}}{{- $f := .facts -}}{{- $configMap := .configMap -}}
 {{- $v := $root.Values -}}{{- $p := $v.prepare -}}
-{{- $billions := include "neva-pretrain.billions" $f.architecture -}}
-{{- /* The converter holds the model twice in fp32 (E04); scratch holds it once. */ -}}
-{{- $memory := $p.resources.memory | default (printf "%dGi" (mul 8 $billions)) -}}
-{{- $resources := dict "cpu" $p.resources.cpu "memory" $memory -}}
-{{- if not (include "neva-pretrain.storageSources" $v.storage.scratch | fromJsonArray) -}}
-  {{- $_ := set $resources "ephemeral-storage" (printf "%dG" (mul 4 $billions)) -}}
-{{- end -}}
 {{- $online := include "neva-pretrain.prepareOnline" $root | not | not -}}
 {{- $env := include "neva-pretrain.ownEnvironment" (dict "root" $root "facts" $f "online" $online) | fromJson -}}
 {{- include "neva-pretrain.merge" (dict "into" $env "from" (include "neva-pretrain.noGpu" . | fromJson)) -}}
@@ -48,7 +30,7 @@ containers:
   - name: prepare
     command: ["python3", "-m", "neva_pod.prepare", "--settings", "settings.json"]
     workingDir: /etc/neva
-    {{- include "neva-pretrain.container" (dict "root" $root "rdma" false "resources" $resources) | nindent 4 }}
+    {{- include "neva-pretrain.container" (dict "root" $root "rdma" false "resources" $p.resources) | nindent 4 }}
     env:
       {{- include "neva-pretrain.envList" (dict "root" $root "env" $env "online" $online) | trim | nindent 6 }}
       {{- include "neva-pretrain.secretEnvironment" $root | nindent 6 }}

@@ -91,7 +91,7 @@ undivided. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp. Takes a dict: root,
+{{/* NeMo builds the gate by the activation's name; the plan and prepare go by gatedMlp. Takes a dict: root,
 facts. */}}
 {{- define "neva-pretrain.activationBreaks" -}}
 {{- include "neva-pretrain.loadRules" .root -}}

@@ -82,7 +82,7 @@ def check_batch(plan: Plan) -> Iterator[Violation]:
 
 
 def check_activation(arch: catalog.Architecture, activation: object, kernels: str) -> Iterator[Violation]:
-    """NeMo builds the gate by the activation's name; the plan, and prepare's memory, go by gatedMlp."""
+    """NeMo builds the gate by the activation's name; the plan and prepare go by gatedMlp."""
     known = chart.rules()["activations"]
     right, other = ("gated", "plain") if arch.gated_mlp else ("plain", "gated")
     if activation in known[other]:

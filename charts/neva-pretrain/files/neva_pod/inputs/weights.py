@@ -207,7 +207,7 @@ def torch_shapes(file: BinaryIO) -> dict[str, Shape]:
     return {n: t for n, t in index.items() if isinstance(t, Shape)} if isinstance(index, dict) else {}
 
 
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+FLOATS = {"BF16": 2} | {f"F{8 * width}": width for width in (2, 4, 8)}
 """Bytes of a number, by safetensors' names of the types."""
 
 
