@@ -1,6 +1,7 @@
 """From a request to a values file: request -> plan -> values -> facts -> verdict -> text."""
 
 import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from neva_pretrain.model.catalog import Model
 from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.output import printable
 from neva_pretrain.plan import explain, recorded, saving, search
-from neva_pretrain.plan.plan import Plan, Request, make_plan, warmup_for
+from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Plan, Request, make_plan, warmup_for
 from neva_pretrain.plan.setup import Kernels
 from neva_pretrain.plan.time import speedup
 
@@ -32,6 +33,9 @@ class Options(NamedTuple):
 
     Attributes:
         save_every: steps between checkpoints.
+        checkpoint: whether any are saved.
+        learning_rate: the peak.
+        run_id: names the results folder.
         kernels: those of the model.
         gpu: kind of GPU, a key of ``hardware.GPUS``.
         image: repository and tag or digest of the container's image.
@@ -40,6 +44,9 @@ class Options(NamedTuple):
     """
 
     save_every: int | None = None
+    checkpoint: bool = True
+    learning_rate: float | None = None
+    run_id: str | None = None
     kernels: Kernels | None = None
     gpu: str | None = None
     image: Mapping[str, str] | None = None
@@ -49,12 +56,17 @@ class Options(NamedTuple):
     def values(self) -> dict[str, Any]:
         """Return what is said, as values."""
         said: dict[str, Any] = {}
+        if self.run_id:
+            said["run"] = {"id": self.run_id}
+        if not self.checkpoint:
+            said["checkpoint"] = {"enabled": False}
         if self.save_every:
             said["checkpoint"] = {"everyNSteps": self.save_every}
         if self.image:
             said["image"] = dict(self.image)
-        if training := {key: value for key, value in (("kernels", self.kernels), ("gpu", self.gpu)) if value}:
-            said["training"] = training
+        training = {"learningRate": self.learning_rate, "kernels": self.kernels, "gpu": self.gpu}
+        if any(training.values()):
+            said["training"] = {key: value for key, value in training.items() if value}
         return said
 
 
@@ -91,10 +103,10 @@ def generate(request: Request, options: Options, command: str, output: Path | No
     setup = facts.setup
     if section(chart_values.overlay(options.values(), site), "checkpoint").get("everyNSteps"):
         words = [*words, *saves(facts)]
-    else:  # now that a step's time is known
+    elif setup.checkpoint_interval:  # now that a step's time is known
         setup = replace(setup, checkpoint_interval=saving.interval(setup, facts.plan.max_steps))
         values = chart_values.merge(values, {"checkpoint": {"everyNSteps": setup.checkpoint_interval}})
-    text = emit(with_prediction(values, facts, setup), facts.plan, command, notes, output)
+    text = emit(with_prediction(values, facts, setup), facts.plan, command, notes, output, request.samples)
     return text, [*words, *verdict.warnings, *gain]
 
 
@@ -159,7 +171,7 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
     values: dict[str, Any] = {
         "model": {
             "name": model.name,
-            "llmPath": f"{Path(defaults['model']['llmPath']).parent}/{model.folder}",
+            "llmPath": f"{posixpath.dirname(defaults['model']['llmPath'])}/{model.folder}",
             "visionEncoderPath": f"{models}/{model.vision.path}",
         },
         "training": plan.training_values(),
@@ -168,18 +180,26 @@ def from_plan(plan: Plan, model: Model, more: Mapping[str, Any]) -> dict[str, An
     return chart_values.merge(values, more)
 
 
-def emit(values: Mapping[str, Any], plan: Plan, command: str, notes: list[str], output: Path | None) -> str:
+def emit(
+    values: Mapping[str, Any],
+    plan: Plan,
+    command: str,
+    notes: list[str],
+    output: Path | None,
+    epoch: int = SAMPLES_PER_EPOCH,
+) -> str:
     """Return the text of a values file: the schema for editors, the command, what follows from it, the values.
 
     The same arguments give the same bytes; the schema's path is relative to the file's folder, by its name alone.
     """
-    schema = os.path.relpath(SCHEMA_IN_CHECKOUT, output.parent if output and not output.is_absolute() else ".")
+    folder = output.parent if output and not output.is_absolute() else "."
+    schema = Path(os.path.relpath(SCHEMA_IN_CHECKOUT, folder)).as_posix()
     lines = [
         f"# yaml-language-server: $schema={schema}",
         f"# {printable(' '.join(command.splitlines()))}",
         f"#   {plan.gpus} GPUs on {_counted(plan.nodes, 'node')}: 1 master, {_counted(plan.workers, 'worker')}",
         f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
-        f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.epochs:.2f} epochs",
+        f"#   {plan.samples:,} samples in {plan.max_steps:,} steps, {plan.samples / epoch:.2f} epochs",
         *(f"# {note}" for note in notes),
     ]
     style: dict[str, Any] = {"sort_keys": False, "default_flow_style": False, "width": 1000}

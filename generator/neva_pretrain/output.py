@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import re
-import shutil
 import stat
 import sys
 import tempfile
@@ -37,6 +36,13 @@ def say(text: str, err: bool = False, nl: bool = True) -> None:
     click.echo(printable(text), err=err, nl=nl)
 
 
+def _in_utf_8() -> None:
+    """Let what is redirected be UTF-8, as values files are, also where the system's encoding is another (Windows)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
+
+
 class Boundary(click.Command):
     """A command whose refusals end as ``ERROR: ...`` lines and an exit code, also when it is wrongly used."""
 
@@ -49,6 +55,7 @@ class Boundary(click.Command):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run and exit, as click does."""
         run: Any = super().main  # its overloads leave no room for a bool
+        _in_utf_8()
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
@@ -138,20 +145,22 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _replace(target: Path, data: bytes, old: os.stat_result | None) -> None:
-    with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=".neva-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            _write_all(file.fileno(), data)
-            if old is None:
-                mask = os.umask(0)
-                os.umask(mask)
-                temporary.chmod(0o666 & ~mask)
-            else:
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".neva-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0):  # closed before it is moved: Windows moves no open file
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        if old is None:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+        else:
+            if hasattr(os, "chown"):
                 with suppress(OSError):  # only root gives files away
-                    shutil.chown(temporary, old.st_uid, old.st_gid)
-                temporary.chmod(stat.S_IMODE(old.st_mode))
-            os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                    os.chown(temporary, old.st_uid, old.st_gid)
+            temporary.chmod(stat.S_IMODE(old.st_mode))
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The values file of each case."""
     made = tmp_path_factory.mktemp("values")
     for model, nodes in CASES:
-        done = neva_values("--gpus", 8 * nodes, "--model", model, "--output", made / f"{model}-{nodes}.yaml")
+        done = neva_values("--gpus", 8 * nodes, "--model", model, "--write", made / f"{model}-{nodes}.yaml")
         assert done.exit_code == 0, (model, nodes, done.stderr)
     return made
 
@@ -78,7 +78,7 @@ def test_the_planner_has_an_answer(model: str, nodes: int) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_planners_best_passes_check_and_helm(model: str, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
-    done = neva_values("--gpus", 128, "--model", model, "--optimize", "--output", file)
+    done = neva_values("--gpus", 128, "--model", model, "--optimize", "--write", file)
     assert done.exit_code == 0, done.stderr
     checked = neva_values("check", file)
     assert checked.exit_code == 0, checked.output

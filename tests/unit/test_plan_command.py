@@ -112,6 +112,7 @@ def test_refused_are_listed_with_their_sums() -> None:
         (("--global-batch", "2048"), (1, 1, 16)),
         (("--tokens-per-sample", "1024"), (1, 1, 8)),
         (("--gpus-per-node", "4"), (1, 1, 16)),
+        (("--tp", "2", "--pp", "2", "--mbs", "8", "--gbs", "1024"), (2, 2, 8)),
     ],
 )
 def test_options(options: tuple[str, ...], best: tuple[int, int, int]) -> None:
@@ -124,7 +125,8 @@ def test_options(options: tuple[str, ...], best: tuple[int, int, int]) -> None:
     ("options", "message"),
     [
         (("--batch-policy", "fixed", "--global-batch", "512"), "exclude each other"),
-        (("--plot", "plan.pdf"), "must end in .png or .svg"),
+        (("--plot", "plan.txt"), "must end in .png, .svg or .pdf"),
+        (("--gpus", "8", "--nodes", "1"), "--gpus and --nodes exclude each other"),
         (("--gpu", "v100"), "'v100' is not one of"),
         (("--tensor-parallel", "0"), "0 is not in the range"),
     ],
@@ -151,7 +153,7 @@ def test_durations(seconds: float, said: str) -> None:
 
 class TestPlot:
     @pytest.mark.slow
-    @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+    @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
     def test_draws_the_same_bytes_twice(self, tmp_path: Path, suffix: str, magic: bytes) -> None:
         pytest.importorskip("matplotlib")
         files = [tmp_path / f"{n}.{suffix}" for n in (1, 2)]

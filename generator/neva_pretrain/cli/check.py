@@ -8,19 +8,25 @@ import click
 
 from neva_pretrain.chart import values
 from neva_pretrain.check.verdict import Verdict, judge, saves
+from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE
 from neva_pretrain.errors import InputError
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.output import say
 
+EPILOG = """\b
+Examples:
+  neva-values check values.yaml
+  neva-values check values/*.yaml --gpu h200-141gb
+  neva-values --gpus 128 | neva-values check - -o json
+"""
 
-@click.command()
+
+@click.command("check", epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
-)
-@click.option("--gpu", type=click.Choice(list(GPUS)), help="GPU type. [default: training.gpu]")
+@options.gpu(show_default="training.gpu")
+@options.output()
 @click.pass_context
 def check(ctx: click.Context, files: Sequence[Path], output: str, gpu: str | None) -> None:
     """Check values files as Helm would see them: schema, rules between values, GPU memory.

@@ -16,24 +16,22 @@ import click
 from neva_pretrain import __version__
 from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
-from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE
+from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
 from neva_pretrain.output import Boundary, say
 
 if TYPE_CHECKING:  # --help does not wait for these
     from neva_pretrain.plan.plan import BatchPolicy
     from neva_pretrain.plan.setup import Kernels
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   neva-values --gpus 128 > values.yaml
-  neva-values --gpus 8 --model llama2_13b_chat --site site.yaml --output values.yaml
+  neva-values --nodes 1 --model llama2_13b_chat --site site.yaml --write values.yaml
   neva-values --gpus 128 --optimize
   neva-values plan --gpus 128
   neva-values check values/*.yaml
-\b
-Completion for bash (likewise zsh and fish):
-  eval "$(_NEVA_VALUES_COMPLETE=bash_source neva-values)"
-"""
+
+{options.completion("neva-values")}"""
 
 
 class _Group(Boundary, click.Group):
@@ -42,6 +40,7 @@ class _Group(Boundary, click.Group):
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
         "check": "neva_pretrain.cli.check:check",
+        "models": "neva_pretrain.cli.models:models",
         "plan": "neva_pretrain.cli.plan:plan",
         "preflight": "neva_pretrain.cli.preflight:preflight",
     }
@@ -50,6 +49,14 @@ class _Group(Boundary, click.Group):
         super().__init__(*args, **more)
         self.writes_values = True
         """Whether what this run is for goes to stdout as values."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in ("-o", "--output"):  # a form to its subcommands, and a file to other tools
+                raise click.UsageError(f"{error.message} Did you mean '--write'?", ctx) from None
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,6 +91,7 @@ class _Group(Boundary, click.Group):
             formatter.write_dl(
                 [
                     ("check", "Check values files: schema, rules between values, GPU memory."),
+                    ("models", "List the catalog's models."),
                     ("plan", "Compare configurations for a number of GPUs."),
                     ("preflight", "Check data, models and results folders on this machine."),
                 ]
@@ -96,7 +104,8 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
@@ -113,78 +122,99 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
 
 
 @click.group(
+    "neva-values",
     cls=_Group,
     invoke_without_command=True,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--gpus", type=POSITIVE, metavar="N", help="Number of GPUs; the only required option.")
-@options.model
-@options.gpus_per_node
-@click.option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size. [default: preset]")
-@click.option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline size. [default: preset]")
-@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Micro batch size. [default: preset, or less]")
-@click.option("--global-batch", type=POSITIVE, metavar="N", help="Global batch size. [default: by the batch policy]")
+@options.gpus()
+@options.nodes()
+@options.gpus_per_node()
+@options.gpu(show_default=GPU_KINDS[0])
+@options.model(default="llama2_7b_chat", show_default=True)
+@options.tensor_parallel(show_default="the preset's")
+@options.pipeline_parallel(show_default="the preset's")
+@options.micro_batch(show_default="the preset's, or less")
+@options.global_batch(show_default="by the batch policy")
+@options.batch_policy()
+@options.max_steps(show_default="one epoch")
+@click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, in place of --max-steps.")
+@options.samples()
 @click.option(
-    "--batch-policy",
-    type=click.Choice(["per-node", "fixed"]),
-    default="per-node",
-    show_default=True,
-    help="Global batch: 256 per node, or 256 in total. The samples seen stay the same.",
+    "--learning-rate",
+    type=Number(0, 1, min_open=True),
+    metavar="RATE",
+    show_default="0.001",
+    help="Peak learning rate.",
 )
-@click.option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps. [default: one epoch]")
-@click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the dataset, instead of --max-steps.")
-@click.option("--save-every", type=POSITIVE, metavar="N", help="Steps between checkpoints. [default: as planned]")
-@click.option("--kernels", type=click.Choice(["reference", "fused"]), help="Kernels. [default: reference]")
-@click.option("--gpu", type=click.Choice(GPU_KINDS), help=f"GPU type. [default: {GPU_KINDS[0]}]")
+@click.option("--save-every", type=POSITIVE, metavar="N", show_default="as planned", help="Steps between checkpoints.")
+@click.option("--no-checkpoint", is_flag=True, help="Save no checkpoints.")
+@options.kernels()
 @click.option("--optimize", is_flag=True, help="Use the planner's best parallelism and micro batch.")
+@click.option("--run-id", metavar="ID", show_default="the release's name", help="Names the results folder.")
 @click.option("--image", metavar="REPOSITORY:TAG", callback=_image, help="Container image.")
-@click.option("--site", type=FILE, metavar="FILE", help="Partial values of your site, merged over the result.")
-@click.option("--output", type=FILE, metavar="FILE", help="Write here, atomically. [default: stdout]")
+@click.option(
+    "--site",
+    type=FILE,
+    metavar="FILE",
+    envvar="NEVA_SITE",
+    show_envvar=True,
+    help="Partial values of your site, merged over the result.",
+)
+@click.option("--write", "file", type=FILE, metavar="FILE", show_default="stdout", help="Write here, atomically.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
 @click.version_option(__version__)
 @click.pass_context
 def main(
     ctx: click.Context,
     gpus: int | None,
-    model: str,
+    nodes: int | None,
     gpus_per_node: int,
+    gpu: str | None,
+    model: str,
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
     micro_batch: int | None,
     global_batch: int | None,
-    batch_policy: BatchPolicy,
+    batch_policy: BatchPolicy | None,
     max_steps: int | None,
     epochs: int | None,
+    samples: int | None,
+    learning_rate: float | None,
     save_every: int | None,
+    no_checkpoint: bool,
     kernels: Kernels | None,
-    gpu: str | None,
     optimize: bool,
+    run_id: str | None,
     image: dict[str, str] | None,
     site: Path | None,
-    output: Path | None,
+    file: Path | None,
     verbose: bool,
 ) -> None:
-    """Write consistent values for the neva-pretrain chart from a number of GPUs."""
+    """Write consistent values for the neva-pretrain chart from a number of GPUs.
+
+    It reads and writes local files alone: nothing is sent anywhere.
+    """
     if ctx.invoked_subcommand is not None:
-        given = [n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
-        if given:
-            option = f"--{given[0].replace('_', '-')}"
-            raise click.UsageError(f"{option} must follow {ctx.invoked_subcommand}.")
+        for parameter in ctx.command.params:
+            if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{parameter.opts[0]} must follow {ctx.invoked_subcommand}.")
         return
-    if gpus is None:
-        raise click.UsageError("Missing option '--gpus'. Try: neva-values --gpus 128")
-    if max_steps and epochs:
-        raise click.UsageError("--max-steps and --epochs exclude each other.")
+    total = options.size(gpus, nodes, gpus_per_node)
+    exclude(max_steps=max_steps, epochs=epochs)
+    exclude(max_steps=max_steps, samples=samples)
+    exclude(batch_policy=batch_policy, global_batch=global_batch)
+    exclude(save_every=save_every, no_checkpoint=no_checkpoint)
     if isinstance(ctx.command, _Group):
-        ctx.command.writes_values = output is None
+        ctx.command.writes_values = file is None
     # Here, so that --help does not wait for them.
     from neva_pretrain.cli.generate import write
     from neva_pretrain.generate import Options
-    from neva_pretrain.plan.plan import Request
+    from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Request
 
     request = Request(
-        gpus=gpus,
+        gpus=total,
         model=model,
         gpus_per_node=gpus_per_node,
         tensor_parallel=tensor_parallel,
@@ -193,6 +223,22 @@ def main(
         global_batch=global_batch,
         max_steps=max_steps,
         epochs=epochs,
-        batch_policy=batch_policy,
+        samples=samples or SAMPLES_PER_EPOCH,
+        batch_policy=batch_policy or "per-node",
     )
-    write(request, Options(save_every, kernels, gpu, image, site, optimize), output, verbose=verbose)
+    write(
+        request,
+        Options(
+            save_every=save_every,
+            checkpoint=not no_checkpoint,
+            learning_rate=learning_rate,
+            run_id=run_id,
+            kernels=kernels,
+            gpu=gpu,
+            image=image,
+            site=site,
+            optimize=optimize,
+        ),
+        file,
+        verbose=verbose,
+    )

@@ -19,6 +19,8 @@ from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.records import RunSettings
 from neva_pod.monitor.run import Run
 from neva_pretrain import __version__
+from neva_pretrain.cli import options
+from neva_pretrain.cli.options import FILE, Number
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import page, report, settings, sources, view
@@ -28,7 +30,7 @@ from neva_pretrain.monitor.kubectl import Kubectl
 from neva_pretrain.monitor.sources import Chunk
 from neva_pretrain.output import Boundary, say, write
 
-_EPILOG = """
+_EPILOG = f"""
 \b
 Examples:
   neva-monitor neva -n training             follow the job of the release "neva"
@@ -41,7 +43,8 @@ Examples:
 Exit codes:
   0  training or finished      2  wrong usage, no such log or job
   1  failed, or cannot start   3  a warning, or waiting with a reason
-"""
+
+{options.completion("neva-monitor")}"""
 
 _SEVERITY = (Severity.FAILED, Severity.WARNING, Severity.OK)
 _PLAIN_EVERY = 30.0
@@ -87,35 +90,24 @@ class _Monitor(Boundary):
     refused = 2
 
 
-@click.command(cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("neva-monitor", cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", required=False)
 @click.option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
-@click.option(
-    "-f",
-    "--values",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Values file of the run: steps, batch size, plan.",
-)
-@click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Steps of the run.")
-@click.option("--global-batch-size", type=click.IntRange(1), metavar="N", help="Samples per step.")
-@click.option("--gpus", type=click.IntRange(1), metavar="N", help="GPUs of the job.")
-@click.option("--model", metavar="NAME", help="Catalog model, for MFU and tokens/s.")
-@click.option("--step-time", type=click.FloatRange(0, min_open=True), metavar="S", help="Planned step time.")
-@click.option(
-    "--gpu-type",
-    type=click.Choice(list(GPUS)),
-    help="GPU whose peak MFU is measured against.  [default: the planned one]",
-)
+@options.values()
+@options.gpus(show_default="of the run")
+@options.gpu(show_default="the planned one")
+@options.model(show_default="of the run")
+@options.global_batch(show_default="of the run")
+@options.max_steps(show_default="of the run")
+@click.option("--step-time", type=Number(0, min_open=True), metavar="S", help="Planned step time.")
 @click.option("--once", is_flag=True, help="Report on the log as it is, then exit.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format of the final report.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write loss and step time as .png, .svg, .pdf."
-)
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report page.")
+@options.output()
+@options.plot()
+@click.option("--html", type=FILE, metavar="FILE", help="Write a report page.")
 @click.option(
     "--stall-after",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=Limits.stall_seconds,
     show_default=True,
     metavar="S",
@@ -131,7 +123,7 @@ class _Monitor(Boundary):
 )
 @click.option(
     "--slow-below",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=Limits.slow_share,
     show_default=True,
     metavar="SHARE",
@@ -142,6 +134,13 @@ def command(
     source: str | None,
     namespace: str | None,
     context: str | None,
+    values: Path | None,
+    gpus: int | None,
+    gpu: str | None,
+    model: str | None,
+    global_batch: int | None,
+    max_steps: int | None,
+    step_time: float | None,
     once: bool,
     output: str,
     plot: Path | None,
@@ -149,24 +148,16 @@ def command(
     stall_after: float,
     nan_steps: int,
     slow_below: float,
-    values: Path | None,
-    model: str | None,
-    max_steps: int | None,
-    global_batch_size: int | None,
-    gpus: int | None,
-    step_time: float | None,
-    gpu_type: str | None,
 ) -> int:
     """Watch a NeVa pretraining run: progress, loss, speed against the plan, and what is wrong.
 
     SOURCE is a Helm release or job name, a log file, a folder of logs, or - for standard input.
-    A name that is also a file is read as the file; with -n it is a name in the cluster.
+    A name that is also a file is read as the file; with -n it is a name in the cluster. Of a cluster it asks what
+    kubectl may see; nothing is sent anywhere else.
     """
     limits = Limits(stall_seconds=stall_after, nan_in_a_row=nan_steps, slow_share=slow_below)
-    options = settings.Options(
-        values, model, max_steps, global_batch_size, gpus, step_time, GPUS[gpu_type] if gpu_type else None
-    )
-    log = _open(source, namespace, context, once, options)
+    said = settings.Options(values, model, max_steps, global_batch, gpus, step_time, GPUS[gpu] if gpu else None)
+    log = _open(source, namespace, context, once, said)
     run = Run(log.settings)
     ended = _watch(run, log, limits, live=not once and output == "text")
     if ended:
@@ -184,15 +175,13 @@ def command(
     return exit_code(judgements)
 
 
-def _open(
-    source: str | None, namespace: str | None, context: str | None, once: bool, options: settings.Options
-) -> _Input:
+def _open(source: str | None, namespace: str | None, context: str | None, once: bool, said: settings.Options) -> _Input:
     if source is None and not sys.stdin.isatty():
         source = "-"
     if source is None:
         raise click.UsageError("give a release name, a log file, a folder of logs, or - for standard input")
     if source == "-":
-        chosen = settings.chosen({}, options)
+        chosen = settings.chosen({}, said)
         chunks = sources.decoded(sources.pipe(sys.stdin.fileno(), once), "standard input")
         return _Input(chunks, chosen, lambda: ("" if once else "end of the input", False))
     path = Path(source)
@@ -203,13 +192,13 @@ def _open(
         recorded, trouble = settings.of_record(path)
         if trouble:
             say(f"warning: {trouble}", err=True)
-        chosen = settings.chosen(recorded, options)
+        chosen = settings.chosen(recorded, said)
         chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
         return _Input(chunks, chosen, lambda: ("", False), grows=True)
     if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):
         raise NevaError(f"{source}: no such file or folder")
     log = sources.JobLog(Kubectl(namespace, context), source)
-    chosen = settings.chosen(settings.of_annotations(log.job.annotations), options, log.job.name)
+    chosen = settings.chosen(settings.of_annotations(log.job.annotations), said, log.job.name)
     return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed), findings=lambda: log.findings)
 
 

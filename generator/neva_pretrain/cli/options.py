@@ -1,6 +1,13 @@
-"""Options that several commands have."""
+"""The options of all commands: one name has one meaning, and the same words, wherever it is taken.
 
+An option that only one command takes is said there. ``-o`` is the form of what is printed, as with kubectl and Helm;
+files are named by ``--write``, ``--plot`` and ``--html``.
+"""
+
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -10,9 +17,131 @@ GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 POSITIVE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-model = click.option(
-    "--model", default="llama2_7b_chat", show_default=True, metavar="NAME", help="Model in the catalog."
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Option:
+    """A row of the table: what a command takes as ``@options.name(default=...)``."""
+
+    def __init__(self, *names: str, **facts: Any) -> None:
+        self._names = names
+        self._facts = facts
+
+    def __call__(self, **own: Any) -> Callable[[F], F]:
+        """Return the decorator; a command has a say in the default alone."""
+        return click.option(*self._names, **self._facts, **own)
+
+
+class Number(click.FloatRange):
+    """A number in a range; of NaN click says that it is in each."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+class _Picture(click.Path):
+    name = "picture"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+            self.fail("must end in .png, .svg or .pdf", param, ctx)
+        return path
+
+
+def _models(_context: click.Context, _option: click.Parameter, typed: str) -> list[str]:
+    """Complete the name of a model."""
+    from neva_pretrain.model import catalog
+
+    return [name for name in catalog.names() if name.startswith(typed.replace("-", "_"))]
+
+
+def checks(_context: click.Context, _option: click.Parameter, typed: str) -> list[str]:
+    """Complete the last of some checks' names, with commas between them."""
+    from neva_pod.preflight.checks import CHECKS, NODE
+
+    before, comma, start = typed.rpartition(",")
+    names = (name for name in CHECKS if name not in NODE and name not in before.split(","))
+    return [f"{before}{comma}{name}" for name in names if name.startswith(start)]
+
+
+gpus = Option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job.")
+nodes = Option("--nodes", type=POSITIVE, metavar="N", help="Nodes of the job, in place of --gpus.")
+gpus_per_node = Option(
+    "--gpus-per-node", type=POSITIVE, metavar="N", default=8, show_default=True, help="GPUs of each node."
 )
-gpus_per_node = click.option(
-    "--gpus-per-node", type=POSITIVE, default=8, show_default=True, metavar="N", help="GPUs of each node."
+gpu = Option("--gpu", type=click.Choice(GPU_KINDS), help="Kind of GPU.")
+model = Option("--model", shell_complete=_models, metavar="NAME", help="Model of the catalog; see neva-values models.")
+tensor_parallel = Option("--tensor-parallel", "--tp", type=POSITIVE, metavar="N", help="Tensor parallel size.")
+pipeline_parallel = Option("--pipeline-parallel", "--pp", type=POSITIVE, metavar="N", help="Pipeline parallel size.")
+micro_batch = Option("--micro-batch", "--mbs", type=POSITIVE, metavar="N", help="Micro batch size.")
+global_batch = Option("--global-batch", "--gbs", type=POSITIVE, metavar="N", help="Global batch size.")
+batch_policy = Option(
+    "--batch-policy",
+    type=click.Choice(["per-node", "fixed"]),
+    show_default="per-node",
+    help="Global batch: 256 per node, or 256 in total. The samples seen stay the same.",
 )
+samples = Option(
+    "--samples",
+    type=POSITIVE,
+    metavar="N",
+    show_default="555520, of LLaVA-Pretrain-LCS-558K",
+    help="Samples of one epoch.",
+)
+max_steps = Option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps of the run.")
+kernels = Option(
+    "--kernels",
+    type=click.Choice(["reference", "fused"]),
+    show_default="reference",
+    help="As in NVIDIA's presets, or fused SwiGLU, RoPE and cuDNN attention.",
+)
+values = Option("-f", "--values", type=FILE, metavar="FILE", help="Values file of the run.")
+plot = Option(
+    "--plot",
+    type=_Picture(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also draw it, as .png, .svg or .pdf; needs pip install 'neva-pretrain[plot]'.",
+)
+output = Option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of what is printed.",
+)
+
+
+def exclude(**given: object) -> None:
+    """Refuse options that say the same thing; they are named by their parameters."""
+    said = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(said) > 1:
+        raise click.UsageError(f"{' and '.join(said)} exclude each other.")
+
+
+def size(gpus: int | None, nodes: int | None, gpus_per_node: int) -> int:
+    """Return the GPUs of the job, however they were counted."""
+    exclude(gpus=gpus, nodes=nodes)
+    if nodes:
+        return nodes * gpus_per_node
+    if gpus is None:
+        path = click.get_current_context().command_path
+        raise click.UsageError(f"Missing option '--gpus'. Try: {path} --gpus 128")
+    return gpus
+
+
+def completion(program: str) -> str:
+    """Return what a program's --help says of completion."""
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    return f"""\b
+Completion of options, models, GPUs and checks, for the shell's startup file:
+  bash  eval "$({variable}=bash_source {program})"
+  zsh   eval "$({variable}=zsh_source {program})"
+  fish  {variable}=fish_source {program} | source
+"""

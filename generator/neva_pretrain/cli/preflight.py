@@ -22,6 +22,7 @@ from neva_pretrain.chart.access import Values
 from neva_pretrain.chart.values import merge, read
 from neva_pretrain.check import storage
 from neva_pretrain.check.verdict import accepted
+from neva_pretrain.cli import options
 from neva_pretrain.cli.options import POSITIVE
 from neva_pretrain.facts import Facts, below, results_in
 from neva_pretrain.model import catalog
@@ -101,19 +102,20 @@ def _places(_context: click.Context, _option: click.Parameter, value: tuple[str,
 
 FOLDER = click.Path(path_type=str)
 
+EPILOG = """\b
+Examples:
+  neva-values preflight -f values.yaml
+  neva-values preflight -f values.yaml --map /models/preset=/mnt/models
+  neva-values preflight --model llama2_13b_chat --tp 8 --llm llama-2-13b.nemo
+  neva-values preflight --dataset LLaVA-Pretrain-LCS-558K --decode all --only dataset,images
+"""
 
-@click.command("preflight")
-@click.option(
-    "-f",
-    "--values",
-    "values_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Values of the run: its model, paths and parallelism.",
-)
-@click.option("--model", "model_name", metavar="NAME", help="Model in the catalog.  [default: llama2_7b_chat]")
-@click.option("--tensor-parallel", type=POSITIVE, metavar="N", help="TP of the run.")
-@click.option("--pipeline-parallel", type=POSITIVE, metavar="N", help="PP of the run.")
+
+@click.command("preflight", epilog=EPILOG)
+@options.values()
+@options.model(show_default="model.name of the values")
+@options.tensor_parallel(show_default="of the values, or the preset's")
+@options.pipeline_parallel(show_default="of the values, or the preset's")
 @click.option("--dataset", type=FOLDER, metavar="DIR", help="Folder with blip_laion_cc_sbu_558k.json and images.")
 @click.option("--llm", type=FOLDER, metavar="PATH", help="NeMo checkpoint: .nemo file or unpacked folder.")
 @click.option("--tokenizer", type=FOLDER, metavar="PATH", help="Tokenizer file or folder.")
@@ -125,24 +127,28 @@ FOLDER = click.Path(path_type=str)
     multiple=True,
     callback=_places,
     metavar="MOUNT=DIR",
-    help="Local folder of a pod's mount path.  [default: storage.*.gpfs.nodePath]",
+    show_default="storage.*.gpfs.nodePath",
+    help="Local folder of a pod's mount path.",
 )
-@click.option("--sample", type=POSITIVE, metavar="N", help="Images to decode.  [default: preflight.sample]")
+@click.option("--sample", type=POSITIVE, metavar="N", show_default="preflight.sample", help="Images to decode.")
 @click.option(
     "--decode",
     type=click.Choice(["none", "sample", "all"]),
-    help="Which images to decode.  [default: preflight.decode]",
+    show_default="preflight.decode",
+    help="Which images to decode.",
 )
-@click.option("--only", default="", callback=_names, metavar="A,B", help="Run only these checks.")
-@click.option("--skip", default="", callback=_names, metavar="A,B", help="Skip these checks.")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+    "--only", default="", callback=_names, shell_complete=options.checks, metavar="A,B", help="Run only these checks."
 )
+@click.option(
+    "--skip", default="", callback=_names, shell_complete=options.checks, metavar="A,B", help="Skip these checks."
+)
+@options.output()
 @click.pass_context
 def preflight(
     context: click.Context,
-    values_file: Path | None,
-    model_name: str | None,
+    values: Path | None,
+    model: str | None,
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
     dataset: str | None,
@@ -162,12 +168,12 @@ def preflight(
     Options win over the values file. Ends with 1 when a check failed. The chart runs the same
     checks in every pod before training, and those of the node besides.
     """
-    values: Values = chart.defaults()
-    if values_file:
-        facts = accepted(Facts.of(merge(read(values_file), {"model": {"name": model_name}} if model_name else {})))
-        values, settings = facts.values, of_values(facts, places)
+    complete: Values = chart.defaults()
+    if values:
+        facts = accepted(Facts.of(merge(read(values), {"model": {"name": model}} if model else {})))
+        complete, settings = facts.values, of_values(facts, places)
     else:
-        settings = of_model(model_name or values["model"]["name"])
+        settings = of_model(model or complete["model"]["name"])
     given = {
         "model.checkpointPath": llm,
         "model.tokenizerPath": tokenizer,
@@ -183,7 +189,7 @@ def preflight(
             settings[section][name] = absolute(value) if isinstance(value, str) and name != "decode" else value
     if dataset:
         folder = absolute(dataset)
-        settings["data"] = {key: below(folder, values["data"][key]) for key in ("annotations", "images")}
+        settings["data"] = {key: below(folder, complete["data"][key]) for key in ("annotations", "images")}
     if results:
         settings["results"] = results_in(absolute(results))
     left_out = [] if only else settings["preflight"].get("skip", [])

@@ -79,10 +79,7 @@ def save_plot(run: Run, target: Path) -> None:
     bottom.set_ylim(0, 1.1 * max(without_outliers(seconds), planned or 0) if seconds else None)
     bottom.set_xlabel("step")
     top.set_title(printable(run.settings.name) or TITLE, loc="left", parse_math=False)
-    try:
-        figure.savefig(drawn := io.BytesIO(), format=target.suffix[1:] or "png", dpi=150)
-    except ValueError as error:
-        raise NevaError(f"--plot {target}: {error}") from error
+    figure.savefig(drawn := io.BytesIO(), format=target.suffix[1:].lower(), dpi=150)
     write(target, drawn.getvalue(), "--plot")
 
 

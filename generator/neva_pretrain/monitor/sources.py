@@ -6,6 +6,7 @@ that who reads can redraw and judge silence. It ends when nothing more will come
 
 import os
 import select
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -117,8 +118,11 @@ def only_compressed(folder: Path) -> list[str]:
 
 def _read(descriptor: int, timeout: float | None) -> bytes | None:
     """Return what can be read now, empty at the end, or None if nothing came in time."""
-    ready, _, _ = select.select([descriptor], [], [], timeout)
-    return os.read(descriptor, CHUNK) if ready else None
+    if timeout is not None and sys.platform != "win32":  # where it knows sockets only
+        ready, _, _ = select.select([descriptor], [], [], timeout)
+        if not ready:
+            return None
+    return os.read(descriptor, CHUNK)
 
 
 class Stamped:

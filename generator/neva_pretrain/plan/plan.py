@@ -11,14 +11,11 @@ from typing import Any, Literal, Self
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.model import catalog
 
-DATASET_SAMPLES = 558_128
-"""Conversations of blip_laion_cc_sbu_558k.json, counted in the published file."""
-
 REFERENCE_STEPS, REFERENCE_WARMUP, REFERENCE_BATCH = 2170, 70, 256
 """NVIDIA's NeVa presets: one epoch, drop_last, at a global batch size of 256."""
 
 SAMPLES_PER_EPOCH = REFERENCE_STEPS * REFERENCE_BATCH
-"""Samples that one epoch of the presets consumes (555,520 of 558,128)."""
+"""Samples that one epoch of the presets consumes, of the 558,128 in blip_laion_cc_sbu_558k.json."""
 
 BatchPolicy = Literal["per-node", "fixed"]
 
@@ -42,6 +39,7 @@ class Request:
         gpus: GPUs of the job.
         batch_policy: ``per-node`` is the source document's 256 samples a node and step, ``fixed`` NVIDIA's 256 in all.
         epochs: passes over the data; excludes max_steps.
+        samples: what one pass sees.
     """
 
     gpus: int
@@ -53,6 +51,7 @@ class Request:
     global_batch: int | None = None
     max_steps: int | None = None
     epochs: int | None = None
+    samples: int = SAMPLES_PER_EPOCH
     batch_policy: BatchPolicy = "per-node"
 
 
@@ -94,11 +93,6 @@ class Plan:
     def samples(self) -> int:
         """Samples that the run consumes."""
         return self.max_steps * self.global_batch_size
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the dataset."""
-        return self.samples / DATASET_SAMPLES
 
     def training_values(self) -> dict[str, Any]:
         """Return the plan as the ``training`` section of a values file."""
@@ -180,7 +174,7 @@ def make_plan(request: Request) -> Plan:
     pipeline = request.pipeline_parallel or model.preset.pipeline_parallel_size
     global_batch = request.global_batch or REFERENCE_BATCH * (nodes if request.batch_policy == "per-node" else 1)
     data_parallel = max(1, request.gpus // (tensor * pipeline))
-    max_steps = request.max_steps or steps_for(SAMPLES_PER_EPOCH * (request.epochs or 1), global_batch)
+    max_steps = request.max_steps or steps_for(request.samples * (request.epochs or 1), global_batch)
     return Plan(
         nodes=nodes,
         gpus_per_node=request.gpus_per_node,

@@ -33,7 +33,7 @@ _STYLE: Any = {
 
 
 def draw(result: Result, path: Path) -> None:
-    """Draw the plan to a PNG or SVG file; the same plan gives the same bytes."""
+    """Draw the plan to a PNG, SVG or PDF file; the same plan gives the same bytes."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -53,8 +53,8 @@ def draw(result: Result, path: Path) -> None:
         (rate, used), (total, end) = figure.subplots(2, 2)
         _over_micro_batch(result, rate, used)
         _over_gpus(result, total, end)
-        form = path.suffix[1:]
-        metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
+        form = path.suffix[1:].lower()
+        metadata: dict[str, Any] = {{"png": "Software", "svg": "Date", "pdf": "CreationDate"}[form]: None}
         figure.savefig(drawn := io.BytesIO(), format=form, dpi=130, metadata=metadata)
     output.write(path, drawn.getvalue(), "--plot")
 

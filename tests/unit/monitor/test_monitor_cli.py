@@ -57,7 +57,7 @@ def test_plain_summary(invoke: Invoke, log: Path) -> None:
     """One line for the run, then each judgement with evidence, cause and action."""
     log.write_text(OOM)
     code, out, err = invoke(
-        log, "--once", "--model", "llama2_7b_chat", "--gpus", 8, "--global-batch-size", 256,
+        log, "--once", "--model", "llama2_7b_chat", "--gpus", 8, "--global-batch", 256,
         "--step-time", 0.5,
     )  # fmt: skip
     assert code == 1
@@ -74,7 +74,7 @@ def test_plain_summary(invoke: Invoke, log: Path) -> None:
 def test_json(invoke: Invoke, log: Path) -> None:
     """Strict JSON with the run's numbers, also for a NaN loss."""
     log.write_text(HEALTHY + bar(120, loss=float("nan")))
-    code, out, _ = invoke(log, "--once", "-o", "json", "--global-batch-size", 256)
+    code, out, _ = invoke(log, "--once", "-o", "json", "--global-batch", 256)
     data = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert (code, data["exitCode"], data["status"]) == (0, 0, "training")
     assert (data["step"], data["maxSteps"], data["loss"]) == (121, 2170, None)
@@ -185,7 +185,8 @@ def test_a_record_that_is_none_tells_what_it_can(invoke: Invoke, tmp_path: Path,
         (["{log}", "-f", "{bad}", "--once"], "ERROR: training.nodes: got 0; must be at least 1"),
         (["{log}", "--once", "--html", "/nonexistent/r.html"], "ERROR: --html /nonexistent/r.html"),
         (["{log}", "--once", "--plot", "/nonexistent/r.png"], "ERROR: --plot /nonexistent/r.png"),
-        (["{log}", "--once", "--plot", "{log}.doc"], "'doc' is not supported"),
+        (["{log}", "--once", "--plot", "{log}.doc"], "must end in .png, .svg or .pdf"),
+        (["{log}", "--step-time", "nan"], "'nan' is not a number"),
         (["{log}", "--max-steps", "0"], "Invalid value for '--max-steps'"),
     ],
 )
@@ -259,7 +260,7 @@ def test_html_report(invoke: Invoke, log: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     code, _, _ = invoke(
         log, "--once", "--html", page, "--model", "llama2_7b_chat", "--gpus", 8,
-        "--global-batch-size", 256, "--step-time", 0.5,
+        "--global-batch", 256, "--step-time", 0.5,
     )  # fmt: skip
     assert code == 1
     text = page.read_text()

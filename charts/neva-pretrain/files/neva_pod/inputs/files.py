@@ -30,7 +30,7 @@ def open_file(path: str) -> BinaryIO:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file; of a pipe, do not wait for its writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none, nor such pipes
 
 
 def denied(path: str, error: OSError) -> Finding:

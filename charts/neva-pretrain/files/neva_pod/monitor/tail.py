@@ -41,7 +41,7 @@ def _shows_steps(path: Path) -> bool:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file, not waiting for the writer of a pipe that has its name."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none, nor such pipes
 
 
 class Tail:

@@ -128,7 +128,7 @@ class Torchrun:
         lines = []
         for rank, process in sorted(ranks, key=lambda r: r[0]):
             file = Path(self._stacks) / f"rank-{rank:05d}.txt"
-            text = file.read_text(errors="replace").strip() if file.exists() else ""
+            text = file.read_text("utf-8", errors="replace").strip() if file.exists() else ""
             state = processes.state(process.pid)
             lines.append(f"rank {rank}, PID {process.pid}, state {state.state if state else 'gone'}:")
             lines += [f"  {line}" for line in text.splitlines()] or ["  no answer"]

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -92,6 +91,8 @@ def check_memlock(context: Context) -> Iterator[Finding]:
     if not context.settings.flag("rdma"):
         yield note("RDMA is off")
         return
+    import resource  # Windows has none
+
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit != resource.RLIM_INFINITY and not has_capability(CAP_IPC_LOCK):
         yield failed(
