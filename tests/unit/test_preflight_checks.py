@@ -480,7 +480,7 @@ class TestCheckpoint:
             assert found == []
         else:
             assert "must be TP 8 PP 1" in found[0]
-            assert "repartition it (prepare.llm), or set training.tensorParallelSize=" in found[0]
+            assert "convert it (prepare.llm), or set training.tensorParallelSize=" in found[0]
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_format_can_be_demanded(self, settings: Settings, tmp_path: Path, layout: str) -> None:

@@ -76,8 +76,6 @@ def begin(settings: Settings, name: str) -> str:
         f"prepare.{origin}.source",
         f"prepare.{origin}.revision",
         "model",
-        "training.tensorParallelSize",
-        "training.pipelineParallelSize",
     )
     source = source_of(settings, origin)
     state = fingerprint(source, deep=name != "dataset") if source.startswith("/") else ""

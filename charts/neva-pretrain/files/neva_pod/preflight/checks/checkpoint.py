@@ -46,7 +46,7 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
             f"{show(found.path)}: is split for TP {found.tensor_parallel} PP "
             f"{found.pipeline_parallel}; must be "
             f"TP {tensor} PP {pipeline or 1}",
-            "repartition it (prepare.llm), or set "
+            "convert it (prepare.llm), or set "
             f"training.tensorParallelSize={found.tensor_parallel} and "
             f"training.pipelineParallelSize={found.pipeline_parallel}",
         )

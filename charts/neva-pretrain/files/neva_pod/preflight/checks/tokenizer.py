@@ -70,6 +70,6 @@ def check_vocabulary(context: Context) -> Iterator[Finding]:
                 "the checkpoint's embedding has "
                 f"{embedding[0] * context.checkpoint().tensor_parallel} rows; the tokenizer "
                 f"needs {wanted} at TP {tensor}",
-                "repartition the checkpoint for this TP (prepare.llm): that pads it",
+                "convert the checkpoint (prepare.llm): of a distributed one NeMo pads it at load",
             )
     yield note(f"{size} tokens, padded to {wanted} at TP {tensor}")
