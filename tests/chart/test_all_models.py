@@ -13,7 +13,7 @@ from neva_pretrain.model import catalog
 from tests.chart import helm
 from tests.chart.test_schema import kubeconform
 
-DOCUMENTATION = helm.ROOT / "docs" / "planner.md"
+DOCUMENTATION = helm.ROOT / "docs" / "explanation" / "planner.md"
 MODELS = catalog.names()
 NODES = (1, 2, 4, 16, 128)
 TOO_FEW = [("nemotron4_340b_chat", 1)]  # TP 8 x PP 2 needs two nodes, and its weights more than one node's memory

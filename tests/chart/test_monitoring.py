@@ -130,7 +130,7 @@ def test_the_results_are_seen_where_training_sees_them() -> None:
 
 def test_the_example_of_the_documentation_is_a_site_file_that_works(tmp_path: Path) -> None:
     """Through neva-values, which adds what the planner says of the run."""
-    document = (helm.ROOT / "docs" / "monitor.md").read_text()
+    document = (helm.ROOT / "docs" / "reference" / "monitor.md").read_text()
     (example,) = re.findall(r"^```yaml\n(.*?)^```$", document, re.M | re.S)
     site, values = tmp_path / "site.yaml", tmp_path / "values.yaml"
     site.write_text(example)

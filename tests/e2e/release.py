@@ -48,7 +48,7 @@ class Release:
         return done.stdout
 
     def install(self, *args: str) -> str:
-        """Install; of a TrainJob once more where Trainer had not yet seen its runtime (docs/scheduling.md)."""
+        """Install; of a TrainJob once more where Trainer had not yet seen its runtime (docs/how-to/trainjob.md)."""
         done = self.helm("upgrade", "--install", self.name, str(CHART), *args)
         if self.kind == "TrainJob" and "must be created before the TrainJob is created" in done.stderr:
             done = self.helm("upgrade", "--install", self.name, str(CHART), *args)

@@ -1,4 +1,4 @@
-"""Faults that the cluster brings on, on the real controllers: each docstring is the fault of docs/reference/faults.md.
+"""Faults that the cluster brings on, on the real controllers: each docstring is a row of docs/explanation/survival.md.
 
 What the supervisors do of it, with real processes, is in other files: here are the pods that the controllers make anew,
 and those that they do not.

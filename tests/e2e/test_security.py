@@ -32,7 +32,7 @@ NON_ROOT: Manifest = {"runAsNonRoot": True, "runAsUser": 1000}
 RESTRICTED: Manifest = {"fabric": "tcp", "securityContext": NON_ROOT}
 TWO_NODES: Manifest = {"training": {"nodes": 2, "globalBatchSize": 512}}
 (OPERATOR_TEMPLATE,) = re.findall(
-    r"^```yaml\n(- name: init-pytorch\n.*?)^```", (ROOT / "docs/security.md").read_text(), re.M | re.S
+    r"^```yaml\n(- name: init-pytorch\n.*?)^```", (ROOT / "docs/reference/security.md").read_text(), re.M | re.S
 )
 FLAG = "--pytorch-init-container-template-file"
 
@@ -284,7 +284,7 @@ ENFORCED: Manifest = {"podSecurity": {"enforce": "restricted"}}
 
 @pytest.fixture(scope="module")
 def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A control plane whose operator has the init container from docs/security.md."""
+    """A control plane whose operator has the init container from docs/reference/security.md."""
     with Sandbox.up(folder=tmp_path_factory.mktemp("careful"), nodes=4) as box:
         template = box.folder / "initContainer.yaml"
         template.write_text(OPERATOR_TEMPLATE)

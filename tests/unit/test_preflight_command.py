@@ -28,7 +28,7 @@ from neva_pretrain.cli import preflight as cli
 from tests.unit.preflight_tools import ARCHITECTURE, FILES, sample, world, write_saved
 from tests.waiting import PATIENCE, ended, until
 
-DOCS = Path(__file__).parents[2] / "docs" / "preflight.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "preflight.md"
 
 
 @pytest.fixture

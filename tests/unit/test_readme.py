@@ -1,10 +1,11 @@
-"""What the README says is what there is: commands, options, outputs, files, values and versions."""
+"""What the pages say is what there is: commands, options, outputs, files, values and versions."""
 
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import click
@@ -13,23 +14,25 @@ import yaml
 from click.testing import CliRunner
 
 from neva_pretrain import chart
+from neva_pretrain.chart import values
+from neva_pretrain.check import rules, schema
 from neva_pretrain.cli.main import main
 from neva_pretrain.cli.monitor import command as monitor
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from tests.chart import helm
+from tests.unit.pages import DOCS, PAGES, README, ROOT, block, blocks, commands, text
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = {"monitor": (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")}
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-INDENTED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
-
-
-def block(first: str) -> str:
-    """The text of the fenced block that begins with a line."""
-    (found,) = [text for _, text in BLOCKS if text.startswith(first)]
-    return str(found)
+COMMANDS = text("reference/commands.md")
+TESTED = text("reference/tested-with.md")
+MADE = ("field-reports.md", "rules.md")
+ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name not in MADE)
+SHOWN = [(page, line) for page in PAGES for line in commands(page)]
+FOREIGN = re.compile(r"- |apiVersion:")  # manifests and parts of them
+VALUES = {
+    page: [yaml.safe_load(body) for language, body in blocks(page) if language == "yaml" and not FOREIGN.match(body)]
+    for page in (page.relative_to(DOCS).as_posix() for page in PAGES[1:])
+}
 
 
 def run(*arguments: str) -> str:
@@ -46,39 +49,69 @@ def options(command: click.Command) -> list[str]:
     return [name for parameter in parameters for name in parameter.opts]
 
 
-def commands() -> list[tuple[str, click.Command, str]]:
+def programs() -> list[tuple[str, click.Command, str]]:
     """Every command with the text that documents it."""
     assert isinstance(main, click.Group)
     context = click.Context(main)
     below = [(name, main.get_command(context, name)) for name in main.list_commands(context)]
-    found = [(f"neva-values {name}", command, README) for name, command in below if command is not None]
-    return [("neva-values", main, README), *found, ("neva-monitor", monitor, README + DOCS["monitor"])]
+    found = [(f"neva-values {name}", command, COMMANDS) for name, command in below if command is not None]
+    return [
+        ("neva-values", main, COMMANDS),
+        *found,
+        ("neva-monitor", monitor, COMMANDS + text("reference/monitor.md")),
+    ]
 
 
-@pytest.mark.parametrize(("name", "command", "text"), commands(), ids=[name for name, _, _ in commands()])
-def test_every_command_and_option_is_documented(name: str, command: click.Command, text: str) -> None:
-    assert f"`{name}" in text
-    missing = [o for o in options(command) if not re.search(rf"`{re.escape(o)}[`\s]", text) and o != "-h"]
+@pytest.mark.parametrize(("name", "command", "words"), programs(), ids=[name for name, _, _ in programs()])
+def test_every_command_and_option_is_documented(name: str, command: click.Command, words: str) -> None:
+    assert f"`{name}" in words
+    missing = [o for o in options(command) if not re.search(rf"`{re.escape(o)}[`\s]", words) and o != "-h"]
     assert missing == []
 
 
 def test_commands_that_are_shown_know_their_options() -> None:
-    known = {name: set(options(command)) for name, command, _ in commands()}
-    shown = [line for line in INDENTED if line.startswith(("neva-values", "neva-monitor"))]
-    assert len(shown) >= 6
+    known = {name: set(options(command)) for name, command, _ in programs()}
+    shown = [line for _, line in SHOWN if line.startswith(("neva-values", "neva-monitor"))]
+    assert len(shown) >= 30
     for line in shown:
         words = shlex.split(line, comments=True)
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
-        assert {word for word in words if word.startswith("-")} <= known[name], line
+        assert {word for word in words[1:] if re.match("-.", word)} <= known[name], line
+
+
+@pytest.mark.parametrize("page", [page for page, shown in VALUES.items() if shown])
+def test_values_that_are_shown_are_accepted(page: str) -> None:
+    """Each by the schema, all of a page together by the rules."""
+    together: dict[str, Any] = {}
+    for shown in VALUES[page]:
+        assert schema.violations(values.complete(shown)) == []
+        together = values.merge(together, shown)
+    assert rules.violations(Facts.of(together)) == []
+
+
+def test_set_is_given_keys_that_the_chart_has() -> None:
+    """And no comma, at which Helm cuts (H10)."""
+    found = re.findall(r"--set(?:-string)? ([^\s`=]+)=([^\s`]*)", ALL)
+    assert len(found) >= 8
+    for path, value in found:
+        node = chart.schema()
+        for key in path.split("."):
+            assert key in node["properties"], path
+            node = node["properties"][key]
+        assert "," not in value
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 600
 
 
 def test_values_of_128_gpus_are_shown_as_they_are_written() -> None:
-    assert block("# neva-values --gpus 128\n") == run("--gpus", "128").partition("\n")[2]
+    assert block("reference/commands.md", "# neva-values --gpus 128\n") == run("--gpus", "128").partition("\n")[2]
 
 
 def test_the_plan_is_shown_as_it_is_printed() -> None:
     printed = run("plan", "--gpus", "128")
-    shown = block("llama2_7b_chat on 128").splitlines()
+    shown = block("reference/commands.md", "llama2_7b_chat on 128").splitlines()
     assert all(len(line) <= 80 for line in shown)
     lines = iter(printed.splitlines())
     for line in shown:  # shortened: all lines are there, in order
@@ -88,7 +121,7 @@ def test_the_plan_is_shown_as_it_is_printed() -> None:
 @pytest.mark.helm
 def test_the_site_file_works(tmp_path: Path) -> None:
     site, output = tmp_path / "site.yaml", tmp_path / "values.yaml"
-    site.write_text(block("# site.yaml\n"))
+    site.write_text(block("how-to/site-file.md", "# site.yaml\n"))
     run("--gpus", "128", "--site", str(site), "--write", str(output))
     manifests = helm.render(output)
     assert helm.container(manifests)["image"] == "nvcr.io/nvidia/nemo:24.07"
@@ -100,8 +133,8 @@ def test_the_site_file_works(tmp_path: Path) -> None:
 def test_every_value_that_is_named_exists() -> None:
     schema = chart.schema()
     sections = "|".join(schema["properties"])
-    for path in re.findall(rf"`((?:{sections})(?:\.\w+)+)`", README):
-        if path == "run.json":
+    for path in re.findall(rf"`((?:{sections})(?:\.\w+)+)`", ALL):
+        if path.endswith(".json"):
             continue
         node = schema
         for key in path.split("."):
@@ -110,31 +143,13 @@ def test_every_value_that_is_named_exists() -> None:
 
 
 def test_every_model_is_named() -> None:
-    assert all(f"`{name}`" in README for name in catalog.names())
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("https://"):
-            continue
-        file, _, anchor = target.partition("#")
-        path = ROOT / file if file else ROOT / "README.md"
-        assert path.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles], target
+    assert all(f"`{name}`" in COMMANDS for name in catalog.names())
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"(?:`|    )make ([a-z0-9-]+)", README)):
+    for target in set(re.findall(r"(?:`|    )make ([a-z0-9-]+)", ALL)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_no_comma_is_ever_shown_with_set() -> None:
-    """Helm cuts there (H10)."""
-    for found in re.findall(r"--set(?:-string)? ([^\s`]+)", README):
-        assert "," not in found
 
 
 def test_versions_are_those_that_are_built() -> None:
@@ -144,9 +159,9 @@ def test_versions_are_those_that_are_built() -> None:
         assert found is not None
         return found[1]
 
-    assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in README
-    assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in README
-    assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in README
+    assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in TESTED
+    assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in TESTED
+    assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in TESTED
     for words, tool, module in (
         ("Kueue", "kueue", "sigs.k8s.io/kueue"),
         ("scheduler-plugins", "scheduler-plugins", "sigs.k8s.io/scheduler-plugins"),
@@ -155,9 +170,9 @@ def test_versions_are_those_that_are_built() -> None:
         ("JobSet", "jobset", "sigs.k8s.io/jobset"),
         ("on Kubernetes", "kubernetes", "k8s.io/kubernetes"),
     ):
-        assert f"{words} {pinned(tool, module)}" in README, words
+        assert f"{words} {pinned(tool, module)}" in TESTED, words
     schemas = sorted(folder.name[1:-2] for folder in (ROOT / "schemas" / "kubernetes").iterdir())
-    assert f"| Kubernetes | {schemas[0]} to {schemas[-1]} |" in README
+    assert f"| Kubernetes | {schemas[0]} to {schemas[-1]} |" in TESTED
     assert (ROOT / "charts/neva-pretrain/Chart.yaml").read_text().count(f'kubeVersion: ">={schemas[0]}.0-0"') == 1
 
 
@@ -166,8 +181,6 @@ def test_the_words_of_a_refusal_are_those_of_both() -> None:
     """The promise of the first lines: generator and helm refuse in the same words."""
     partial = {"training": {"globalBatchSize": 300}}
     (theirs,) = helm.render_fails(partial)
-    from neva_pretrain.check import rules
-
     assert [str(violation) for violation in rules.violations(Facts.of(partial))] == [theirs]
     key, got, must, fix = re.split(r": got |; ", theirs)
     assert (key, got) == ("training.globalBatchSize", "300")
@@ -186,13 +199,6 @@ def test_completion_is_as_documented() -> None:
     assert "neva-monitor" in done.stdout
 
 
-def test_the_ascii_picture_and_yaml_blocks_are_sound() -> None:
-    for language, text in BLOCKS:
-        if language == "yaml":
-            yaml.safe_load(text)
-        assert all(len(line) <= 120 for line in text.splitlines())
-
-
 def test_every_example_is_listed() -> None:
     files = sorted((ROOT / "values").glob("*.yaml"))
-    assert [file.name for file in files if f"`{file.name}`" not in README] == []
+    assert [file.name for file in files if f"`{file.name}`" not in text("reference/examples.md")] == []

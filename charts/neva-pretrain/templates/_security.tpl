@@ -118,7 +118,7 @@ root. */}}
 {{- if and $trains $operator (gt (int64 $v.training.nodes) 1) (not $v.podSecurity.operatorInitContainer) -}}
   {{- $breaks = append $breaks (dict "level" "restricted" "key" "podSecurity.operatorInitContainer" "got" "false"
     "rule" "be true"
-    "fix" (printf "give the operator the init container from docs/security.md, since %s"
+    "fix" (printf "give the operator the init container from docs/reference/security.md, since %s"
       "its own has no security context, and use true")) -}}
 {{- end -}}
 {{- $breaks | toJson -}}

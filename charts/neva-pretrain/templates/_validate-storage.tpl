@@ -10,7 +10,7 @@
   {{- end -}}
   {{- if and $volume.gpfs.csi (not (hasKey $volume.gpfs.csi "volumeHandle")) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".gpfs.csi.volumeHandle") "got" "nothing"
-      "rule" "must be set with the rest of gpfs.csi" "fix" "use a handle as in docs/storage.md") -}}
+      "rule" "must be set with the rest of gpfs.csi" "fix" "use a handle as in docs/reference/storage.md") -}}
   {{- end -}}
   {{- $path := $volume.mountPath -}}
   {{- if hasKey $mounts $path -}}

@@ -41,8 +41,8 @@ def pod_security_breaks(values: Values) -> Iterator[Break]:
             "podSecurity.operatorInitContainer",
             "false",
             "be true",
-            "give the operator the init container from docs/security.md, since its own has no security context, "
-            "and use true",
+            "give the operator the init container from docs/reference/security.md, since its own has no "
+            "security context, and use true",
         )
 
 

@@ -97,7 +97,7 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
                 f"storage.{name}.gpfs.csi.volumeHandle",
                 "nothing",
                 "must be set with the rest of gpfs.csi",
-                "use a handle as in docs/storage.md",
+                "use a handle as in docs/reference/storage.md",
             )
         path = volume["mountPath"]
         if path in seen:

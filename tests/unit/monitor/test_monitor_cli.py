@@ -441,11 +441,11 @@ def test_one_slow_step_does_not_flatten_the_chart() -> None:
 
 
 def documented() -> str:
-    return (ROOT / "docs" / "monitor.md").read_text()
+    return (ROOT / "docs" / "reference" / "monitor.md").read_text()
 
 
 def test_documentation_has_every_code_option_and_metric() -> None:
-    """docs/monitor.md lists all judgements, options and metrics."""
+    """docs/reference/monitor.md lists all judgements, options and metrics."""
     text = documented()
     for code in CODES:
         assert f"`{code}`" in text

@@ -271,8 +271,8 @@ def test_u02_the_reason_is_told(name: str) -> None:
 
 
 def test_u02_every_code_is_documented() -> None:
-    """In docs/monitor.md's table."""
-    text = (ROOT / "docs" / "monitor.md").read_text()
+    """In docs/reference/monitor.md's table."""
+    text = (ROOT / "docs" / "reference" / "monitor.md").read_text()
     assert [code for code in CODES if f"| `{code}` |" not in text] == []
     assert {code for code, *_ in CASES.values()} | {"log"} == set(CODES)
 
