@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from tqdm import tqdm
 
-from neva_pod.monitor.judge import Limits, judge, status
+from neva_pod.monitor.judge import judge, status
+from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.run import Run
 from neva_pretrain.monitor import settings, view
