@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs lint quick unit fuzz test e2e nemo chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
+.PHONY: help install tools docs pictures site lint quick unit fuzz test e2e nemo chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,16 @@ docs: tools  ## Make what follows from other files: values.schema.json, the char
 	@$(BIN)/python -m tests.tools.rules
 	@$(BIN)/python -m tests.tools.reports
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
+
+pictures: install  ## Draw the README's pictures with the product itself
+	$(BIN)/python -m tests.tools.pictures
+
+$(VENV)/.site: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+site: $(VENV)/.site  ## The documents as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
 	$(BIN)/ruff check .
