@@ -1,5 +1,6 @@
 """What the pages say is what there is: commands, options, outputs, files, values and versions."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from neva_pod.inputs.samples import Rules, look_at
 from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
@@ -87,6 +89,26 @@ def test_values_that_are_shown_are_accepted(page: str) -> None:
         assert schema.violations(values.complete(shown)) == []
         together = values.merge(together, shown)
     assert rules.violations(Facts.of(together)) == []
+
+
+def test_the_sample_that_is_shown_is_one_that_nemo_takes() -> None:
+    (sample,) = json.loads(block("how-to/own-dataset.md", "["))
+    assert look_at(sample, Rules()) == ("", 1, True)
+
+
+def test_u14_each_variable_of_the_launch_scripts_is_told() -> None:
+    names = "BASE_RESULTS_DIR DATASET_DIR DEEP_LEARNING_EXAMPLES_DIR ENABLE_CKPT GBS GPU_NUMS MAX_STEPS MBS NFS PP"
+    more = "PRETRAINED_LLM_PATH PRETRAINED_VISION_ENCODER_PATH RUN_ID TP UB_TP_COMM_OVERLAP VPP WORKER_NUMS WORLD_SIZE"
+    rows = "".join(line.split("|")[1] for line in text("how-to/migrate.md").splitlines() if line.startswith("| `"))
+    assert [name for name in f"{names} {more}".split() if f"`{name}`" not in rows] == []
+
+
+def test_u14_the_one_click_test_is_theirs() -> None:
+    facts = Facts.of(values.read(ROOT / "values" / "13b-one-click.yaml"))
+    training = facts.values["training"]
+    assert (facts.values["model"]["name"], training["nodes"], training["gpusPerNode"]) == ("llama2_13b_chat", 1, 8)
+    assert (training["globalBatchSize"], training["maxSteps"]) == (128, 2170)
+    assert facts.values["checkpoint"]["enabled"] is False
 
 
 def test_set_is_given_keys_that_the_chart_has() -> None:
