@@ -123,6 +123,15 @@ def test_set_is_given_keys_that_the_chart_has() -> None:
         assert "," not in value
 
 
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    titles = re.findall(r"^(##+) (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles[0] == ("##", "Unreleased")
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert {title for level, title in titles if level == "###"} <= kinds
+    versions = [title for level, title in titles[1:] if level == "##"]
+    assert all(re.fullmatch(r"\[?\d+\.\d+\.\d+\]? - \d{4}-\d\d-\d\d", version) for version in versions)
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 600
 
