@@ -20,7 +20,8 @@ pytestmark = pytest.mark.nemo
 
 def watched(run: Run) -> dict[str, Any]:
     """Return what neva-monitor says of a run that has ended."""
-    command = [sys.executable, "-m", "neva_pretrain.cli.monitor", str(run.results), "--once", "--output", "json"]
+    monitor = "import sys; from neva_pretrain.cli.monitor import main; sys.exit(main())"
+    command = [sys.executable, "-c", monitor, str(run.results), "--once", "--output", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout))
