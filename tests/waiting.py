@@ -12,21 +12,24 @@ PATIENCE = 300.0
 """Seconds; a third of pytest's own limit for a test."""
 
 
-def until(condition: Callable[[], object], what: str | Callable[[], str], pause: float = 0.05) -> None:
+def until(
+    condition: Callable[[], object], what: str | Callable[[], str], pause: float = 0.05, patience: float = PATIENCE
+) -> None:
     """Poll until a condition holds.
 
     Args:
         condition: asked again and again until what it returns is true.
         what: says what did not come, in the failure's message.
         pause: seconds between two questions.
+        patience: seconds in all, where the work itself takes minutes.
 
     Raises:
-        AssertionError: it did not come within ``PATIENCE``.
+        AssertionError: it did not come within ``patience``.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not after {PATIENCE:.0f} s: {what if isinstance(what, str) else what()}")
+            raise AssertionError(f"not after {patience:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(pause)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.nemo.pod import Run, World
-from tests.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +13,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World(tmp_path_factory.mktemp("nemo"))
     made.make()
     prepare = Run(made, "prepare")
-    process = prepare.start({"prepare": {"enabled": True}})
-    until(lambda: process.poll() is not None, prepare.tail)
-    assert process.returncode == 0, prepare.tail()
+    prepare.finish(prepare.start({"prepare": {"enabled": True}}))
     return made
 
 
@@ -24,10 +21,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def trained(world: World) -> Iterator[Run]:
     """A run that came to its end undisturbed."""
     run = Run(world, "trained")
-    process = run.start()
     try:
-        until(lambda: process.poll() is not None, run.tail)
-        assert process.returncode == 0, run.tail()
+        run.finish(run.start())
         yield run
     finally:
         run.end()

@@ -74,3 +74,7 @@ def run(script: str, *arguments: str) -> str:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{script} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(python())

@@ -12,13 +12,16 @@ from typing import Any
 from tests.chart import helm
 from tests.nemo import environment
 from tests.sandbox.process import free_ports, is_free
+from tests.waiting import until
 
 NVIDIA_SMI = '#!/bin/sh\ni=0\nwhile [ $i -lt $NEVA_GPUS_PER_NODE ]; do echo "GPU $i: stand-in"; i=$((i+1)); done\n'
 MARK = "NEVA_TEST_POD"
 TINY = {"numLayers": 2, "hiddenSize": 256, "ffnHiddenSize": 512, "numAttentionHeads": 4, "numQueryGroups": 2}
 """The Llama of inside/inputs.py."""
 PIECES = 1024
-STEPS, EVERY = 12, 4
+PATIENCE = 1800.0
+"""Seconds for a whole run, which takes two minutes where nothing else runs."""
+STEPS, EVERY = 20, 5
 """Of a run, and between its checkpoints."""
 
 
@@ -137,6 +140,11 @@ class Run:
                 stderr=file,
                 start_new_session=True,
             )
+
+    def finish(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait until the container has ended, well."""
+        until(lambda: process.poll() is not None, self.tail, patience=PATIENCE)
+        assert process.returncode == 0, self.tail()
 
     def said(self) -> str:
         """Return what the container printed."""

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from neva_pod.inputs.saved import plan_recovery, saved
-from tests.nemo.pod import EVERY, STEPS, Run, World
+from tests.nemo.pod import EVERY, PATIENCE, STEPS, Run, World
 from tests.waiting import until
 
-pytestmark = pytest.mark.nemo
+pytestmark = [pytest.mark.nemo, pytest.mark.timeout(3 * PATIENCE)]
 
 
 def watched(run: Run) -> dict[str, Any]:
@@ -81,10 +81,9 @@ def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_more(
     run = Run(world, "killed-" + when.__name__.rpartition("_")[2].replace("step", "training"))
     process = run.start()
     try:
-        until(lambda: when(run) or process.poll() is not None, run.tail, pause=0.002)
+        until(lambda: when(run) or process.poll() is not None, run.tail, pause=0.002, patience=PATIENCE)
         os.kill(run.ranks()[0], signal.SIGKILL)
-        until(lambda: process.poll() is not None, run.tail)
-        assert process.returncode == 0, run.tail()
+        run.finish(process)
     finally:
         run.end()
     assert losses(run) == losses(trained)
