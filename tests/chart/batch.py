@@ -55,7 +55,7 @@ def evaluate(cases: Sequence[Values], template: str, files: Mapping[str, str] | 
         file.write_text(written({"cases": cases}), encoding="utf-8")
         command = [helm.tool("helm"), "template", "neva", str(chart), "-f", str(file)]
         done = subprocess.run(
-            [*command, "--kube-version", helm.KUBERNETES, "--api-versions", "monitoring.coreos.com/v1"],
+            [*command, "--kube-version", helm.KUBERNETES],
             capture_output=True,
             text=True,
             check=False,

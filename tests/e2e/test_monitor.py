@@ -515,6 +515,16 @@ def stub(plural: str, kind: str) -> dict[str, Any]:
     }
 
 
+def test_without_the_prometheus_operator_its_objects_are_refused_and_nothing_is_made(
+    sandbox: Sandbox, release: Release
+) -> None:
+    on = [w for k in ("exporter", "podMonitor") for w in ("--set", f"monitoring.{k}.enabled=true")]
+    done = release.helm("install", release.name, str(ROOT / "charts" / "neva-pretrain"), *on)
+    assert done.returncode != 0
+    assert 'no matches for kind "PodMonitor"' in done.stderr
+    assert not sandbox.get("pytorchjobs", namespace=release.namespace)["items"]
+
+
 def test_with_the_prometheus_operator_its_objects_are_made(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
     stubs = [stub("podmonitors", "PodMonitor"), stub("prometheusrules", "PrometheusRule")]
     sandbox.create(stubs)

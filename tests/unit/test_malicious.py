@@ -116,7 +116,6 @@ BASE: Values = {
     "tensorboard": {"enabled": True},
     "wandb": {"enabled": True},
 }
-OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 # The paths of data and models lie below them; storage.results.mountPath has the same schema.
 ANCHORS = {"storage.datasets.mountPath", "storage.models.mountPath"}
 SOURCES = ("gpfs.nodePath", "gpfs.csi", "storageClassName", "hostPath", "existingClaim")
@@ -462,7 +461,7 @@ class Outcome:
 def deliver(one: Case) -> Outcome:
     """Render a case and its harmless twin, and compare."""
     hostile, theirs = (
-        parsed(helm.render(batch.written(one.values()), *OPERATOR)),
+        parsed(helm.render(batch.written(one.values()))),
         harmless(batch.written(one.harmless())),
     )
     # Only what stands after the place's own beginning: a label's key and value go to two places.
@@ -477,7 +476,7 @@ def deliver(one: Case) -> Outcome:
 @cache
 def harmless(text: str) -> Any:
     """The render of harmless texts, which many cases share."""
-    return in_order(as_processes_see_it(parsed(helm.render(text, *OPERATOR))))
+    return in_order(as_processes_see_it(parsed(helm.render(text))))
 
 
 @pytest.fixture(scope="module")

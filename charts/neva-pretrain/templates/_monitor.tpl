@@ -128,11 +128,7 @@ Metrics:
 {{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
 {{- if (get $v.monitoring $key).enabled }}
-{{- if $root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
   kubectl get {{ lower $kind }} {{ include "neva-pretrain.fullname" $root }} -n {{ $ns }}
-{{- else }}
-  WARNING: no {{ $kind }} was made: the cluster has no monitoring.coreos.com/v1 (Prometheus operator).
-{{- end }}
 {{- end }}
 {{- end }}
 {{- if $root.Values.monitoring.dashboard.enabled }}

@@ -150,10 +150,11 @@ root, volume. */}}
 {{- if $kept -}}
   {{- $is = printf "storageClassName %s" (dig "spec" "storageClassName" "" $kept) -}}
 {{- end -}}
-{{- if or (not $kept) (eq (dig "spec" "volumeName" "" $kept) $static) -}}
+{{- /* Who makes no volume needs no rights on volumes. */ -}}
+{{- if and (or $gpfs.nodePath $gpfs.csi) (or (not $kept) (eq (dig "spec" "volumeName" "" $kept) $static)) -}}
   {{- with lookup "v1" "PersistentVolume" "" $static -}}
     {{- $is = dig "spec" "hostPath" "path" (dig "spec" "csi" "volumeHandle" "" .) . -}}
-    {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) (or $gpfs.nodePath $gpfs.csi) -}}
+    {{- if and (eq (dig "status" "phase" "" .) "Released") (not $kept) -}}
       {{- printf "\n\nERROR: storage.%s: got the kept volume %s, whose claim was deleted; %s; %s"
         $name $static "must be free for a new claim"
         (printf "use kubectl delete pv %s first (the data stays)" $static) | fail -}}
