@@ -68,6 +68,7 @@ FLIPS: dict[str, Any] = {
     "hf.home": "/scratch/qa",
     "image.digest": f"sha256:{'a' * 64}",
     "hostNetwork": True,
+    "model.architecture.encoderSeqLength": 2048,
     "model.architecture.ffnHiddenSize": 11264,
     "model.architecture.hiddenSize": 8192,
     "model.architecture.numAttentionHeads": 64,
