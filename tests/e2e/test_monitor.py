@@ -484,16 +484,15 @@ def test_tensorboard_shows_a_runs_event_file(sandbox: Sandbox, release: Release,
 
 
 def test_only_looking_on_never_touches_the_running_job(sandbox: Sandbox, release: Release, tmp_path: Path) -> None:
-    """TensorBoard and dashboard come and go by upgrades while it runs; kinds of a missing operator are left out."""
+    """TensorBoard and dashboard come and go by upgrades while it runs."""
     install(release, tmp_path)
     release.wait_for("Running")
     before = release.job()["metadata"]
     watch = {
         "tensorboard": {"enabled": True},
-        "monitoring": {"dashboard": {"enabled": True}, "prometheusRule": {"enabled": True}},
+        "monitoring": {"dashboard": {"enabled": True}},
     }
-    notes = install(release, tmp_path, watch, verb="upgrade")
-    assert "WARNING: no PrometheusRule was made" in notes
+    install(release, tmp_path, watch, verb="upgrade")
     (dashboard,) = sandbox.get("configmaps", "-l", "grafana_dashboard=1", namespace=release.namespace)["items"]
     assert json.loads(dashboard["data"]["neva-pretrain.json"])["title"] == "NeVa pretraining"
     install(release, tmp_path, verb="upgrade")
