@@ -148,7 +148,9 @@ root, volume. */}}
   $claim $root.Release.Namespace $static "the data stays" -}}
 {{- $is := "" -}}
 {{- if $kept -}}
-  {{- $is = printf "storageClassName %s" (dig "spec" "storageClassName" "" $kept) -}}
+  {{- $keptClass := dig "spec" "storageClassName" "" $kept -}}
+  {{- $is = ternary (printf "volume %s" (dig "spec" "volumeName" "" $kept)) (printf "storageClassName %s" $keptClass)
+    (eq $keptClass "") -}}
 {{- end -}}
 {{- /* Who makes no volume needs no rights on volumes. */ -}}
 {{- if and (or $gpfs.nodePath $gpfs.csi) (or (not $kept) (eq (dig "spec" "volumeName" "" $kept) $static)) -}}
