@@ -171,15 +171,24 @@ def mount(pod: Manifest, manifests: list[Manifest], volume: str, folder: Path) -
 
 def raw_env(manifests: list[Manifest], role: str = "Master") -> dict[str, str]:
     """Environment as the manifest has it; fields of the pod are left out."""
-    pairs = [(entry["name"], entry["value"]) for entry in container(manifests, role)["env"] if "value" in entry]
+    return _raw_env_of(container(manifests, role))
+
+
+def _raw_env_of(container: Manifest) -> dict[str, str]:
+    pairs = [(entry["name"], entry["value"]) for entry in container["env"] if "value" in entry]
     assert len(pairs) == len(dict(pairs)), "a name is set twice"
     return dict(pairs)
 
 
 def env(manifests: list[Manifest], role: str = "Master") -> dict[str, str]:
     """Environment as the process sees it."""
+    return env_of(container(manifests, role))
+
+
+def env_of(container: Manifest) -> dict[str, str]:
+    """Environment as the process of a container sees it."""
     seen: dict[str, str] = {}
-    for name, value in raw_env(manifests, role).items():
+    for name, value in _raw_env_of(container).items():
         seen[name] = expand(value, seen)
     return seen
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.release import Release, mount, process_environment
-from tests.sandbox.process import free_ports, is_free
+from tests.sandbox.process import free_port_pair
 from tests.waiting import PATIENCE
 
 
@@ -21,8 +21,7 @@ def train_for_real(release: Release, folder: Path) -> list[dict[str, Any]]:
     stand-ins), and the mounts (folders of the test).
     """
     sandbox = release.sandbox
-    # The supervisor takes the port after torchrun's.
-    port = next(port for port in iter(lambda: free_ports(1)[0], None) if is_free(port + 1))
+    port = free_port_pair()
     plan = {"nodes": 4, "gpusPerNode": 2, "tensorParallelSize": 2, "microBatchSize": 2, "globalBatchSize": 8}
     values = {
         **{"training": plan, "rendezvous": {"port": port}, "fabric": "tcp", "job": {"kind": release.kind}},

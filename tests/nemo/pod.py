@@ -1,7 +1,6 @@
 """A rendered job on this machine: folders are its mounts, processes its container, NVIDIA's code is inside."""
 
 import json
-import os
 import signal
 import subprocess
 import uuid
@@ -9,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neva_pod.supervisor import processes
 from tests.chart import helm
 from tests.nemo import environment
-from tests.sandbox.process import free_ports, is_free
+from tests.sandbox.process import free_port_pair
+from tests.survival.job import MARK, NVIDIA_SMI, command_of, marked, signal_all
 from tests.waiting import until
 
-NVIDIA_SMI = '#!/bin/sh\ni=0\nwhile [ $i -lt $NEVA_GPUS_PER_NODE ]; do echo "GPU $i: stand-in"; i=$((i+1)); done\n'
-MARK = "NEVA_TEST_POD"
-TINY = {"numLayers": 2, "hiddenSize": 256, "ffnHiddenSize": 512, "numAttentionHeads": 4, "numQueryGroups": 2}
-"""The Llama of inside/inputs.py."""
-PIECES = 1024
+ARCHITECTURE = {
+    **{"numLayers": 2, "hiddenSize": 256, "ffnHiddenSize": 512, "numAttentionHeads": 4, "numQueryGroups": 2},
+    "vocabSize": 1024 + 8,
+}
+"""The Llama of inside/inputs.py, with NeVa's pieces."""
 PATIENCE = 1800.0
 """Seconds for a whole run, which takes two minutes where nothing else runs."""
 STEPS, EVERY = 20, 5
@@ -58,7 +59,7 @@ class World:
                     "checkpoint": "llm",
                     "visionEncoderPath": str(models / "ready/clip"),
                 },
-                "architecture": {**TINY, "vocabSize": PIECES + 8},
+                "architecture": ARCHITECTURE,
             },
             "data": {"path": str(datasets / "ready"), "workers": 1},
             "training": {
@@ -78,11 +79,6 @@ class World:
         }
 
 
-def _port() -> int:
-    """Return a free port; the supervisor takes the one after it."""
-    return next(port for port in iter(lambda: free_ports(1)[0], None) if is_free(port + 1))
-
-
 @dataclass
 class Run:
     """A release of the chart, as its one pod."""
@@ -90,7 +86,7 @@ class Run:
     world: World
     name: str
     values: dict[str, Any] = field(default_factory=dict)
-    port: int = field(default_factory=_port)
+    port: int = field(default_factory=free_port_pair)
 
     def __post_init__(self) -> None:
         self.folder = self.world.folder / self.name
@@ -113,11 +109,7 @@ class Run:
         container = next(c for c in spec["containers"] if c["name"] in ("prepare", "pytorch"))
         etc = self.folder / f"etc-{len(list(self.folder.glob('etc-*')))}"
         helm.mount(spec, manifests, "config", etc)
-        seen: dict[str, str] = {}
-        for entry in container["env"]:
-            if "value" in entry:
-                seen[entry["name"]] = helm.expand(entry["value"], seen)
-        inside = environment.environment(**seen)
+        inside = environment.environment(**helm.env_of(container))
         pod = {
             **{"PATH": f"{self.folder / 'bin'}:{inside['PATH']}", "NEVA_CONFIG_DIR": str(etc), MARK: self.uid},
             **{"POD_NAME": name, "POD_NAMESPACE": "ns", "POD_UID": self.uid, "NODE_NAME": "node-0"},
@@ -129,10 +121,10 @@ class Run:
             },
             **{"GLOO_SOCKET_IFNAME": "lo", "NEVA_SUMS": str(self.folder / "sums"), "PYTHONDONTWRITEBYTECODE": "1"},
         }
-        command = [word.replace("/etc/neva", str(etc)) for word in container["command"]]
+        words = [word.replace("/etc/neva", str(etc)) for word in container["command"]]
         with self.output.open("ab") as file:
             return subprocess.Popen(
-                command,
+                words,
                 cwd=etc,
                 env={**inside, **pod},
                 stdin=subprocess.DEVNULL,
@@ -157,28 +149,15 @@ class Run:
     def ranks(self) -> dict[int, int]:
         """Return rank -> process of those that train."""
         found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    variables = (entry / "environ").read_bytes().split(b"\0")
-                    words = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if f"{MARK}={self.uid}".encode() in variables and b"rank.py" in words and b"--nproc" not in words:
-                    rank = next((v for v in variables if v.startswith(b"RANK=")), None)
-                    if rank:
-                        found[int(rank[5:])] = int(entry.name)
+        for pid in marked(self.uid):
+            rank = processes.variable(pid, "RANK")
+            if rank and b"rank.py" in (words := command_of(pid)) and b"--nproc" not in words:
+                found[int(rank)] = pid
         return found
 
     def end(self) -> None:
         """Kill what is left of the container."""
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if f"{MARK}={self.uid}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(entry.name), signal.SIGKILL)
-                except OSError:
-                    continue
+        signal_all(marked(self.uid), signal.SIGKILL)
 
     def sums(self, rank: int = 0) -> list[dict[str, Any]]:
         """Return the checksums that rank wrote at each start and end of training."""

@@ -13,17 +13,10 @@ import pytest
 
 from tests.chart import helm
 from tests.nemo.environment import INSIDE, environment, python, run
+from tests.nemo.pod import ARCHITECTURE
 
 pytestmark = [pytest.mark.nemo, pytest.mark.helm]
 
-ARCHITECTURE = {
-    "numLayers": 2,
-    "hiddenSize": 256,
-    "ffnHiddenSize": 512,
-    "numAttentionHeads": 4,
-    "numQueryGroups": 2,
-    "vocabSize": 1032,
-}
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"name": "llama2_7b_chat", "architecture": ARCHITECTURE},
     "mistral": {"name": "mistral_7b_instruct", "architecture": ARCHITECTURE},

@@ -153,6 +153,11 @@ def free_ports(count: int) -> list[int]:
     return chosen
 
 
+def free_port_pair() -> int:
+    """Pick a free loopback port whose next one is free, too: the supervisor takes the one after torchrun's."""
+    return next(port for port in iter(lambda: free_ports(1)[0], None) if is_free(port + 1))
+
+
 def is_free(port: int) -> bool:
     """Tell whether a loopback port can be bound."""
     with socket.socket() as probe:

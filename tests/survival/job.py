@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neva_pod.supervisor import processes
+from neva_pod.supervisor import alive, processes
 from tests.sandbox.process import free_ports
 from tests.waiting import until
 
@@ -46,7 +46,7 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
         processes.send(pid, number)
 
 
-def _command(pid: int) -> bytes:
+def command_of(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -78,6 +78,7 @@ class Pod:
             self.process.poll()
             time.sleep(0.05)
         self.process.wait()
+        Path(alive.path(self._environment)).unlink(missing_ok=True)  # a pod's /dev/shm goes with it
 
     def freeze(self) -> None:
         """Stop all processes, as a hung node does."""
@@ -85,11 +86,11 @@ class Pod:
 
     def ranks(self) -> list[int]:
         """Return the training processes."""
-        return [p for p in marked(self.uid) if b"training.py" in _command(p)]
+        return [p for p in marked(self.uid) if b"training.py" in command_of(p)]
 
     def torchruns(self) -> list[int]:
         """Return torchrun's process, if there is one now."""
-        return [p for p in marked(self.uid) if b"--nproc-per-node" in _command(p)]
+        return [p for p in marked(self.uid) if b"--nproc-per-node" in command_of(p)]
 
     def torchrun(self) -> int:
         """Return torchrun's process."""

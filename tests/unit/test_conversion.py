@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from neva_pod.findings import ProblemError
+from neva_pod.inputs import weights
 from neva_pod.inputs.checkpoint import read_checkpoint
 from neva_pod.inputs.weights import Shape, weight_shapes
-from neva_pod.prepare import legacy
 from neva_pod.prepare.huggingface import chunks_of_folder, megatron_config
 from neva_pod.prepare.legacy import chunks_of_ranks
 from neva_pod.prepare.megatron import Chunk, Model
@@ -227,7 +227,7 @@ def rank_shapes(model: Model, tensor: int, pipeline: int, stage: int) -> Shapes:
 @pytest.fixture
 def _json_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files of ranks be JSON, name by shape: torch is not here."""
-    monkeypatch.setattr(legacy, "torch_shapes", lambda file: {n: Shape(s) for n, s in json.load(file).items()})
+    monkeypatch.setattr(weights, "torch_shapes", lambda file: {n: Shape(s) for n, s in json.load(file).items()})
 
 
 @pytest.mark.usefixtures("_json_ranks")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from neva_pod.findings import ProblemError, brief, gib, show
 from neva_pod.inputs.checkpoint import CONVERT, Checkpoint, read_whole, small_json
-from neva_pod.inputs.files import INDEX
+from neva_pod.inputs.files import INDEX, open_file
 
 
 class Shape(tuple):  # type: ignore[type-arg]  # as torch.Size
@@ -244,3 +244,17 @@ def safetensors_shapes(file: BinaryIO) -> dict[str, Shape]:
             raise ValueError(f"cut after {total} bytes, in tensor {brief(name)}; must have {8 + length + offsets[1]}")
         found[name] = dims
     return found
+
+
+def file_shapes(path: str, fix: str) -> dict[str, Shape]:
+    """Return name and shape of a file's tensors: of safetensors, or of torch.
+
+    Raises:
+        ProblemError: it cannot be read so, with what to do then.
+
+    """
+    try:
+        with open_file(path) as file:
+            return safetensors_shapes(file) if path.endswith(".safetensors") else torch_shapes(file)
+    except UNREADABLE as error:
+        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {show(str(error))}", fix) from None

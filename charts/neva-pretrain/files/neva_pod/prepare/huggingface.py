@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neva_pod.findings import ProblemError, brief, show, some
-from neva_pod.inputs.files import inside, is_lfs_pointer, lfs_pointer, open_file, read_object
-from neva_pod.inputs.weights import UNREADABLE, Shape, safetensors_shapes, torch_shapes
+from neva_pod.inputs.files import inside, is_lfs_pointer, lfs_pointer, read_object
+from neva_pod.inputs.weights import Shape, file_shapes
 from neva_pod.prepare.hub import model_files
 from neva_pod.prepare.megatron import Chunk, Model, Place, Size, Tensors, block
 from neva_pod.prepare.publish import exists
@@ -107,11 +107,7 @@ def read_shapes(path: str) -> dict[str, Shape]:
     """Return name and shape of a file's tensors, by its index."""
     if is_lfs_pointer(path):
         raise ProblemError.of(lfs_pointer(path))
-    try:
-        with open_file(path) as file:
-            return safetensors_shapes(file) if path.endswith(".safetensors") else torch_shapes(file)
-    except UNREADABLE as error:
-        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {show(str(error))}", AGAIN) from None
+    return file_shapes(path, AGAIN)
 
 
 def chunks_of_folder(source: str, config: Mapping[str, Any], model: Model) -> Iterator[Chunk]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from neva_pod.findings import ProblemError, show
 from neva_pod.inputs.checkpoint import CONVERT, Checkpoint
-from neva_pod.inputs.files import open_file
-from neva_pod.inputs.weights import UNREADABLE, torch_shapes
+from neva_pod.inputs.weights import file_shapes
 from neva_pod.prepare.megatron import Chunk, Model, Place, Size, Tensors, block
 
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
@@ -41,11 +40,7 @@ def chunks_of_ranks(folder: str, checkpoint: Checkpoint, model: Model) -> Iterat
 
 def read_rank(path: str) -> Tensors:
     """Read names and shapes of a rank's tensors; what else it has is TransformerEngine's, empty without FP8."""
-    try:
-        with open_file(path) as file:
-            shapes = torch_shapes(file)
-    except UNREADABLE as error:
-        raise ProblemError(f"{show(path)}: cut, damaged or of another kind: {show(str(error))}", CONVERT) from None
+    shapes = file_shapes(path, CONVERT)
     old = [n for n in shapes if "language_model." in n]
     if old:
         raise ProblemError(

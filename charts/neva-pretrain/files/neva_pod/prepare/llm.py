@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neva_pod.findings import ProblemError, show
@@ -16,7 +16,7 @@ from neva_pod.prepare.errors import reading, say, stop_at, unwritten
 from neva_pod.prepare.hub import fetched, model_files
 from neva_pod.prepare.huggingface import chunks_of_folder, megatron_config, read_config
 from neva_pod.prepare.legacy import chunks_of_ranks
-from neva_pod.prepare.megatron import Model
+from neva_pod.prepare.megatron import Chunk, Model
 from neva_pod.prepare.publish import (
     Meter,
     beside,
@@ -92,7 +92,7 @@ def from_huggingface(settings: Settings, source: str, target: str) -> None:
     text = yaml.safe_dump({k: v for k, v in ours.items() if v is not None}, sort_keys=False)
     os.makedirs(target)
     write(os.path.join(target, CONFIG), [text.encode()])
-    write_distributed(os.path.join(target, WEIGHTS), chunks, list(model.extra_states()), _precision(settings))
+    _write(settings, target, chunks, model)
 
 
 def from_legacy(settings: Settings, found: Checkpoint, work: str, target: str) -> None:
@@ -108,7 +108,7 @@ def from_legacy(settings: Settings, found: Checkpoint, work: str, target: str) -
         with reading(path):
             chunks = list(chunks_of_ranks(path, found, model))
         unpack(path, target, without=frozenset(found.ranks.values()))
-        write_distributed(os.path.join(target, WEIGHTS), chunks, list(model.extra_states()), _precision(settings))
+        _write(settings, target, chunks, model)
 
 
 def _model(settings: Settings, config: Mapping[str, Any], where: str) -> Model:
@@ -118,8 +118,9 @@ def _model(settings: Settings, config: Mapping[str, Any], where: str) -> Model:
     return Model.of(config, where, gated=settings.flag("architecture.gatedMlp", True))
 
 
-def _precision(settings: Settings) -> str:
-    return settings.text("prepare.llm.precision", "bf16")
+def _write(settings: Settings, target: str, chunks: Sequence[Chunk], model: Model) -> None:
+    precision = settings.text("prepare.llm.precision", "bf16")
+    write_distributed(os.path.join(target, WEIGHTS), chunks, list(model.extra_states()), precision)
 
 
 def _keep(settings: Settings, found: Checkpoint, final: str) -> str:

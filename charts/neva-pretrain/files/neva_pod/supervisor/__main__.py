@@ -26,7 +26,7 @@ from neva_pod.supervisor.folders import make_results, write_record
 from neva_pod.supervisor.lease import RENEW_SECONDS, TTL_SECONDS, Identity, Lease, LeaseError, Times, take
 from neva_pod.supervisor.node import DONE, GAVE_UP, STOPPED, WRONG, Node
 from neva_pod.supervisor.peers import Peers
-from neva_pod.supervisor.restarts import Restarts
+from neva_pod.supervisor.restarts import Attempt, Restarts
 
 T = TypeVar("T")
 JUDGE_AGAIN = 3
@@ -109,6 +109,14 @@ def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
     return coordinator, server.getsockname()[1]
 
 
+def _ended_before(node: Node) -> Attempt | None:
+    """Return the attempt with which this run came to its end, if it would resume there; a worker may not read it."""
+    if node.resumes and node.settings.flag("checkpoint.enabled"):
+        with contextlib.suppress(OSError):
+            return _restarts(node).done
+    return None
+
+
 def _restarts(node: Node) -> Restarts:
     path = os.path.join(node.results, "restarts.jsonl")
     return answered(lambda: Restarts(path, node.job), FOLDER_SECONDS, path, node.name)
@@ -150,7 +158,7 @@ def main() -> int:
     processes.adopt_orphans()
     try:
         node = Node.of_environment(os.environ)
-        if node.resumes and node.settings.flag("checkpoint.enabled") and (done := _restarts(node).done):
+        if done := _ended_before(node):
             say(
                 f"this run has ended already, at step {done.step} (attempt {done.number}, {done.ended}): nothing is "
                 "left to do; raise training.maxSteps to go on from there, or use a new run.id"

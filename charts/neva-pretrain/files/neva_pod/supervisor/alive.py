@@ -7,13 +7,14 @@ file system can stall it.
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 LIMIT_SECONDS = 60.0
 
 
-def path() -> str:
+def path(environment: Mapping[str, str] = os.environ) -> str:
     """Return the file that the supervisor touches."""
-    return f"/dev/shm/neva-alive-{os.environ.get('POD_NAME', 'pod')}"  # noqa: S108 - the pod's own memory
+    return f"/dev/shm/neva-alive-{environment.get('POD_NAME', 'pod')}"  # noqa: S108 - the pod's own memory
 
 
 def main() -> int:

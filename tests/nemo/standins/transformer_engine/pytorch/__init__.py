@@ -49,17 +49,13 @@ def rms_norm(x, weight, eps, shift):
     return (wide * (weight.float() + shift)).to(x.dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm."""
+class LayerNorm(RMSNorm):
+    """Layer norm: a bias besides."""
 
-    def __init__(
-        self, hidden_size, eps=1e-5, sequence_parallel=False, params_dtype=None, zero_centered_gamma=False, device=None
-    ):
-        super().__init__()
-        self.eps, self.shift = eps, 1.0 if zero_centered_gamma else 0.0
-        self.weight = _to_weight(hidden_size, params_dtype, device)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
         self.bias = nn.Parameter(torch.zeros_like(self.weight))
-        self.weight.sequence_parallel = self.bias.sequence_parallel = sequence_parallel
+        self.bias.sequence_parallel = self.weight.sequence_parallel
 
     def forward(self, x):
         """Normalize the last dimension."""
