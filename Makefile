@@ -47,7 +47,7 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy --python-version 3.10 --package neva_pod
 	$(BIN)/shellcheck $(CHART)/files/*.sh
-	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.34.0 $(CHART)
+	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.37.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)
 	$(BIN)/python -m tests.tools.schema --check
 	$(BIN)/python -m tests.tools.rules --check

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from tests.tools import build
+from tests.tools import build, table
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
-KUBERNETES = "1.34.0"
+KUBERNETES = table.KUBERNETES[-1]
 
 Manifest = dict[str, Any]
 

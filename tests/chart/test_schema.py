@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from tests.chart import helm
+from tests.tools.table import KUBERNETES
 
-VERSIONS = ["1.30.0", "1.31.0", "1.32.0", "1.33.0", "1.34.0"]
 FILES = sorted((helm.ROOT / "values").glob("*.yaml"))
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -124,7 +124,7 @@ def kubeconform(text: str, version: str) -> dict[str, Any]:
 def assert_valid(text: str) -> None:
     """Valid in every supported version, and really looked at."""
     count = len(helm.parse(text))
-    for version in VERSIONS:
+    for version in KUBERNETES:
         found = kubeconform(text, version)
         assert found["summary"] == {"valid": count, "invalid": 0, "errors": 0, "skipped": 0}, (version, found)
         assert count > 0
@@ -145,7 +145,7 @@ def test_the_values_folder_holds_values_files() -> None:
     assert not (helm.ROOT / "values").is_dir() or FILES
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["1.30.0", *KUBERNETES])
 def test_helm_accepts_every_supported_kubernetes_version(version: str) -> None:
     assert helm.render_text(kubernetes=version) == helm.render_text()
 
@@ -166,7 +166,7 @@ def test_an_older_kubernetes_is_refused() -> None:
 def test_h09_a_wrong_manifest_is_no_pass(old: str, new: str) -> None:
     text = helm.render_text()
     assert old in text
-    found = kubeconform(text.replace(old, new), "1.34.0")
+    found = kubeconform(text.replace(old, new), helm.KUBERNETES)
     assert found["summary"]["invalid"] + found["summary"]["errors"] >= 1
     assert found["summary"]["skipped"] == 0
     assert found["code"] != 0

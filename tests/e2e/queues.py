@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 FLAVOR: dict[str, Any] = {
-    "apiVersion": "kueue.x-k8s.io/v1beta1",
+    "apiVersion": "kueue.x-k8s.io/v1beta2",
     "kind": "ResourceFlavor",
     "metadata": {"name": "h100"},
     "spec": {"nodeLabels": {"scitix.ai/gpu-type": "h100nvlink80"}, "topologyName": "racks"},
 }
 TOPOLOGY = {
-    "apiVersion": "kueue.x-k8s.io/v1beta1",
+    "apiVersion": "kueue.x-k8s.io/v1beta2",
     "kind": "Topology",
     "metadata": {"name": "racks"},
     "spec": {"levels": [{"nodeLabel": "neva.test/rack"}, {"nodeLabel": "kubernetes.io/hostname"}]},
@@ -28,7 +28,7 @@ def queue(name: str, quota: Mapping[str, int | str]) -> list[dict[str, Any]]:
     """Make a queue ``gpus`` in the namespace of that name, with a quota of its own."""
     resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quota.items()]
     group = {"coveredResources": list(quota), "flavors": [{"name": "h100", "resources": resources}]}
-    api = {"apiVersion": "kueue.x-k8s.io/v1beta1"}
+    api = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
     return [
         {
             **api,

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.e2e
 
 RACK = "cloud.provider.com/topology-rack"
 PRIORITY = {
-    "apiVersion": "kueue.x-k8s.io/v1beta1",
+    "apiVersion": "kueue.x-k8s.io/v1beta2",
     "kind": "WorkloadPriorityClass",
     "metadata": {"name": "training"},
     "value": 1000,

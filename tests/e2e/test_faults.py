@@ -199,7 +199,7 @@ def test_kueue_preempts_the_job(full: Sandbox, room: str, kind: str) -> None:
     low, high = (Release(full, room, name, kind) for name in ("low", "high"))
     cluster_queue, local_queue = queue(room, quota(2))
     cluster_queue["spec"]["preemption"] = {"withinClusterQueue": "LowerPriority"}
-    api = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "WorkloadPriorityClass"}
+    api = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "WorkloadPriorityClass"}
     urgent = f"urgent-{room}"
     full.create([cluster_queue, local_queue, {**api, "metadata": {"name": urgent}, "value": 1000}])
     queued = ("--set", "scheduling.queue.name=gpus")

@@ -18,13 +18,9 @@ from typing import Any
 import yaml
 
 from tests.tools.build import ToolError
-from tests.tools.table import GROUPS
+from tests.tools.table import GROUPS, KUBERNETES
 
 Schema = dict[str, Any]
-
-# The first patch of each minor: kubeconform asks for a full version and fields do not change
-# between patches.
-KUBERNETES = ("1.30.0", "1.31.0", "1.32.0", "1.33.0", "1.34.0")
 
 KINDS = (
     ("v1", "ConfigMap"),

@@ -11,6 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
+KUBERNETES = ("1.34.0", "1.35.0", "1.36.0", "1.37.0")
+"""Minor versions whose API the rendered resources are checked against, oldest first, each by its first patch:
+kubeconform asks for a full version, and fields do not change between patches."""
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -65,7 +69,7 @@ class Group:
 
     @cached_property
     def version(self) -> str:
-        """Version of the module that ``go.mod`` pins, such as ``v1.34.3``."""
+        """Version of the module that ``go.mod`` pins, such as ``v1.37.2``."""
         text = (self.folder / "go.mod").read_text(encoding="utf-8")
         pinned = re.search(rf"^(?:require)?\s+{re.escape(self.module)} (v\S+)", text, re.M)
         if pinned is None:
@@ -90,6 +94,12 @@ GROUPS: dict[str, Group] = {
             "helm.sh/helm/v3",
             (Tool("helm", "helm.sh/helm/v3/cmd/helm"),),
             stamps=("helm.sh/helm/v3/internal/version.version={version}",),
+        ),
+        Group(
+            "helm4",
+            "helm.sh/helm/v4",
+            (Tool("helm4", "helm.sh/helm/v4/cmd/helm"),),
+            stamps=("helm.sh/helm/v4/internal/version.version={version}",),
         ),
         Group(
             "kubeconform",
@@ -188,7 +198,13 @@ GROUPS: dict[str, Group] = {
                 ),
             ),
             manifests=("manifests/base",),
-            patches=(Patch("pkg/util/cert/cert.go", *CERTIFICATES_BELOW_TMPDIR),),
+            patches=(
+                Patch(
+                    "pkg/util/cert/cert.go",
+                    'certDir = "/tmp/k8s-webhook-server/serving-certs"',
+                    'certDir = os.TempDir() + "/k8s-webhook-server/serving-certs"',
+                ),
+            ),
         ),
     )
 }

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from tests.tools import ensure
-from tests.tools.schemas import KINDS, KUBERNETES, convert
+from tests.tools.schemas import KINDS, convert
+from tests.tools.table import KUBERNETES
 
 pytestmark = pytest.mark.helm
 
@@ -42,7 +43,7 @@ PYTORCH_JOB: dict[str, Any] = {
 }
 
 
-def kubeconform(resource: dict[str, Any], version: str = "1.31.0") -> dict[str, Any]:
+def kubeconform(resource: dict[str, Any], version: str = KUBERNETES[0]) -> dict[str, Any]:
     """Run kubeconform as ``make lint`` does and return its verdict on one resource."""
     (binary,) = ensure("kubeconform")
     command = [str(binary), "-strict", "-output", "json", "-verbose"]

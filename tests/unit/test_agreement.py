@@ -22,7 +22,7 @@ from neva_pretrain.monitor import settings as monitor
 from neva_pretrain.plan.plan import Plan
 from neva_pretrain.plan.time import step_time
 from tests.chart import batch
-from tests.chart.helm import parse
+from tests.chart.helm import KUBERNETES, parse
 from tests.tools.build import ensure, path
 
 CHART = Path(__file__).parents[2] / "charts" / "neva-pretrain"
@@ -454,7 +454,7 @@ def render(helm: str, partial: dict[str, Any], folder: Path) -> tuple[list[str],
     """Return the chart's ERROR sentences and its manifests for a values file."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(partial))
-    command = [helm, "template", "neva", str(CHART), "-f", str(file), "--kube-version", "1.34.0"]
+    command = [helm, "template", "neva", str(CHART), "-f", str(file), "--kube-version", KUBERNETES]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     assert done.returncode == (1 if errors else 0), done.stderr

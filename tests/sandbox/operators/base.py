@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
@@ -81,6 +82,10 @@ class WebhookOperator(Operator):
     def webhooks(self, box: Sandbox) -> list[Object]:
         """Return the webhook configurations, named as the operator expects."""
 
+    def conversions(self) -> list[Object]:
+        """Return the parts of CRDs that say that its webhook converts their versions; few operators have any."""
+        return []
+
     @abstractmethod
     def run(self, box: Sandbox, *, webhook: int, probe: int) -> None:
         """Start the program with these ports."""
@@ -88,8 +93,8 @@ class WebhookOperator(Operator):
     def launch(self, box: Sandbox) -> None:
         """Create Service, Secret and webhooks, and start the program."""
         webhook, probe = process.free_ports(2)
-        configurations = self.webhooks(box)
-        for entry in _webhook_entries(configurations):
+        configurations, conversions = self.webhooks(box), self.conversions()
+        for entry in [*_webhook_entries(configurations), *(one["spec"]["conversion"]["webhook"] for one in conversions)]:
             service = entry["clientConfig"]["service"]
             service.update(name=self.service, namespace=self.namespace, port=webhook)
         box.create(
@@ -109,6 +114,9 @@ class WebhookOperator(Operator):
                 *configurations,
             ]
         )
+        for crd in conversions:
+            patch = json.dumps({"spec": crd["spec"]})
+            box.kubectl("patch", "crd", crd["metadata"]["name"], "--type=merge", f"--patch={patch}")
         self.folder(box).mkdir(parents=True, exist_ok=True)
         (self.folder(box) / "probe").write_text(str(probe), encoding="utf-8")
         self.run(box, webhook=webhook, probe=probe)

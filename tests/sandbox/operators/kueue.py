@@ -28,6 +28,12 @@ class Kueue(WebhookOperator):
         """Return its mutating and validating webhooks, with the prefix that it looks for."""
         return rename(self.kustomize(box, "config", "components", "webhook"), "kueue-")
 
+    def conversions(self) -> list[Object]:
+        """Return the patches of its kustomization that convert CRDs between v1beta1 and v1beta2."""
+        folder = self.manifests("config", "components", "crd")
+        (kustomization,) = files(folder, "kustomization.yaml")
+        return [document for patch in kustomization["patches"] for document in files(folder, patch["path"])]
+
     def run(self, box: Sandbox, *, webhook: int, probe: int) -> None:
         """Start it for the job kinds that this sandbox has."""
         frameworks = ["batch/job", "kubeflow.org/pytorchjob"]
@@ -36,7 +42,7 @@ class Kueue(WebhookOperator):
         config = self.write_config(
             box,
             {
-                "apiVersion": "config.kueue.x-k8s.io/v1beta1",
+                "apiVersion": "config.kueue.x-k8s.io/v1beta2",
                 "kind": "Configuration",
                 "health": {"healthProbeBindAddress": f"127.0.0.1:{probe}"},
                 "metrics": {"bindAddress": "0"},
