@@ -145,7 +145,7 @@ def test_the_values_folder_holds_values_files() -> None:
     assert not (helm.ROOT / "values").is_dir() or FILES
 
 
-@pytest.mark.parametrize("version", ["1.30.0", *KUBERNETES])
+@pytest.mark.parametrize("version", KUBERNETES)
 def test_helm_accepts_every_supported_kubernetes_version(version: str) -> None:
     assert helm.render_text(kubernetes=version) == helm.render_text()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-KUBERNETES = ("1.34.0", "1.35.0", "1.36.0", "1.37.0")
-"""Minor versions whose API the rendered resources are checked against, oldest first, each by its first patch:
-kubeconform asks for a full version, and fields do not change between patches."""
+KUBERNETES = ("1.30.0", "1.34.0", "1.35.0", "1.36.0", "1.37.0")
+"""Whose API the rendered resources are checked against: the oldest that the chart accepts, and the newest minor
+versions, each by its first patch. kubeconform asks for a full version, and fields do not change between patches."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from tests.chart import helm
 from tests.unit.pages import DOCS, PAGES, README, ROOT, block, blocks, commands, text
 
 COMMANDS = text("reference/commands.md")
-TESTED = text("reference/tested-with.md")
 MADE = ("field-reports.md", "rules.md")
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name not in MADE)
 SHOWN = [(page, line) for page in PAGES for line in commands(page)]
@@ -181,30 +180,6 @@ def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|    )make ([a-z0-9-]+)", ALL)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_versions_are_those_that_are_built() -> None:
-    def pinned(tool: str, module: str) -> str:
-        text = (ROOT / "tests" / "tools" / tool / "go.mod").read_text()
-        found = re.search(rf"{re.escape(module)} v([\d.]+)", text)
-        assert found is not None
-        return found[1]
-
-    assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in TESTED
-    assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in TESTED
-    assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in TESTED
-    for words, tool, module in (
-        ("Kueue", "kueue", "sigs.k8s.io/kueue"),
-        ("scheduler-plugins", "scheduler-plugins", "sigs.k8s.io/scheduler-plugins"),
-        ("PyTorchJob, training operator", "training-operator", "github.com/kubeflow/training-operator"),
-        ("TrainJob, Trainer", "trainer", "github.com/kubeflow/trainer/v2"),
-        ("JobSet", "jobset", "sigs.k8s.io/jobset"),
-        ("on Kubernetes", "kubernetes", "k8s.io/kubernetes"),
-    ):
-        assert f"{words} {pinned(tool, module)}" in TESTED, words
-    schemas = sorted(folder.name[1:-2] for folder in (ROOT / "schemas" / "kubernetes").iterdir())
-    assert f"| Kubernetes | {schemas[0]} to {schemas[-1]} |" in TESTED
-    assert (ROOT / "charts/neva-pretrain/Chart.yaml").read_text().count(f'kubeVersion: ">={schemas[0]}.0-0"') == 1
 
 
 @pytest.mark.helm

@@ -94,7 +94,8 @@ class WebhookOperator(Operator):
         """Create Service, Secret and webhooks, and start the program."""
         webhook, probe = process.free_ports(2)
         configurations, conversions = self.webhooks(box), self.conversions()
-        for entry in [*_webhook_entries(configurations), *(one["spec"]["conversion"]["webhook"] for one in conversions)]:
+        converting = [crd["spec"]["conversion"]["webhook"] for crd in conversions]
+        for entry in [*_webhook_entries(configurations), *converting]:
             service = entry["clientConfig"]["service"]
             service.update(name=self.service, namespace=self.namespace, port=webhook)
         box.create(
