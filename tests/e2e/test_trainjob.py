@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ def releases(full: Sandbox, room: str) -> tuple[Release, Release]:
 @pytest.fixture
 def release(releases: tuple[Release, Release]) -> Release:
     return releases[0]
+
+
+def is_placed(release: Release, count: int) -> bool:
+    return len(release.placed()) == count
 
 
 def complete(release: Release) -> None:
@@ -127,6 +132,23 @@ def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: 
     assert not second.pods()
     complete(first)
     full.wait(lambda: len(second.placed()) == 8, "the second runs")
+
+
+def test_kueue_keeps_all_nodes_of_a_job_in_one_rack(full: Sandbox, releases: tuple[Release, Release]) -> None:
+    """Two jobs of 7 nodes in racks of 8: without placement both would lie in both racks."""
+    full.create(queue(releases[0].namespace, quota(16)))
+    rack = ["--set", "scheduling.queue.name=gpus"]
+    rack += ["--set-string", r"scheduling.queue.topology.required=neva\.test/rack"]
+    for release in releases:
+        release.install(*nodes(7), *rack)
+    for release in releases:
+        full.wait(partial(is_placed, release, 7), "job placed")
+    racks = [
+        {full.get("node", node)["metadata"]["labels"]["neva.test/rack"] for node in release.placed()}
+        for release in releases
+    ]
+    assert [len(one) for one in racks] == [1, 1]
+    assert racks[0] != racks[1]
 
 
 def test_a14_of_two_gangs_one_runs_whole_and_none_is_half_placed(
