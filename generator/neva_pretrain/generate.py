@@ -25,8 +25,6 @@ from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Plan, Request, make_plan,
 from neva_pretrain.plan.setup import Kernels
 from neva_pretrain.plan.time import speedup
 
-SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
-
 
 class Options(NamedTuple):
     """What a user says of a run beside its sizes; None is the chart's default.
@@ -188,14 +186,9 @@ def emit(
     output: Path | None,
     epoch: int = SAMPLES_PER_EPOCH,
 ) -> str:
-    """Return the text of a values file: the schema for editors, the command, what follows from it, the values.
-
-    The same arguments give the same bytes; the schema's path is relative to the file's folder, by its name alone.
-    """
-    folder = output.parent if output and not output.is_absolute() else "."
-    schema = Path(os.path.relpath(SCHEMA_IN_CHECKOUT, folder)).as_posix()
+    """Return the text of a values file: the schema for editors, the command, what follows from it, the values."""
     lines = [
-        f"# yaml-language-server: $schema={schema}",
+        f"# yaml-language-server: $schema={_schema(output)}",
         f"# {printable(' '.join(command.splitlines()))}",
         f"#   {plan.gpus} GPUs on {_counted(plan.nodes, 'node')}: 1 master, {_counted(plan.workers, 'worker')}",
         f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
@@ -208,6 +201,16 @@ def emit(
     if body != printable(body):  # shown in another order than it has: escaped, so that a terminal may have it too
         body = yaml.dump(dict(values), allow_unicode=False, **style)
     return "\n".join(lines) + "\n" + body
+
+
+def _schema(output: Path | None) -> str:
+    """Return where an editor finds the schema: in this checkout or copy of the chart, else in the installed package."""
+    here = Path(chart.CHART, chart.SCHEMA)
+    if not here.exists():
+        return chart.path(chart.SCHEMA).as_uri()
+    if output and output.is_absolute():
+        return here.resolve().as_uri()
+    return Path(os.path.relpath(here, output.parent if output else ".")).as_posix()
 
 
 def _counted(number: int, name: str) -> str:

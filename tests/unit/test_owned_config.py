@@ -70,7 +70,7 @@ def test_k19_owned_keys_are_the_leaves_that_change_when_values_change() -> None:
         assert key == "wandb" or set(chart.defaults()[key]) - {"name", "architecture"} == set(OTHER[key]) - {"name"}
     assert set(ARCHITECTURE) == set(chart.schema()["properties"]["model"]["properties"]["architecture"]["properties"])
     before, *after = [leaves(found) for found in batch.evaluate([values.complete(p) for p in partial], HYDRA)]
-    text = chart.path("models.yaml").read_text()
+    text = chart.path("files/models.yaml").read_text()
     for old, new in (
         ("patchSize: 14", "patchSize: 7"),
         ("classTokens: 1", "classTokens: 3"),

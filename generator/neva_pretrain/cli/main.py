@@ -30,6 +30,7 @@ Examples:
   neva-values --gpus 128 --optimize
   neva-values plan --gpus 128
   neva-values check values/*.yaml
+  helm install neva $(neva-values chart) -f values.yaml
 
 {options.completion("neva-values")}"""
 
@@ -39,6 +40,7 @@ class _Group(Boundary, click.Group):
 
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
+        "chart": "neva_pretrain.cli.chart:chart",
         "check": "neva_pretrain.cli.check:check",
         "models": "neva_pretrain.cli.models:models",
         "plan": "neva_pretrain.cli.plan:plan",
@@ -90,6 +92,7 @@ class _Group(Boundary, click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(
                 [
+                    ("chart", "Print where the chart lies, for Helm; or copy it."),
                     ("check", "Check values files: schema, rules between values, GPU memory."),
                     ("models", "List the catalog's models."),
                     ("plan", "Compare configurations for a number of GPUs."),
