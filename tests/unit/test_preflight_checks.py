@@ -696,6 +696,33 @@ class TestCheckpoint:
         self.use(settings, tmp_path, legacy(1, rank=rank), "tar")
         assert "NeVa would ignore them without an error" in problems(settings, "weights")[0]
 
+    @pytest.mark.parametrize("tar", [False, True])
+    @pytest.mark.parametrize(
+        ("file", "content", "said"),
+        [
+            ("__1_0.distcp", None, "__1_0.distcp is missing"),
+            ("__0_0.distcp", b"", "__0_0.distcp has 0 bytes"),
+            ("__0_0.distcp", b"PK", "__0_0.distcp has 2 of "),
+            ("common.pt", None, "common.pt is missing"),
+            ("__0_0.distcp", ..., ""),
+        ],
+    )
+    def test_files_of_weights_are_whole(
+        self, settings: Settings, tmp_path: Path, file: str, content: Any, said: str, tar: bool
+    ) -> None:
+        """The index names files and their sizes; in a .nemo file as in a folder."""
+        folder = DATA / "saved"
+        files = {f"model_weights/{f.name}": f.read_bytes() for f in folder.iterdir()}
+        if content is None:
+            del files[f"model_weights/{file}"]
+        elif content is not ...:
+            files[f"model_weights/{file}"] = content
+        files["model_config.yaml"] = config_yaml()
+        path = write_tar(tmp_path / "a.nemo", files) if tar else write_folder(tmp_path / "a", files)
+        settings["model"]["checkpointPath"] = str(path)
+        found = problems(settings, "weight-files")
+        assert said in found[0] if said else found == []
+
     def test_weights_of_another_width(self, settings: Settings, tmp_path: Path) -> None:
         self.use(settings, tmp_path, zarr(hidden=16))
         assert "word embeddings are 16 wide; must be 8" in problems(settings, "weights")[0]

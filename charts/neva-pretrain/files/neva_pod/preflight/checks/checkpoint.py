@@ -1,12 +1,14 @@
 """The language model's checkpoint, by what is inside."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neva_pod.findings import Finding, brief, failed, note, show, some, warning
-from neva_pod.inputs.checkpoint import CONFIG, Checkpoint
+from neva_pod.inputs.checkpoint import CONFIG, CONVERT, Checkpoint, rank_files
 from neva_pod.inputs.weights import Shape
+from neva_pod.inputs.whole import weights_problems
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
 
@@ -41,7 +43,8 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
     tensor, pipeline = (settings.find("training.tensorParallelSize"), settings.find("training.pipelineParallelSize"))
     if found.distributed or tensor is None:
         return
-    if (found.tensor_parallel, found.pipeline_parallel) != (tensor, pipeline or 1):
+    sizes = found.tensor_parallel, found.pipeline_parallel
+    if sizes != (tensor, pipeline or 1):
         yield failed(
             f"{show(found.path)}: is split for TP {found.tensor_parallel} PP "
             f"{found.pipeline_parallel}; must be "
@@ -49,6 +52,13 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
             "convert it (prepare.llm), or set "
             f"training.tensorParallelSize={found.tensor_parallel} and "
             f"training.pipelineParallelSize={found.pipeline_parallel}",
+        )
+        return
+    wrong = {name: right for rank, right in rank_files(*sizes).items() if (name := found.ranks[rank]) != right}
+    for name, right in itertools.islice(wrong.items(), 1):
+        yield failed(
+            f"{show(found.path)}: has {show(name)}; NeMo looks for {right} at TP {tensor} PP {pipeline or 1}",
+            "rename it, or convert it again (prepare.llm)",
         )
 
 
@@ -191,3 +201,16 @@ def check_weights(context: Context) -> Iterator[Finding]:
     if embedding and hidden is not None and embedding[1] != hidden:
         yield failed(f"word embeddings are {embedding[1]} wide; must be {hidden}", "name the checkpoint of this model")
     yield note(f"{len(shapes)} tensors under Megatron Core's names")
+
+
+@check(
+    Level.FULL,
+    "model.checkpointPath",
+    cost="opens each file of the weights and reads a few bytes of each tensor",
+    prevents="missing or cut files: NeMo dies, or, of zarr, trains the projector against zeros",
+)
+def check_weight_files(context: Context) -> Iterator[Finding]:
+    """Each file that the index names is there, with all its bytes."""
+    checkpoint = context.checkpoint()
+    if lacks := weights_problems(checkpoint):
+        yield failed(f"{show(checkpoint.path)}: {some(lacks)}", CONVERT)
