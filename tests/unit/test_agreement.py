@@ -125,7 +125,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             "visionEncoderPath": draw(st.sampled_from(["/models/preset/c", "openai/clip"])),
             "architecture": draw(
                 st.sampled_from(
-                    [{}, {"numLayers": 30}, {"numQueryGroups": 3}, {"ffnHiddenSize": 9}, {"gatedMlp": False}]
+                    [
+                        {},
+                        {"numLayers": 30},
+                        {"numQueryGroups": 3},
+                        {"ffnHiddenSize": 9},
+                        {"gatedMlp": False},
+                        {"encoderSeqLength": 300},
+                    ]
                 )
             ),
         },
