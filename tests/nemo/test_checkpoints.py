@@ -84,6 +84,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     "cut-last-rank": ("whole-legacy", lambda f: cut(ranks(f)[-1])),
     "empty-legacy": ("whole-legacy", lambda f: emptied(ranks(f)[-1])),
     "no-arrays": ("whole-zarr", lambda f: without(*(d for d in (f / "model_weights").iterdir() if d.is_dir()))),
+    "no-array": ("whole-zarr", lambda f: without(next(f.rglob("*linear_proj.weight")))),
     "no-chunk": ("whole-zarr", lambda f: without(next(f.rglob("*linear_qkv.weight/0*")))),
 }
 STRICTER = {

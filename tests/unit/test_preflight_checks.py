@@ -34,6 +34,7 @@ from neva_pretrain import chart
 from neva_pretrain.model import catalog, hydra
 from tests.unit.preflight_tools import (
     DATA,
+    MODEL,
     Files,
     config_yaml,
     extended,
@@ -44,6 +45,7 @@ from tests.unit.preflight_tools import (
     sample,
     tokenizer,
     torch_dist,
+    torch_file,
     with_pieces,
     world,
     write_dataset,
@@ -682,7 +684,7 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize("files", [zarr(), torch_dist(), legacy(1)])
     def test_d12_names_of_weights_are_read(self, settings: Settings, tmp_path: Path, files: Files) -> None:
-        """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch 2.4 writes them."""
+        """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch writes them."""
         for kind in ("folder", "tar"):
             path = self.use(settings, tmp_path, files, kind)
             result = run(settings, "weights")["weights"]
@@ -723,9 +725,37 @@ class TestCheckpoint:
         found = problems(settings, "weight-files")
         assert said in found[0] if said else found == []
 
-    def test_weights_of_another_width(self, settings: Settings, tmp_path: Path) -> None:
-        self.use(settings, tmp_path, zarr(hidden=16))
-        assert "word embeddings are 16 wide; must be 8" in problems(settings, "weights")[0]
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_each_tensor_is_there_in_its_shape(self, settings: Settings, tmp_path: Path, layout: str) -> None:
+        self.use(settings, tmp_path, LAYOUTS[layout][0])
+        assert problems(settings, "weights") == []
+        settings["architecture"].update(ffnHiddenSize=64)
+        assert "mlp.linear_fc1.weight is [" in problems(settings, "weights")[0]
+        settings["architecture"].update(ffnHiddenSize=32, numLayers=4)
+        assert "has no tensor " in problems(settings, "weights")[0] or layout in ("zarr", "torch_dist")
+        settings["architecture"].update(numLayers=2, hiddenSize=16)
+        assert "self_attention.linear_qkv.weight is [" in problems(settings, "weights")[0]
+
+    @pytest.mark.parametrize("kind", ["folder", "tar"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_a_tensor_that_is_missing(self, settings: Settings, tmp_path: Path, layout: str, kind: str) -> None:
+        """A whole array of zarr, a name of torch_dist's index, or what one rank's file lacks."""
+        files, place = dict(LAYOUTS[layout][0]), "model_weights"
+        if layout == "zarr":
+            for name in [n for n in files if "linear_proj.weight/" in n]:
+                del files[name]
+        elif layout == "torch_dist":
+            index = "model_weights/.metadata"
+            files[index] = files[index].replace(b"model.decoder.layers.self_attention.linear_proj.weight", b"x" * 54)
+        else:
+            shapes = MODEL.of_rank(128, *{"1": (1, 1, 0), "4": (4, 1, 0), "2": (2, 2, 1)}[layout[-1]])
+            del shapes["decoder.layers.0.self_attention.linear_proj.weight"]
+            place = sorted(n for n in files if n.endswith(".ckpt"))[-1]
+            files[place] = torch_file(shapes)
+        self.use(settings, tmp_path, files, kind)
+        (message,) = problems(settings, "weights")
+        layer = "" if place == "model_weights" else "0."
+        assert f"{place} has no tensor decoder.layers.{layer}self_attention.linear_proj.weight: " in message
 
     def test_d11_a_file_needs_room_for_each_rank(
         self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

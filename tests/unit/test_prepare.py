@@ -86,6 +86,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
             "visionEncoderPath": str(out / "clip"),
         },
         "architecture": dict(ARCHITECTURE),
+        "llm": {"normalization": {"run": "rmsnorm"}},
         "vision": dict(VISION),
         "training": {"tensorParallelSize": 4, "pipelineParallelSize": 1},
         "data": {

@@ -2,8 +2,9 @@
 
 Run by torchrun's variables, one process a rank, with a JSON file:
     {"tensor": 2, "config": PATH, "make": {NAME: changes of the model's configuration}, "folder": PATH}
-First checkpoints are made, `NAME` (torch_dist), `NAME-zarr` and `NAME-legacy`; then the test makes others of them, once
-it is told so; then rank 0 prints for each folder or file whether it loads: "", or what is wrong.
+First checkpoints are made, `NAME` (torch_dist), `NAME-zarr` and `NAME-legacy`, and the same as `lacking`, without a
+tensor; then the test makes others of them, once it is told so; then rank 0 prints for each folder or file whether it
+loads: "", or what is wrong.
 """
 
 import cpu
@@ -27,16 +28,17 @@ from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronTrainerB
 
 OWN = ("vision_encoder", "adapter_layer")
 """NeVa's, which a language model's checkpoint does not have."""
+LACKING = "decoder.final_layernorm.weight"
 SAVED = 0.5
 """All weights of a checkpoint."""
 
 
-def of_llm(state):
+def of_llm(state, lacks=OWN):
     """Return what a language model's checkpoint has of a state."""
-    return {name: value for name, value in state.items() if not any(own in name for own in OWN)}
+    return {name: value for name, value in state.items() if not any(part in name for part in lacks)}
 
 
-def save(model, config, place):
+def save(model, config, place, lacks=OWN):
     """Write a checkpoint as NLPSaveRestoreConnector does, in each format that it reads."""
     tensor = parallel_state.get_tensor_model_parallel_rank()
     first = torch.distributed.get_rank() == 0
@@ -50,9 +52,9 @@ def save(model, config, place):
             alone = parallel_state.get_tensor_model_parallel_world_size() == 1
             file = folder / ("" if alone else f"mp_rank_{tensor:02d}") / "model_weights.ckpt"
             file.parent.mkdir(exist_ok=True)
-            torch.save({f"model.{name}": value for name, value in of_llm(model.state_dict()).items()}, file)
+            torch.save({f"model.{name}": value for name, value in of_llm(model.state_dict(), lacks).items()}, file)
         else:
-            state = {"state_dict": of_llm(model.sharded_state_dict(prefix="model."))}
+            state = {"state_dict": of_llm(model.sharded_state_dict(prefix="model."), lacks)}
             strategy = ("zarr", 1) if kind else ("torch_dist", 1)
             dist_checkpointing.save(state, str(folder / "model_weights"), strategy)
     torch.distributed.barrier()
@@ -94,6 +96,8 @@ def main():
             for weight in model.parameters():
                 weight.fill_(SAVED)
         save(model, changed, folder / name)
+        if not changes:
+            save(model, changed, folder / "lacking", (*OWN, LACKING))
     if torch.distributed.get_rank() == 0:
         print("MADE", flush=True)
         sys.stdin.readline()
