@@ -192,6 +192,7 @@ def test_versions_are_those_that_are_built() -> None:
 
     assert f"| training operator | {pinned('training-operator', 'github.com/kubeflow/training-operator')} |" in TESTED
     assert f"| Kubernetes | {pinned('kubernetes', 'k8s.io/kubernetes')} |" in TESTED
+    assert f"| OCI registry | distribution {pinned('registry', 'github.com/distribution/distribution/v3')} |" in TESTED
     assert f"| Helm | {pinned('helm', 'helm.sh/helm/v3').rpartition('.')[0]} |" in TESTED
     for words, tool, module in (
         ("Kueue", "kueue", "sigs.k8s.io/kueue"),

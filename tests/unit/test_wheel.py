@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
-VERSION = f"--kube-version {KUBERNETES}"
+VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["version"]
+CLUSTER = f"--kube-version {KUBERNETES}"
 BIN = "Scripts" if os.name == "nt" else "bin"
 
 Run = Callable[..., str]
@@ -100,6 +101,8 @@ def test_the_chart_and_the_examples_are_in_it_once(wheel: Path) -> None:
         ("neva-values preflight --help", "--dataset"),
         ("neva-values check $(neva-values chart)/../../values/kueue.yaml", "ok"),
         ("neva-monitor --help", "SOURCE"),
+        ("neva-values --version", f"version {VERSION}"),
+        ("neva-monitor --version", f"version {VERSION}"),
     ],
 )
 def test_the_commands_run(run: Run, line: str, said: str) -> None:
@@ -111,7 +114,7 @@ def test_u06_from_nothing_to_a_job(run: Run, environment: Path) -> None:
     """What the quick start does, without a cluster."""
     run("neva-values --gpus 16 --write values.yaml")
     assert run("neva-values chart").startswith(str(environment))
-    manifests = list(yaml.safe_load_all(run(f"helm template neva $(neva-values chart) -f values.yaml {VERSION}")))
+    manifests = list(yaml.safe_load_all(run(f"helm template neva $(neva-values chart) -f values.yaml {CLUSTER}")))
     (job,) = [found for found in manifests if found and found["kind"] == "PyTorchJob"]
     assert job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 1
 
@@ -120,8 +123,8 @@ def test_u06_from_nothing_to_a_job(run: Run, environment: Path) -> None:
 def test_helm_sees_no_file_that_pip_compiled(run: Run, environment: Path) -> None:
     """The pods' code is Python, and pip compiles what Python a wheel brings."""
     assert list(environment.rglob("neva_pretrain/_shipped/**/*.pyc"))
-    installed = run(f"helm template neva $(neva-values chart) {VERSION}")
-    assert installed == run(f"helm template neva {CHART} {VERSION}")
+    installed = run(f"helm template neva $(neva-values chart) {CLUSTER}")
+    assert installed == run(f"helm template neva {CHART} {CLUSTER}")
 
 
 def test_u05_editors_find_the_schema(run: Run) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__
 from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
@@ -167,7 +166,7 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
 )
 @click.option("--write", "file", type=FILE, metavar="FILE", show_default="stdout", help="Write here, atomically.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
-@click.version_option(__version__)
+@click.version_option(package_name="neva-pretrain")
 @click.pass_context
 def main(
     ctx: click.Context,
