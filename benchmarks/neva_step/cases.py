@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
@@ -11,7 +11,9 @@ from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.setup import Kernels, Setup
 from neva_pretrain.plan.time import step_time
 
-PROFILES = ("reference", "fused", "fp8", "te-fused", "te-fp8")
+PROFILES = ("reference", "fused", "fp8", "te-fused", "te-fp8", "te-fp8-params")
+_PLANNED: dict[str, Kernels] = {"reference": "reference", "fused": "fused", "te-fused": "fused", "te-fp8": "fp8"}
+"""The profiles that training.kernels can ask for; Megatron-core and PyTorch alone have no FP8."""
 MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}
 _SIZES = {"tp": "tensor_parallel_size", "dp": "data_parallel_size", "mbs": "micro_batch_size", "acc": "accumulation"}
 _SIZES["tok"] = "tokens_per_sample"
@@ -111,7 +113,7 @@ class Case:
     def prediction(self, card: str) -> dict[str, Any]:
         """Return the planner's time and memory, or nothing for a card or kernels that it does not know."""
         gpu = gpu_of(card)
-        kernels: Kernels | None = next((k for k in get_args(Kernels) if k == self.kernels.removeprefix("te-")), None)
+        kernels = _PLANNED.get(self.kernels)
         if gpu is None or kernels is None:
             return {}
         setup = self.setup(gpu, kernels)

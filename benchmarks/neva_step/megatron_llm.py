@@ -6,6 +6,7 @@ Stand-ins where the other profiles would ask for them, and for apex' fused rotar
 """
 
 import os
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -26,6 +27,11 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor, nn
+
+try:
+    from transformer_engine.pytorch import fp8_model_init
+except ImportError:
+    fp8_model_init = nullcontext
 
 from benchmarks.neva_step import kernels as K  # noqa: N812
 from benchmarks.neva_step.parallel import Groups
@@ -81,22 +87,24 @@ class LanguageModel(nn.Module):
             tensor_model_parallel_size=groups.tp_size,
             use_cpu_initialization=device.type == "cpu",
             perform_initialization=False,
-            **(fp8 if profile == "te-fp8" else {}),
+            **(fp8 if profile.startswith("te-fp8") else {}),
         )
         rotary_pos_embedding.HAVE_APPLY_ROPE_FUSION = True
         rotary_pos_embedding.fused_apply_rotary_pos_emb = lambda t, freqs, **_: K.fused_rotary(t, freqs)
         layers.linear_with_frozen_weight = _frozen_linear
-        self.gpt = GPTModel(
-            config=config,
-            transformer_layer_spec=(
-                get_gpt_layer_with_transformer_engine_spec()
-                if engine
-                else TransformerBlockSubmodules([_layer()] * llm.num_layers, K.RMSNorm)
-            ),
-            vocab_size=llm.padded_vocab_size(groups.tp_size),
-            max_sequence_length=tokens,
-            position_embedding_type="rope",
-        )
+        # NeMo's fp8_params: no bf16 weights beside those in FP8.
+        with fp8_model_init() if profile == "te-fp8-params" else nullcontext():
+            self.gpt = GPTModel(
+                config=config,
+                transformer_layer_spec=(
+                    get_gpt_layer_with_transformer_engine_spec()
+                    if engine
+                    else TransformerBlockSubmodules([_layer()] * llm.num_layers, K.RMSNorm)
+                ),
+                vocab_size=llm.padded_vocab_size(groups.tp_size),
+                max_sequence_length=tokens,
+                position_embedding_type="rope",
+            )
         self.gpt.to(device, torch.bfloat16)
         self.group = parallel_state.get_tensor_model_parallel_group()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -15,9 +16,10 @@ from click.testing import CliRunner
 from neva_pod.preflight.checks import CHECKS, NODE
 from neva_pretrain.cli.main import main
 from neva_pretrain.cli.monitor import command as monitor
-from neva_pretrain.cli.options import GPU_KINDS
+from neva_pretrain.cli.options import GPU_KINDS, KERNELS
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
+from neva_pretrain.plan.setup import Kernels
 
 
 def commands() -> dict[str, click.Command]:
@@ -93,8 +95,9 @@ class TestTable:
     def test_every_option_says_what_it_is(self) -> None:
         assert [(command, option.name) for command, option in options() if not (option.help or "").endswith(".")] == []
 
-    def test_kinds_of_gpus_are_those_of_the_cost_model(self) -> None:
+    def test_kinds_of_gpus_and_kernels_are_those_of_the_cost_model(self) -> None:
         assert list(GPU_KINDS) == list(GPUS)
+        assert get_args(Kernels) == KERNELS
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_help_has_examples_with_options_that_exist(self, name: str) -> None:

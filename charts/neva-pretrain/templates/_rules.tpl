@@ -58,7 +58,7 @@ Takes a dict: path, values. */}}
 {{- define "neva-pretrain.at" -}}
 {{- $value := .values -}}
 {{- range splitList "." .path -}}
-  {{- if kindIs "map" $value -}}{{- $value = index $value . -}}{{- else -}}{{- $value = nil -}}{{- end -}}
+  {{- if kindIs "map" $value -}}{{- $value = index $value . -}}{{- else -}}{{- $value = index dict . -}}{{- end -}}
 {{- end -}}
 {{- $text := "" -}}
 {{- if kindIs "map" $value -}}{{- $text = keys $value | sortAlpha | join ", " -}}
