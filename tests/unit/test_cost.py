@@ -351,7 +351,8 @@ class TestProperties:
 
     @given(setups())
     def test_fp8_needs_two_bytes_a_weight_of_the_layers_more(self, setup: Setup) -> None:
-        fused, fp8 = (replace(setup, kernels=kernels, pipeline_parallel_size=1) for kernels in ("fused", "fp8"))
+        fused = replace(setup, kernels="fused", pipeline_parallel_size=1)
+        fp8 = replace(fused, kernels="fp8")
         llm = setup.model.architecture
         weights = llm.num_layers * llm.layer_matrix(llm.num_experts) // setup.tensor_parallel_size
         assert memory(fp8).peak - memory(fused).peak == pytest.approx(2 * weights, abs=4)
