@@ -265,7 +265,7 @@ _START_WORKER = 17.5  # s more for each worker of a process: NeMo spawns them, a
 
 
 def start_seconds(workers: int) -> float:
-    """Return the seconds before the first step, which are in no other figure.
+    """Return the seconds before the first step.
 
     A line through two runs of NeMo's own code on one H100 with 16 CPU cores: about 85 s with 2 workers, 190 s with 8.
     More processes on a node share its cores and its file system, which no run has measured.
