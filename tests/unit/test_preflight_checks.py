@@ -21,9 +21,10 @@ from PIL import Image, PngImagePlugin
 
 from neva_pod.findings import UsageError, note
 from neva_pod.inputs.checkpoint import read_checkpoint
-from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, pieces
+from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, extra_tokens, pieces
 from neva_pod.preflight.checks import CHECKS, devices, images
 from neva_pod.preflight.checks.checkpoint import VALUES_OF, llm_problems
+from neva_pod.preflight.checks.dataset import silent_batches
 from neva_pod.preflight.checks.devices import has_capability
 from neva_pod.preflight.registry import Check, Context, Level
 from neva_pod.preflight.report import as_json, as_text
@@ -223,6 +224,13 @@ class TestDataset:
         settings["training"].update(microBatchSize=2, globalBatchSize=2)
         assert problems(settings, "dataset") == []
         assert "1 samples have no answer to learn from: id silent" in problems(settings, "dataset", "warning")[1]
+        self.change(settings, [sample(0, "a.jpg"), silent, silent])
+        assert (
+            "2 samples have no answer, so that at micro batch size 2 the loss is NaN"
+            in problems(settings, "dataset")[0]
+        )
+        assert silent_batches(4, 2, 2) == pytest.approx(1 / 3)  # one of 6 pairs, 2 pairs in a pass
+        assert silent_batches(558_128, 500, 32) < 1e-90
 
     @pytest.mark.parametrize(
         ("samples", "training", "ways"),
@@ -873,7 +881,17 @@ class TestTokenizer:
         settings["model"]["extraTokens"] = 0
         assert problems(settings, "tokenizer") == []
         self.put(settings, tokenizer())
-        assert "has no <extra_id_0..5>" in problems(settings, "tokenizer")[0]
+        assert "lacks <extra_id_0>, <extra_id_1>" in problems(settings, "tokenizer")[0]
+        self.put(settings, extended(kind=3))
+        assert "are not of type USER_DEFINED" in problems(settings, "tokenizer")[0]
+
+    @pytest.mark.parametrize("count", [8, 0])
+    def test_a_piece_that_is_there_twice(self, settings: Settings, count: int) -> None:
+        """Sentencepiece refuses to load it."""
+        settings["model"]["extraTokens"] = count
+        self.put(settings, with_pieces(extended(), extra_tokens(8), 4))
+        (message,) = problems(settings, "tokenizer")
+        assert "more than once: sentencepiece does not load it" in message
 
     def test_huggingface_folder(self, settings: Settings, tmp_path: Path) -> None:
         folder = tmp_path / "hf tokenizer"
@@ -889,6 +907,8 @@ class TestTokenizer:
         data = {"model": {"vocab": {str(i): i for i in range(60)}}, "added_tokens": added}
         (folder / "tokenizer.json").write_text(json.dumps(data))
         (folder / "tokenizer_config.json").write_text("{}")
+        assert "names no tokenizer_class" in problems(settings, "tokenizer")[0]
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         assert problems(settings, "tokenizer") == []
         assert problems(settings, "vocabulary") == []
         data["added_tokens"] = added[1:]
@@ -1378,7 +1398,7 @@ class TestDamage:
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if file.startswith("hf/"):
-            (path.parent / "tokenizer_config.json").write_text("{}")
+            (path.parent / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
             model: dict[str, Any] = {"vocab": {"a": 0}}
             path.write_text(json.dumps({"added_tokens": [{"id": 1, "content": "x"}], "model": model}))
             settings["model"].update(tokenizerPath=str(path.parent), tokenizerLibrary="huggingface")
