@@ -25,6 +25,9 @@ from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Plan, Request, make_plan,
 from neva_pretrain.plan.setup import Kernels
 from neva_pretrain.plan.time import speedup
 
+SITE = "values/sites/scitix.yaml"
+"""The site of the launch scripts: what is meant if none is named."""
+
 
 class Options(NamedTuple):
     """What a user says of a run beside its sizes; None is the chart's default.
@@ -37,7 +40,7 @@ class Options(NamedTuple):
         kernels: those of the model.
         gpu: kind of GPU, a key of ``hardware.GPUS``.
         image: repository and tag or digest of the container's image.
-        site: file with partial values of a site, merged over the result.
+        site: file with partial values of a site, merged over the plan's; None is Scitix.
         optimize: take the planner's parallelism and micro batch.
     """
 
@@ -67,6 +70,13 @@ class Options(NamedTuple):
             said["training"] = {key: value for key, value in training.items() if value}
         return said
 
+    def over(self, site: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said over a site's values; an image is named as a whole, so the site's tag is not kept."""
+        image = section(site, "image")
+        if self.image and image:
+            site = {**site, "image": {key: image[key] for key in image if key not in ("repository", "tag", "digest")}}
+        return chart_values.overlay(site, self.values())
+
 
 def generate(request: Request, options: Options, command: str, output: Path | None = None) -> tuple[str, list[str]]:
     """Return the text of a values file, and warnings.
@@ -81,15 +91,15 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         RefusedError: a rule is broken; all that are.
         InputError: the site's file cannot be read.
     """
-    site, words = chart_values.read_document(options.site) if options.site else ({}, [])
+    site, words = chart_values.read_document(options.site or chart.root() / SITE)
     plan, refused = _plan_or_rest(request)
-    model, more = catalog.get(request.model), options.values()
-    notes: list[str] = []
+    model, said = catalog.get(request.model), options.over(site)
+    notes = [] if options.site else [f"  site: Scitix ({SITE}); --site FILE names another"]
+    chosen: dict[str, Any] = {}
     if options.optimize and not refused:
-        kind = recorded.gpu(chart_values.overlay(more, site))
-        plan, chosen, notes = _optimize(plan, request, model, kind, options)
-        more = chart_values.merge(more, chosen)
-    values = chart_values.overlay(from_plan(plan, model, more), site)
+        plan, chosen, more = _optimize(plan, request, model, recorded.gpu(said), options)
+        notes += more
+    values = chart_values.overlay(from_plan(plan, model, chosen), said)
     facts = Facts.of(values)
     verdict = judge(facts)
     broken = list(verdict.violations)
@@ -99,7 +109,7 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         raise RefusedError(broken)
     gain = [] if options.optimize else possible_gain(facts.setup)
     setup = facts.setup
-    if section(chart_values.overlay(options.values(), site), "checkpoint").get("everyNSteps"):
+    if section(said, "checkpoint").get("everyNSteps"):
         words = [*words, *saves(facts)]
     elif setup.checkpoint_interval:  # now that a step's time is known
         setup = replace(setup, checkpoint_interval=saving.interval(setup, facts.plan.max_steps))

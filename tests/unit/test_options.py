@@ -214,7 +214,7 @@ class TestSite:
         assert "fabric" not in self.run("", "--gpus", "8")[1]
 
     def test_help_shows_it(self) -> None:
-        assert "[env var: NEVA_SITE]" in CliRunner().invoke(main, ["--help"]).stdout
+        assert "[env var: NEVA_SITE; default: (Scitix)]" in CliRunner().invoke(main, ["--help"]).stdout
 
 
 class TestCompletion:

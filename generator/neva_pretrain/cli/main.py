@@ -162,7 +162,8 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     metavar="FILE",
     envvar="NEVA_SITE",
     show_envvar=True,
-    help="Partial values of your site, merged over the result.",
+    show_default="Scitix",
+    help="Partial values of your site, merged over the plan's.",
 )
 @click.option("--write", "file", type=FILE, metavar="FILE", show_default="stdout", help="Write here, atomically.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
