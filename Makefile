@@ -81,7 +81,7 @@ e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run 
 
 nemo: tools  ## NVIDIA's own NeVa code under the rendered configuration, on CPU (Python 3.11 or 3.12)
 	@$(BIN)/python -m tests.nemo.environment
-	$(BIN)/python -m pytest tests/nemo -m nemo
+	$(BIN)/python -m pytest tests/nemo -m nemo --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.e2e  ## 500 random schedules of faults; NEVA_CHAOS=N for another number
 	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e --numprocesses 4
