@@ -120,8 +120,8 @@ facts. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* TransformerEngine multiplies FP8 matrices whose sides are multiples of 16; FP8 experts were never run. Takes a dict:
-training, architecture, undivided. */}}
+{{/* TransformerEngine multiplies FP8 matrices whose sides are multiples of 16; FP8 experts were never run.
+Takes a dict: training, architecture, undivided. */}}
 {{- define "neva-pretrain.fp8Breaks" -}}
 {{- $a := .architecture -}}{{- $tp := int64 .training.tensorParallelSize -}}{{- $odd := list -}}
 {{- $keys := mul (div $a.hiddenSize $a.numAttentionHeads) $a.numQueryGroups -}}
