@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.queues import FLAVOR, TOPOLOGY
 from tests.e2e.release import Release, drop_volumes
 from tests.sandbox import Sandbox
+from tests.tools import ensure
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +30,11 @@ def namespace(sandbox: Sandbox) -> Iterator[str]:
 
 
 @pytest.fixture
-def release(sandbox: Sandbox, namespace: str) -> Release:
-    """Name a release in the test's namespace; nothing is installed yet."""
-    return Release(sandbox, namespace)
+def release(sandbox: Sandbox, namespace: str, request: pytest.FixtureRequest) -> Release:
+    """Name a release in the test's namespace; nothing is installed yet. A test may name the Helm that it is of."""
+    client = getattr(request, "param", "helm")
+    ensure(client)
+    return Release(sandbox, namespace, client=client)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +51,7 @@ def room(full: Sandbox) -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     full.kubectl("create", "namespace", name)
     yield name
-    full.kubectl("delete", "pytorchjobs,trainjobs", "--all", "-n", name)
+    full.kubectl("delete", "pytorchjobs,trainjobs,deployments", "--all", "-n", name)
     full.kubectl("delete", "pods", "--all", "-n", name)
     full.wait(lambda: not full.pods(namespace=name), "GPUs free")  # an operator may have made one more meanwhile
     drop_volumes(full, name)

@@ -35,10 +35,12 @@ class Release:
     namespace: str
     name: str = "neva"
     kind: str = "PyTorchJob"
+    client: str = "helm"
+    """``helm`` is Helm 3, ``helm4`` Helm 4."""
 
     def helm(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run helm in the release's namespace; never raises."""
-        command = [str(path("helm")), *args, "--namespace", self.namespace]
+        command = [str(path(self.client)), *args, "--namespace", self.namespace]
         return subprocess.run(command, env=self.sandbox.env, capture_output=True, text=True, check=False)
 
     def apply(self, verb: str, *args: str) -> str:

@@ -11,10 +11,16 @@ from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
+HELMS = ("helm", "helm4")
+both_helms = pytest.mark.parametrize("release", HELMS, indirect=True)
 FILES = [f for f in sorted((ROOT / "values").glob("*.yaml")) if "kind: TrainJob" not in f.read_text()]
 
 
-@pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
+@pytest.mark.parametrize(
+    ("file", "release"),
+    [pytest.param(f, h, id=f"{f.stem}-{h}") for f in FILES for h in HELMS if h == "helm" or f.stem == "13b-one-click"],
+    indirect=["release"],
+)
 def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file: Path) -> None:
     """Install, Running with the right pods, Succeeded when they end, uninstall; only data is kept."""
     values = yaml.safe_load(file.read_text())
@@ -61,6 +67,7 @@ def test_values_file_runs_and_succeeds(sandbox: Sandbox, release: Release, file:
     release.wait_for("Running")
 
 
+@both_helms
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -80,6 +87,7 @@ def test_refused_values_create_nothing(sandbox: Sandbox, release: Release, argum
     assert sandbox.get("configmaps", "-l", "helm.sh/chart", namespace=release.namespace)["items"] == []
 
 
+@both_helms
 def test_a11_upgrade_never_replaces_a_running_job_in_silence(sandbox: Sandbox, release: Release) -> None:
     """A11: the operator's webhook accepts any update; the chart refuses it until the job has ended."""
     release.apply("install", "--set", "training.nodes=2", "--set", "training.globalBatchSize=512")

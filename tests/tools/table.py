@@ -92,6 +92,12 @@ GROUPS: dict[str, Group] = {
             stamps=("helm.sh/helm/v3/internal/version.version={version}",),
         ),
         Group(
+            "helm4",
+            "helm.sh/helm/v4",
+            (Tool("helm4", "helm.sh/helm/v4/cmd/helm"),),
+            stamps=("helm.sh/helm/v4/internal/version.version={version}",),
+        ),
+        Group(
             "kubeconform",
             "github.com/yannh/kubeconform",
             (Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),),

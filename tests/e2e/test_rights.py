@@ -1,0 +1,116 @@
+"""A tenant with rights in one namespace and on one kind of job, under the API server's own authorization (N28, N30)."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.release import CHART, KINDS, ROOT, Release, provide_storage
+from tests.sandbox import Sandbox
+from tests.tools import path
+from tests.unit.monitor.nemo_logs import bar
+
+pytestmark = pytest.mark.e2e
+
+OTHER = {"PyTorchJob": "TrainJob", "TrainJob": "PyTorchJob"}
+RULES = (
+    (
+        "",
+        "pods pods/log events configmaps secrets serviceaccounts services persistentvolumeclaims",
+    ),
+    ("batch", "jobs"),
+    ("apps", "deployments"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("policy", "poddisruptionbudgets"),
+)
+OF_KIND = {
+    "PyTorchJob": ("kubeflow.org", "pytorchjobs"),
+    "TrainJob": ("trainer.kubeflow.org", "trainjobs trainingruntimes"),
+}
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A user of one namespace, with the environment in which programs act as this user."""
+
+    release: Release
+    env: dict[str, str]
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def helm(self, verb: str, *args: str) -> str:
+        return self.run(str(path("helm")), verb, self.release.name, *args, "--namespace", self.release.namespace)
+
+    def may(self, *what: str) -> bool:
+        command = [str(path("kubectl")), "auth", "can-i", *what]
+        return subprocess.run(command, env=self.env, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(params=KINDS)
+def tenant(full: Sandbox, room: str, tmp_path: Path, request: pytest.FixtureRequest) -> Tenant:
+    rules = [
+        {"apiGroups": [group], "resources": resources.split(), "verbs": ["*"]}
+        for group, resources in (*RULES, OF_KIND[request.param])
+    ]
+    api, user = "rbac.authorization.k8s.io", f"tenant-of-{room}"
+    meta = {"name": "tenant", "namespace": room}
+    bound = {
+        "roleRef": {"apiGroup": api, "kind": "Role", "name": "tenant"},
+        "subjects": [{"apiGroup": api, "kind": "User", "name": user}],
+    }
+    full.create(
+        [
+            {"apiVersion": f"{api}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+            {"apiVersion": f"{api}/v1", "kind": "RoleBinding", "metadata": meta, **bound},
+        ]
+    )
+    config = yaml.safe_load(full.kubeconfig.read_text())
+    for entry in config["users"]:
+        entry["user"]["as"] = user
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(config))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "kubectl").symlink_to(path("kubectl"))
+    search = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    env = {**full.env, "KUBECONFIG": str(file), "PATH": search}
+    return Tenant(Release(full, room, kind=request.param), env)
+
+
+@pytest.mark.parametrize("volumes", ["dynamic", "existing"])
+def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: Path, volumes: str) -> None:
+    release = tenant.release
+    other = KINDS[OTHER[release.kind]].resource
+    namespace = ("--namespace", release.namespace)
+    assert tenant.may("create", KINDS[release.kind].resource, *namespace)
+    assert not tenant.may("list", other, *namespace)
+    assert not tenant.may("get", "persistentvolumes")
+
+    names = ("datasets", "models", "results")
+    storage = yaml.safe_load((ROOT / "values" / "dynamic.yaml").read_text())["storage"]
+    if volumes == "existing":
+        storage = {name: {"existingClaim": f"own-{name}", "gpfs": {"nodePath": None}} for name in names}
+    values = {
+        "job": {"kind": release.kind},
+        "training": {"nodes": 2, "globalBatchSize": 512},
+        "storage": storage,
+    }
+    provide_storage(release, values)
+    file = tmp_path / "values.yaml"
+    file.write_text(json.dumps(values))
+    tenant.helm("install", str(CHART), "-f", str(file))
+    release.sandbox.wait_for_phase("Running", 2, namespace=release.namespace)
+    (first,) = (name for name in release.pods() if "-master-0" in name or "-node-0-0-" in name)
+    release.sandbox.write_logs(bar(999), first, namespace=release.namespace)
+    monitor = str(Path(sys.executable).with_name("neva-monitor"))
+    report = json.loads(tenant.run(monitor, release.name, "-n", release.namespace, "--once", "-o", "json"))
+    assert (report["step"], report["settings"]["gpus"]) == (1000, 16)
+    tenant.helm("uninstall")
+    release.sandbox.wait(lambda: not release.sandbox.pods(namespace=release.namespace), "pods gone")
