@@ -47,6 +47,7 @@ two equal. Yields violations, as all checks do. Takes the root.
   {{- else if eq $operator "not" -}}{{- $holds = ne $value.text $operand -}}
   {{- else if eq $operator "gt" -}}{{- $holds = and $value.given (gt (float64 $value.text) (float64 $operand)) -}}
   {{- else if eq $operator "lt" -}}{{- $holds = and $value.given (lt (float64 $value.text) (float64 $operand)) -}}
+  {{- else if eq $operator "matches" -}}{{- $holds = regexMatch $operand $value.text -}}
   {{- else -}}{{- printf "files/rules.yaml: no operator %s" $operator | fail -}}
   {{- end -}}
 {{- end -}}
