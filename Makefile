@@ -7,7 +7,7 @@ NAME   ?= neva
 NODES  ?= 16
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools docs pictures site lint quick unit fuzz test e2e nemo chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
+.PHONY: help install release tools docs pictures site lint quick unit fuzz test e2e nemo chaos demo sandbox-up sandbox-down bench bench-gpu bench-planner bench-scale clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,13 +20,17 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Install the package and its development tools into .venv
 
+release: tools  ## A release's files in dist/, nothing published; KEY=NAME KEYRING=FILE signs, PUSH=oci://... pushes the chart
+	@$(BIN)/python -m tests.tools.release $(if $(KEY),--key '$(KEY)' --keyring '$(KEYRING)') $(if $(PUSH),--push '$(PUSH)')
+
 tools: install  ## Build helm, kubeconform and helm-docs, once
 	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
 
-docs: tools  ## Make what follows from other files: values.schema.json, the chart's README, rules, field reports
+docs: tools  ## Make what follows from other files: values.schema.json, the chart's README and annotations, rules, field reports
 	@$(BIN)/python -m tests.tools.schema
 	@$(BIN)/python -m tests.tools.rules
 	@$(BIN)/python -m tests.tools.reports
+	@$(BIN)/python -m tests.tools.annotations
 	@$$($(BIN)/python -m tests.tools path helm-docs) --chart-search-root charts --log-level warning
 
 pictures: install  ## Draw the README's pictures with the product itself
@@ -52,6 +56,7 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$(BIN)/python -m tests.tools.schema --check
 	$(BIN)/python -m tests.tools.rules --check
 	$(BIN)/python -m tests.tools.reports --check
+	$(BIN)/python -m tests.tools.annotations --check
 
 quick: install  ## The fast tests: no Helm, under a minute
 	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench and not helm and not slow"
@@ -76,7 +81,7 @@ e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run 
 
 nemo: tools  ## NVIDIA's own NeVa code under the rendered configuration, on CPU (Python 3.11 or 3.12)
 	@$(BIN)/python -m tests.nemo.environment
-	$(BIN)/python -m pytest tests/nemo -m nemo
+	$(BIN)/python -m pytest tests/nemo -m nemo --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.e2e  ## 500 random schedules of faults; NEVA_CHAOS=N for another number
 	NEVA_CHAOS=$${NEVA_CHAOS:-500} $(BIN)/python -m pytest tests/survival/test_chaos.py -m e2e --numprocesses 4

@@ -50,6 +50,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=86400, help="budget; cases that do not fit are not run")
     parser.add_argument("--iterations", type=int, default=60, help="timed steps of a case")
     parser.add_argument("--warmup", type=int, default=10, help="steps before them")
+    # Hardly a step: a few random samples would soon be learnt, and vanishing gradients are cheaper to multiply.
+    parser.add_argument("--learning-rate", type=float, default=1e-7, help="1e-3 shows how the profiles learn")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on CPU with gloo")
     options = parser.parse_args()
     try:
@@ -70,7 +72,7 @@ def _visible_gpus() -> int:
 def _run(gpus: int, left: list[str], rows: Path, deadline: float, options: argparse.Namespace) -> None:
     """Run cases on that many GPUs; a case that ends its processes gets a row that says so, and the rest a new start."""
     while left and time.time() < deadline:
-        job = Job(left, str(rows), deadline, options.warmup, options.iterations, options.dry_run)
+        job = Job(left, str(rows), deadline, options.warmup, options.iterations, options.learning_rate, options.dry_run)
         before = len(table.read(rows))
         log = options.output / f"torchrun-{before}.log"
         code = _torchrun(gpus, job, log)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
@@ -11,7 +11,9 @@ from neva_pretrain.plan.memory import memory
 from neva_pretrain.plan.setup import Kernels, Setup
 from neva_pretrain.plan.time import step_time
 
-PROFILES = ("reference", "fused", "fp8")
+PROFILES = ("reference", "fused", "fp8", "te-fused", "te-fp8", "te-fp8-params")
+_PLANNED: dict[str, Kernels] = {"reference": "reference", "fused": "fused", "te-fused": "fused", "te-fp8": "fp8"}
+"""The profiles that training.kernels can ask for; Megatron-core and PyTorch alone have no FP8."""
 MODELS = {"7b": "llama2_7b_chat", "13b": "llama2_13b_chat"}
 _SIZES = {"tp": "tensor_parallel_size", "dp": "data_parallel_size", "mbs": "micro_batch_size", "acc": "accumulation"}
 _SIZES["tok"] = "tokens_per_sample"
@@ -111,7 +113,7 @@ class Case:
     def prediction(self, card: str) -> dict[str, Any]:
         """Return the planner's time and memory, or nothing for a card or kernels that it does not know."""
         gpu = gpu_of(card)
-        kernels: Kernels | None = next((k for k in get_args(Kernels) if k == self.kernels), None)
+        kernels = _PLANNED.get(self.kernels)
         if gpu is None or kernels is None:
             return {}
         setup = self.setup(gpu, kernels)
@@ -138,6 +140,7 @@ class Job:
     deadline: float
     warmup: int
     iterations: int
+    learning_rate: float
     dry_run: bool
 
 
@@ -150,17 +153,18 @@ def default(gpus: int) -> list[Case]:
     return [case for case in map(Case.parse, _DEFAULT) if case.gpus == gpus]
 
 
+_WITHOUT_ENGINE = PROFILES[:3]
 _DEFAULT = [
-    *(f"7b:tp1:mbs16:{kernels}" for kernels in PROFILES),
-    *(f"13b:tp1:mbs8:{kernels}" for kernels in PROFILES),
-    *(f"7b:tp1:mbs8:{kernels}" for kernels in PROFILES),
-    *(f"13b:tp1:mbs4:{kernels}" for kernels in PROFILES),
-    *(f"7b:tp2:mbs16:{kernels}" for kernels in PROFILES),
-    *(f"13b:tp2:mbs16:{kernels}" for kernels in PROFILES),
-    *(f"7b:tp4:mbs32:{kernels}" for kernels in PROFILES),
-    *(f"7b:tp1:dp4:mbs16:{kernels}" for kernels in PROFILES),
-    *(f"13b:tp8:mbs32:{kernels}" for kernels in PROFILES[:2]),
-    *(f"7b:tp4:dp2:mbs32:{kernels}" for kernels in PROFILES[:2]),
-    *(f"7b:tp1:dp8:mbs16:{kernels}" for kernels in PROFILES),
-    *(f"13b:tp1:dp8:mbs8:{kernels}" for kernels in PROFILES),
+    *(f"7b:tp1:mbs16:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"13b:tp1:mbs8:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"7b:tp1:mbs8:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"13b:tp1:mbs4:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"7b:tp2:mbs16:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"13b:tp2:mbs16:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"7b:tp4:mbs32:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"7b:tp1:dp4:mbs16:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"13b:tp8:mbs32:{kernels}" for kernels in _WITHOUT_ENGINE[:2]),
+    *(f"7b:tp4:dp2:mbs32:{kernels}" for kernels in _WITHOUT_ENGINE[:2]),
+    *(f"7b:tp1:dp8:mbs16:{kernels}" for kernels in _WITHOUT_ENGINE),
+    *(f"13b:tp1:dp8:mbs8:{kernels}" for kernels in _WITHOUT_ENGINE),
 ]

@@ -1,10 +1,13 @@
 """The language model by Megatron-core's own GPTModel and tensor parallel layers.
 
 NVIDIA's: the model, its parallel layers with frozen weights and their collectives, rotary embedding, SwiGLU, the
-vocabulary-parallel cross entropy. Stand-ins where Megatron-core asks for TransformerEngine or apex: attention, RMSNorm,
-the fused rotary kernel (``kernels.py``).
+vocabulary-parallel cross entropy; in the profiles ``te-*`` also TransformerEngine's layers, norms, attention and FP8.
+Stand-ins where the other profiles would ask for them, and for apex' fused rotary kernel (``kernels.py``).
 """
 
+import os
+from contextlib import nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import megatron.core
@@ -13,6 +16,7 @@ from megatron.core import parallel_state
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.common.embeddings import rotary_pos_embedding
 from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE, get_gpt_layer_with_transformer_engine_spec
 from megatron.core.tensor_parallel import layers
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -23,6 +27,11 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor, nn
+
+try:
+    from transformer_engine.pytorch import fp8_model_init
+except ImportError:
+    fp8_model_init = nullcontext
 
 from benchmarks.neva_step import kernels as K  # noqa: N812
 from benchmarks.neva_step.parallel import Groups
@@ -45,6 +54,8 @@ class LanguageModel(nn.Module):
     """GPTModel as NeVa uses it: embeddings first, then the loss of embeddings that hold the images."""
 
     made_by = f"megatron-core {megatron.core.__version__}"
+    if HAVE_TE:
+        made_by += f", TransformerEngine {version('transformer-engine')} in te-*"
 
     def __init__(self, llm: Architecture, tokens: int, profile: str, groups: Groups, device: torch.device) -> None:
         super().__init__()
@@ -52,7 +63,11 @@ class LanguageModel(nn.Module):
             parallel_state.initialize_model_parallel(tensor_model_parallel_size=groups.tp_size)
         if device.type == "cpu":
             torch.cuda.current_device = lambda: device  # the rotary embedding asks for it without need
-        fused = profile != "reference"
+        engine, fused = profile.startswith("te-"), profile != "reference"
+        if engine and not HAVE_TE:
+            raise ImportError(f"{profile}: TransformerEngine is not installed")
+        fp8 = {"fp8": "hybrid", "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}  # NVIDIA's presets
+        os.environ |= {"NVTE_FUSED_ATTN": "1", "NVTE_FLASH_ATTN": "0"}  # cuDNN's, as the chart asks for
         config = TransformerConfig(
             num_layers=llm.num_layers,
             hidden_size=llm.hidden_size,
@@ -72,19 +87,30 @@ class LanguageModel(nn.Module):
             tensor_model_parallel_size=groups.tp_size,
             use_cpu_initialization=device.type == "cpu",
             perform_initialization=False,
+            **(fp8 if profile.startswith("te-fp8") else {}),
         )
         rotary_pos_embedding.HAVE_APPLY_ROPE_FUSION = True
         rotary_pos_embedding.fused_apply_rotary_pos_emb = lambda t, freqs, **_: K.fused_rotary(t, freqs)
         layers.linear_with_frozen_weight = _frozen_linear
-        self.gpt = GPTModel(
-            config=config,
-            transformer_layer_spec=TransformerBlockSubmodules([_layer()] * llm.num_layers, K.RMSNorm),
-            vocab_size=llm.padded_vocab_size(groups.tp_size),
-            max_sequence_length=tokens,
-            position_embedding_type="rope",
-        )
+        # NeMo's fp8_params: no bf16 weights beside those in FP8.
+        with fp8_model_init() if profile == "te-fp8-params" else nullcontext():
+            self.gpt = GPTModel(
+                config=config,
+                transformer_layer_spec=(
+                    get_gpt_layer_with_transformer_engine_spec()
+                    if engine
+                    else TransformerBlockSubmodules([_layer()] * llm.num_layers, K.RMSNorm)
+                ),
+                vocab_size=llm.padded_vocab_size(groups.tp_size),
+                max_sequence_length=tokens,
+                position_embedding_type="rope",
+            )
         self.gpt.to(device, torch.bfloat16)
         self.group = parallel_state.get_tensor_model_parallel_group()
+
+    def begin_step(self) -> None:
+        """Let TransformerEngine cast the weights to FP8 anew, as Megatron's schedule does in each step."""
+        self.gpt.set_is_first_microbatch()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings ``[b, s, h]``."""

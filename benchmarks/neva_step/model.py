@@ -48,6 +48,12 @@ class Neva(nn.Module):
         losses = self.language.losses(self._embed(ids, images), labels)
         return (losses.float() * mask).sum() / mask.sum()
 
+    def begin_step(self) -> None:
+        """Begin an optimizer step."""
+        self.language.begin_step()
+        if self.scaling:
+            self.scaling.step()
+
     def _embed(self, ids: Tensor, images: Tensor) -> Tensor:
         """Return the embeddings ``[s, b, h]`` of words and images."""
         words = self._place_media(ids, self.language.embed(ids), self._encode(images))
@@ -98,7 +104,7 @@ class Neva(nn.Module):
 class Optimizer:
     """NeMo's ``MainParamsOptimizerWrapper`` over Adam: fp32 main parameters, fp32 gradients in one bucket."""
 
-    def __init__(self, projector: nn.Module, groups: Groups) -> None:
+    def __init__(self, projector: nn.Module, groups: Groups, learning_rate: float) -> None:
         self.groups = groups
         self.params = list(projector.parameters())
         self.main = [nn.Parameter(p.detach().float()) for p in self.params]
@@ -107,8 +113,7 @@ class Optimizer:
         for param, main, part in zip(self.params, self.main, parts, strict=True):
             main.grad = part.view_as(main)
             param.register_post_accumulate_grad_hook(self._hook(main))
-        # Hardly a step: a few random samples would soon be learnt, and vanishing gradients are cheaper to multiply.
-        self.adam = torch.optim.AdamW(self.main, lr=1e-7, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.adam = torch.optim.AdamW(self.main, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
     def _hook(self, main: Tensor) -> Any:
         def accumulate(param: Tensor) -> None:

@@ -145,6 +145,8 @@ class LanguageModel(nn.Module):
 
     def __init__(self, llm: Architecture, tokens: int, profile: str, groups: Groups, device: torch.device) -> None:
         super().__init__()
+        if profile.startswith("te-"):
+            raise ImportError(f"{profile}: Megatron-core is not installed")
         self.groups, self.group = groups, groups.tp
         part = llm.padded_vocab_size(groups.tp_size) // groups.tp_size
         self.first = groups.tp_rank * part
@@ -157,6 +159,9 @@ class LanguageModel(nn.Module):
             step = torch.arange(0, llm.head_size, 2).float() / llm.head_size
             angles = torch.outer(torch.arange(tokens).float(), 10000.0**-step)
             self.frequencies = torch.cat((angles, angles), dim=-1)[:, None, None, :]
+
+    def begin_step(self) -> None:
+        """Do nothing: there is no TransformerEngine here."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the word embeddings ``[b, s, h]``."""

@@ -21,13 +21,15 @@ from benchmarks.neva_step.model import LLM, TOWER, Neva, Optimizer
 from benchmarks.neva_step.parallel import Groups, make_groups
 from benchmarks.neva_step.sensors import Sensors, driver
 
+_LOSSES = 10  # of all steps, in a row of the results
+
 
 @dataclass(frozen=True)
 class Timing:
     """All timed steps of a case, on all ranks."""
 
     ms: list[float]
-    loss: float
+    losses: list[float]
     finite: bool
     allocated: int
     reserved: int
@@ -80,7 +82,7 @@ def _measure(case: Case, job: Job, groups: Groups, device: torch.device) -> dict
         torch.cuda.empty_cache()
     figures: dict[str, Any] = {
         "status": "measured" if timing.finite else "not finite",
-        "loss": timing.loss,
+        "losses": [round(loss, 4) for loss in timing.losses],
         "allocated_bytes": timing.allocated,
         "reserved_bytes": timing.reserved,
         "device_bytes": timing.device,
@@ -109,27 +111,27 @@ def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     model = Neva(case.shapes(tiny=job.dry_run), case.kernels, groups, device)
-    optimizer = Optimizer(model.projector, groups)
+    optimizer = Optimizer(model.projector, groups, job.learning_rate)
     generator = torch.Generator(device).manual_seed(groups.dp_rank)
     batches = [model.batch(case.micro_batch_size, generator) for _ in range(min(case.accumulation, 2))]
     finite = torch.ones((), dtype=torch.bool, device=device)
     steps = job.warmup + job.iterations
     marks = [_Mark(device) for _ in range(steps + 1)]
-    sensors = Sensors()
+    sensors, losses = Sensors(), []
     with K.attention_backend(case.kernels, device), sensors:
         for step in range(steps):
             if step == job.warmup:
                 dist.barrier()
                 sensors.start()
             marks[step].set()
+            model.begin_step()
             for micro in range(case.accumulation):
                 loss = model(*batches[micro % len(batches)])
                 (loss / case.accumulation).backward()
                 finite &= loss.isfinite()
             norm = optimizer.step()
             finite &= norm.isfinite() & ((norm > 0) | (step < job.warmup))  # FP8 scales take steps to settle
-            if model.scaling:
-                model.scaling.step()
+            losses.append(loss.detach())
         marks[steps].set()
         marks[steps].wait()
     ms = torch.tensor([marks[i].until(marks[i + 1]) for i in range(job.warmup, steps)], device=device)
@@ -139,7 +141,7 @@ def _time(case: Case, job: Job, groups: Groups, device: torch.device) -> Timing:
     allocated, reserved, used, failed = worst.tolist()
     return Timing(
         ms=ms.tolist(),
-        loss=float(loss.detach()),
+        losses=torch.stack(losses[:: max(1, steps // _LOSSES)]).tolist(),
         finite=failed < 0,
         allocated=int(allocated),
         reserved=int(reserved),

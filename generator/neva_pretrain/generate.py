@@ -25,7 +25,8 @@ from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Plan, Request, make_plan,
 from neva_pretrain.plan.setup import Kernels
 from neva_pretrain.plan.time import speedup
 
-SCHEMA_IN_CHECKOUT = "charts/neva-pretrain/values.schema.json"
+SITE = "values/sites/scitix.yaml"
+"""The site of the launch scripts: what is meant if none is named."""
 
 
 class Options(NamedTuple):
@@ -39,7 +40,7 @@ class Options(NamedTuple):
         kernels: those of the model.
         gpu: kind of GPU, a key of ``hardware.GPUS``.
         image: repository and tag or digest of the container's image.
-        site: file with partial values of a site, merged over the result.
+        site: file with partial values of a site, merged over the plan's; None is Scitix.
         optimize: take the planner's parallelism and micro batch.
     """
 
@@ -69,6 +70,13 @@ class Options(NamedTuple):
             said["training"] = {key: value for key, value in training.items() if value}
         return said
 
+    def over(self, site: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said over a site's values; an image is named as a whole, so the site's tag is not kept."""
+        image = section(site, "image")
+        if self.image and image:
+            site = {**site, "image": {key: image[key] for key in image if key not in ("repository", "tag", "digest")}}
+        return chart_values.overlay(site, self.values())
+
 
 def generate(request: Request, options: Options, command: str, output: Path | None = None) -> tuple[str, list[str]]:
     """Return the text of a values file, and warnings.
@@ -83,15 +91,15 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         RefusedError: a rule is broken; all that are.
         InputError: the site's file cannot be read.
     """
-    site, words = chart_values.read_document(options.site) if options.site else ({}, [])
+    site, words = chart_values.read_document(options.site or chart.root() / SITE)
     plan, refused = _plan_or_rest(request)
-    model, more = catalog.get(request.model), options.values()
-    notes: list[str] = []
+    model, said = catalog.get(request.model), options.over(site)
+    notes = [] if options.site else [f"  site: Scitix ({SITE}); --site FILE names another"]
+    chosen: dict[str, Any] = {}
     if options.optimize and not refused:
-        kind = recorded.gpu(chart_values.overlay(more, site))
-        plan, chosen, notes = _optimize(plan, request, model, kind, options)
-        more = chart_values.merge(more, chosen)
-    values = chart_values.overlay(from_plan(plan, model, more), site)
+        plan, chosen, more = _optimize(plan, request, model, recorded.gpu(said), options)
+        notes += more
+    values = chart_values.overlay(from_plan(plan, model, chosen), said)
     facts = Facts.of(values)
     verdict = judge(facts)
     broken = list(verdict.violations)
@@ -101,7 +109,7 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         raise RefusedError(broken)
     gain = [] if options.optimize else possible_gain(facts.setup)
     setup = facts.setup
-    if section(chart_values.overlay(options.values(), site), "checkpoint").get("everyNSteps"):
+    if section(said, "checkpoint").get("everyNSteps"):
         words = [*words, *saves(facts)]
     elif setup.checkpoint_interval:  # now that a step's time is known
         setup = replace(setup, checkpoint_interval=saving.interval(setup, facts.plan.max_steps))
@@ -188,14 +196,9 @@ def emit(
     output: Path | None,
     epoch: int = SAMPLES_PER_EPOCH,
 ) -> str:
-    """Return the text of a values file: the schema for editors, the command, what follows from it, the values.
-
-    The same arguments give the same bytes; the schema's path is relative to the file's folder, by its name alone.
-    """
-    folder = output.parent if output and not output.is_absolute() else "."
-    schema = Path(os.path.relpath(SCHEMA_IN_CHECKOUT, folder)).as_posix()
+    """Return the text of a values file: the schema for editors, the command, what follows from it, the values."""
     lines = [
-        f"# yaml-language-server: $schema={schema}",
+        f"# yaml-language-server: $schema={_schema(output)}",
         f"# {printable(' '.join(command.splitlines()))}",
         f"#   {plan.gpus} GPUs on {_counted(plan.nodes, 'node')}: 1 master, {_counted(plan.workers, 'worker')}",
         f"#   data parallel size {plan.data_parallel_size}, {plan.accumulation_steps} accumulation steps",
@@ -208,6 +211,16 @@ def emit(
     if body != printable(body):  # shown in another order than it has: escaped, so that a terminal may have it too
         body = yaml.dump(dict(values), allow_unicode=False, **style)
     return "\n".join(lines) + "\n" + body
+
+
+def _schema(output: Path | None) -> str:
+    """Return where an editor finds the schema: in this checkout or copy of the chart, else in the installed package."""
+    here = Path(chart.CHART, chart.SCHEMA)
+    if not here.exists():
+        return chart.path(chart.SCHEMA).as_uri()
+    if output and output.is_absolute():
+        return here.resolve().as_uri()
+    return Path(os.path.relpath(here, output.parent if output else ".")).as_posix()
 
 
 def _counted(number: int, name: str) -> str:

@@ -165,6 +165,11 @@ def test_recompute_and_kernels(tmp_path: Path) -> None:
     assert model.activations_checkpoint_method == "uniform"
     assert model.activations_checkpoint_num_layers == 1
     assert (model.bias_activation_fusion, model.apply_rope_fusion, model.sequence_parallel) == (True, True, True)
+    assert model.fp8 is False
+    model = composed(tmp_path, {"training": {"kernels": "fp8"}}).model
+    assert (model.bias_activation_fusion, model.apply_rope_fusion, model.transformer_engine) == (True, True, True)
+    assert (model.fp8, model.fp8_e4m3, model.fp8_hybrid) == (True, False, True)
+    assert (model.fp8_amax_history_len, model.fp8_amax_compute_algo) == (1024, "max")
     model = composed(tmp_path, {"training": {"recompute": "selective"}}).model
     assert model.activations_checkpoint_granularity == "selective"
     assert model.activations_checkpoint_method is None

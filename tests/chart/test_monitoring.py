@@ -420,6 +420,7 @@ def test_tensorboards_service_never_finds_a_training_pod() -> None:
 def test_tensorboard_runs_where_the_data_is_and_takes_nothing_from_training() -> None:
     scheduling = {
         "nodeSelector": {"a": "b"},
+        "gpuType": {"values": ["A"]},
         "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 10000000, "effect": "NoExecute"}],
         "priorityClassName": "high",
         "schedulerName": "gang",

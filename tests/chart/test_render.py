@@ -388,7 +388,7 @@ def test_a15_host_network_needs_a_port_of_its_own() -> None:
 def test_a16_the_container_is_named_pytorch() -> None:
     for role in ("Master", "Worker"):
         found = helm.container(helm.render(nodes(2)), role)
-        assert found["image"] == "registry-ap-southeast.scitix.ai/hpc/nemo:24.07"
+        assert found["image"] == "nvcr.io/nvidia/nemo:24.07"
 
 
 # B: rendezvous

@@ -248,7 +248,7 @@ def test_n05_a_map_with_defaults_is_one_whose_entries_stand_alone() -> None:
             elif isinstance(value, dict):
                 yield from maps(value, below, f"{path}{key}.")
 
-    assert set(maps(chart.defaults(), schema())) == {"env", "podAnnotations", "workerLabels"}
+    assert set(maps(chart.defaults(), schema())) == {"env", "podAnnotations"}
 
 
 def test_a_policy_that_cannot_act_or_cuts_the_hub_off_is_refused() -> None:

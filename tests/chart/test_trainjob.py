@@ -77,11 +77,16 @@ def test_the_pod_is_the_pytorchjobs_but_for_names_level_and_port(more: dict[str,
 
 
 def test_labels_and_annotations_of_the_pods_are_the_workers() -> None:
-    values = {"podLabels": {"a": 1}, "scheduling": {"kai": {"queue": "team"}}, "rdma": {"networks": ["x/y"]}}
+    values = {
+        "podLabels": {"a": 1},
+        "workerLabels": {"b": 2},
+        "scheduling": {"kai": {"queue": "team"}},
+        "rdma": {"networks": ["x/y"]},
+    }
     node = helm.replicas(helm.render(trainjob(**values)))["Node"]["template"]["metadata"]
     worker = helm.replicas(helm.render({**FOUR, **values}))["Worker"]["template"]["metadata"]
     assert node == worker
-    assert node["labels"]["scitix.ai/topo-aware-in-node"] == "true"
+    assert node["labels"]["b"] == "2"
 
 
 def test_a06_a07_a_pod_that_ended_by_itself_is_not_created_anew() -> None:

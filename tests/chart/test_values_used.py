@@ -52,7 +52,10 @@ SCENES: list[dict[str, Any]] = [
         "secrets": {"huggingface": {"name": "hf"}},
     },
     {"job": {"kind": "TrainJob"}, "rdma": ENABLED},
-    {"scheduling": {"schedulerName": "kai-scheduler", "kai": {"queue": "k"}}, "rendezvous": {"port": 24000}},
+    {
+        "scheduling": {"schedulerName": "kai-scheduler", "kai": {"queue": "k"}, "gpuType": {"values": ["A"]}},
+        "rendezvous": {"port": 24000},
+    },
     {"model": {"name": "mixtral_8x7b_instruct"}, "training": {"tensorParallelSize": 8}},
 ]
 # What only rules read: one other fact of a run decides it, or what a cluster admits.

@@ -51,7 +51,7 @@ def room(full: Sandbox) -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     full.kubectl("create", "namespace", name)
     yield name
-    full.kubectl("delete", "pytorchjobs,trainjobs", "--all", "-n", name)
+    full.kubectl("delete", "pytorchjobs,trainjobs,deployments", "--all", "-n", name)
     full.kubectl("delete", "pods", "--all", "-n", name)
     full.wait(lambda: not full.pods(namespace=name), "GPUs free")  # an operator may have made one more meanwhile
     drop_volumes(full, name)

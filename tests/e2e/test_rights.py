@@ -13,6 +13,7 @@ import yaml
 from tests.e2e.release import CHART, KINDS, ROOT, Release, provide_storage
 from tests.sandbox import Sandbox
 from tests.tools import path
+from tests.unit.monitor.nemo_logs import bar
 
 pytestmark = pytest.mark.e2e
 
@@ -106,8 +107,10 @@ def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: 
     file.write_text(json.dumps(values))
     tenant.helm("install", str(CHART), "-f", str(file))
     release.sandbox.wait_for_phase("Running", 2, namespace=release.namespace)
+    (first,) = (name for name in release.pods() if "-master-0" in name or "-node-0-0-" in name)
+    release.sandbox.write_logs(bar(999), first, namespace=release.namespace)
     monitor = str(Path(sys.executable).with_name("neva-monitor"))
     report = json.loads(tenant.run(monitor, release.name, "-n", release.namespace, "--once", "-o", "json"))
-    assert report["settings"]["gpus"] == 16
+    assert (report["step"], report["settings"]["gpus"]) == (1000, 16)
     tenant.helm("uninstall")
     release.sandbox.wait(lambda: not release.sandbox.pods(namespace=release.namespace), "pods gone")

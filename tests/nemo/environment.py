@@ -15,12 +15,18 @@ INSIDE = HERE / "inside"
 """Scripts that run where NeMo is."""
 REQUIREMENTS = HERE / "requirements.txt"
 STAND_INS = HERE / "standins"
+CONTAINERS = {
+    "24.07": (),
+    "24.09": ("nemo_toolkit==2.0.0", "megatron_core==0.9.0"),
+    "24.12": ("nemo_toolkit==2.1.0", "megatron_core==0.10.0", "lightning==2.4.0"),
+    "25.02": ("nemo_toolkit==2.2.0", "megatron_core==0.11.0", "lightning==2.4.0"),
+}
+"""Tag of NVIDIA's image -> its packages over those of REQUIREMENTS, which are 24.07's."""
 PYTHONS = ((3, 11), (3, 12))
 """Those that the wheels of torch 2.3 are for, the release nearest to the container's."""
 
 ENVIRONMENT = {
     "NVIDIA_PYTORCH_VERSION": "24.02",  # the container sets it; NeMo asks for it
-    "PYTHONPATH": str(STAND_INS),
     "PYTHONWARNINGS": "ignore",
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
@@ -51,17 +57,43 @@ def _install(folder: Path) -> None:
     say("nemo: installing NeMo and torch (5 GiB) into the cache; the first time takes some minutes")
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    with Heartbeat("nemo: pip install"):
-        done = subprocess.run([*pip, "--no-deps", "--requirement", str(REQUIREMENTS)], check=False)
-    if done.returncode:
-        raise ToolError(f"NeMo: pip could not install {REQUIREMENTS}; see its words above")
+    _pip(folder / "bin" / "python", "--requirement", str(REQUIREMENTS))
     (folder / "done").touch()
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a process inside."""
-    return {"PATH": f"{python().parent}:/usr/local/bin:/usr/bin:/bin", **ENVIRONMENT, **more}
+def overlay(container: str) -> Path:
+    """Return the folder of what a later container has in place of 24.07's packages, made first if it is not there.
+
+    Raises:
+        ToolError: the installation failed.
+    """
+    packages = CONTAINERS[container]
+    state = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    folder = cache_root() / "nemo" / container / f"{sys.version_info.major}.{sys.version_info.minor}-{state}"
+    base = python()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _pip(base, "--target", str(folder), *packages)
+            (folder / "done").touch()
+    return folder
+
+
+def _pip(base: Path, *what: str) -> None:
+    pip = [str(base), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    with Heartbeat("nemo: pip install"):
+        done = subprocess.run([*pip, *what], check=False)
+    if done.returncode:
+        raise ToolError(f"NeMo: pip could not install {' '.join(what)}; see its words above")
+
+
+def environment(container: str = "24.07", **more: str) -> dict[str, str]:
+    """Return the environment of a process inside, with the packages of a container of NVIDIA's."""
+    first = [STAND_INS, *([overlay(container)] if CONTAINERS[container] else [])]
+    path = f"{python().parent}:/usr/local/bin:/usr/bin:/bin"
+    return {"PATH": path, "PYTHONPATH": ":".join(map(str, first)), **ENVIRONMENT, **more}
 
 
 def run(script: str, *arguments: str) -> str:

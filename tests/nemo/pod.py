@@ -86,6 +86,7 @@ class Run:
     world: World
     name: str
     values: dict[str, Any] = field(default_factory=dict)
+    image: str = "24.07"
     port: int = field(default_factory=free_port_pair)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ class Run:
         container = next(c for c in spec["containers"] if c["name"] in ("prepare", "pytorch"))
         etc = self.folder / f"etc-{len(list(self.folder.glob('etc-*')))}"
         helm.mount(spec, manifests, "config", etc)
-        inside = environment.environment(**helm.env_of(container))
+        inside = environment.environment(self.image, **helm.env_of(container))
         pod = {
             **{"PATH": f"{self.folder / 'bin'}:{inside['PATH']}", "NEVA_CONFIG_DIR": str(etc), MARK: self.uid},
             **{"POD_NAME": name, "POD_NAMESPACE": "ns", "POD_UID": self.uid, "NODE_NAME": "node-0"},

@@ -20,8 +20,8 @@ from tests.nemo.judge import ask
 pytestmark = [pytest.mark.nemo, pytest.mark.helm]
 
 
-def rendered(model: Model, folder: Path) -> str:
-    """Render a model's configuration, with a tiny tokenizer of its kind; return its path."""
+def inputs(model: Model, folder: Path) -> dict[str, Any]:
+    """Write a tiny tokenizer, image processor and image for a model of the catalog; return values that name them."""
     if model.tokenizer_library == "huggingface":
         tiny.write_llama_3(folder / "tokenizer")
     else:
@@ -37,6 +37,11 @@ def rendered(model: Model, folder: Path) -> str:
     }
     values["data"] = {"path": str(folder / "data"), "images": "images"}
     values["storage"] = {"models": {"mountPath": str(folder)}, "datasets": {"mountPath": str(folder / "data")}}
+    return values
+
+
+def rendered(values: dict[str, Any], folder: Path) -> str:
+    """Render a configuration into a folder; return its path."""
     (folder / "neva_pretrain.yaml").write_text(helm.config_data(helm.render(values))["neva_pretrain.yaml"])
     return str(folder / "neva_pretrain.yaml")
 
@@ -66,7 +71,7 @@ def caption(words: int) -> str:
 def test_every_model_of_the_catalog(tmp_path: Path, name: str) -> None:
     """An image's tokens are exactly those of the catalog, and a usual caption is within its tokensPerSample."""
     model = catalog.get(name)
-    config = rendered(model, tmp_path)
+    config = rendered(inputs(model, tmp_path), tmp_path)
     batches = [[captioned(caption(words)) for _ in range(2)] for words in (0, 10)]
     short, usual = ask("batches", config=config, over={}, batches=batches, patches=model.image_tokens)
     assert short["seen"] == usual["seen"] == [model.image_tokens] * 2
@@ -77,7 +82,7 @@ def test_every_model_of_the_catalog(tmp_path: Path, name: str) -> None:
 def test_random_images_and_captions(tmp_path: Path) -> None:
     """The longest sample of a micro batch, in steps of 64: an image, the tokenizer's first space, the caption."""
     base, chance = catalog.get("llama2_7b_chat"), random.Random(0)  # noqa: S311 - not a secret
-    config = rendered(base, tmp_path)
+    config = rendered(inputs(base, tmp_path), tmp_path)
     for case in range(30):
         patch = chance.choice((14, 16, 32))
         vision = replace(

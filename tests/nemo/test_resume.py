@@ -93,3 +93,14 @@ def test_x16_starts_as_nemo_does(
 def test_r03_consumed_samples_as_nemo_reads_them(name: str) -> None:
     """R03: from the path, by NeMo's own expression."""
     assert consumed_samples(f"/r/{name}") == ask("consumed_samples", path=f"/r/{name}")
+
+
+def test_x16_why_a_name_is_refused(config: str, tmp_path: Path) -> None:
+    """X16: NeMo takes what follows the first `step` of a checkpoint's whole path for its step."""
+    for run, stops in (("two-step", True), ("two", False)):
+        log = tmp_path / run / "results"
+        write_saved(log / "checkpoints" / f"{STEP}-last", log / "checkpoints" / STEP)
+        assert ("stops" in ask("start", config=config, log_dir=str(log), require=True)) == stops
+    assert any(
+        "run.id: got two-step; must not contain step" in line for line in helm.render_fails({"run": {"id": "two-step"}})
+    )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +74,26 @@ def in_a_save(run: Run) -> bool:
     return any(f"step={2 * EVERY}-" in path.name for path in run.checkpoints.glob("*-unfinished"))
 
 
-@pytest.mark.parametrize("when", [in_a_step, in_a_save])
-def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_more(
-    world: World, trained: Run, when: Callable[[Run], bool]
-) -> None:
+def due(when: Callable[[Run], bool], run: Run, process: "subprocess.Popen[bytes]") -> bool:
+    """Whether it is time, or never will be."""
+    return when(run) or process.poll() is not None
+
+
+def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_more(world: World, trained: Run) -> None:
     """The supervisor starts all ranks again; NeMo comes to the same losses and the same projector, bit for bit."""
-    run = Run(world, "killed-" + when.__name__.rpartition("_")[2].replace("step", "training"))
+    run = Run(world, "killed")
     process = run.start()
     try:
-        until(lambda: when(run) or process.poll() is not None, run.tail, pause=0.002, patience=PATIENCE)
-        os.kill(run.ranks()[0], signal.SIGKILL)
+        for when in (in_a_step, in_a_save):
+            until(partial(due, when, run, process), run.tail, pause=0.002, patience=PATIENCE)
+            os.kill(run.ranks()[0], signal.SIGKILL)
         run.finish(process)
     finally:
         run.end()
     assert losses(run) == losses(trained)
-    assert (watched(run)["status"], watched(run)["restarts"]) == ("finished", 1)
-    begins = [line["step"] for line in run.sums(1) if line["step"] < STEPS]
-    assert begins == [0, EVERY]
+    assert (watched(run)["status"], watched(run)["restarts"]) == ("finished", 2)
+    assert [line["step"] for line in run.sums(1)] == [0, EVERY, EVERY, STEPS]
+    assert run.sums(1)[1] == run.sums(1)[2], "the save that was killed is not resumed from"
     assert run.sums(1)[-1] == trained.sums(1)[-1]
     attempts = [json.loads(line) for line in (run.results / "restarts.jsonl").read_text().splitlines()]
-    assert [(a["resumed"], a["reason"] == "done") for a in attempts] == [(0, False), (EVERY, True)]
+    assert [(a["resumed"], a["reason"] == "done") for a in attempts] == [(0, False), (EVERY, False), (EVERY, True)]

@@ -114,6 +114,11 @@ GROUPS: dict[str, Group] = {
             stamps=("main.version={version}",),
         ),
         Group(
+            "registry",
+            "github.com/distribution/distribution/v3",
+            (Tool("registry", "neva-pretrain/tests/tools/registry"),),
+        ),
+        Group(
             "kubernetes",
             "k8s.io/kubernetes",
             tuple(

@@ -39,6 +39,7 @@ def test_the_matrix_is_of_what_is_built() -> None:
     rows = [f"| Kubernetes | {oldest} and {first} to {last} | "]
     rows += [f"| Kubernetes | {version('kubernetes')} | ", f"| training operator | {version('training-operator')} | "]
     rows += [f"| Helm | {version('helm')} and {version('helm4')} | "]
+    rows += [f"| kubectl | {version('kubernetes')} | ", f"| OCI registry | distribution {version('registry')} | "]
     rows += [f"| PyTorchJob, training operator {version('training-operator')} | "]
     rows += [f"| TrainJob, Trainer {version('trainer')}, JobSet {version('jobset')} | "]
     rows += [f"| | runs | Kueue {version('kueue')}, quota | Kueue {version('kueue')}, topology | "]

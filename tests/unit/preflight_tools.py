@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -15,6 +16,7 @@ import sentencepiece
 import yaml
 from PIL import Image
 
+from neva_pod.inputs.megatron import Model
 from neva_pod.inputs.tokenizer import extra_tokens
 from neva_pod.preflight.registry import Context, Level
 from neva_pod.preflight.run import CheckResult, run_check, select
@@ -42,6 +44,7 @@ CONFIG = {
     "num_query_groups": None,
     "sequence_parallel": False,
 }
+MODEL = Model.of({**CONFIG, "normalization": "rmsnorm"}, "CONFIG", gated=True)
 VISION = {
     "architectures": ["CLIPModel", "CLIPVisionModel"],
     "imageSize": 336,
@@ -57,8 +60,8 @@ def config_yaml(**changes: Any) -> bytes:
 
 
 def legacy(tensor: int, pipeline: int = 1, rank: bytes | None = None, **config: Any) -> Files:
-    """Return the files of a legacy checkpoint; every rank is a file that torch 2.4 wrote."""
-    weights = rank if rank is not None else (DATA / "mcore-rank.ckpt").read_bytes()
+    """Return the files of a legacy checkpoint; that of TP 1 and PP 1 is what torch 2.3 wrote."""
+    real = (DATA / "mcore-rank.ckpt").read_bytes()
     files = {"model_config.yaml": config_yaml(**config), "abc_tokenizer.model": b"x"}
     for t in range(tensor):
         for p in range(pipeline):
@@ -68,37 +71,42 @@ def legacy(tensor: int, pipeline: int = 1, rank: bytes | None = None, **config: 
                 folder = f"mp_rank_{t:02}/"
             else:
                 folder = f"tp_rank_{t:02}_pp_rank_{p:03}/"
-            files[f"{folder}model_weights.ckpt"] = weights
+            own = torch_file(MODEL.of_rank(128, tensor, pipeline, p)) if folder else real
+            files[f"{folder}model_weights.ckpt"] = own if rank is None else rank
     return files
 
 
-def zarr(layers: int = 2, hidden: int = 8, prefix: str = "model.", **config: Any) -> Files:
+def torch_file(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Return a zip with the pickle that torch.save writes of tensors, and no data."""
+    pickle = b"\x80\x02}("
+    for name, sizes in shapes.items():
+        numbers = b"".join(b"J" + size.to_bytes(4, "little") for size in sizes)
+        pickle += b"X" + (6 + len(name)).to_bytes(4, "little") + b"model." + name.encode()
+        pickle += b"ctorch._utils\n_rebuild_tensor_v2\n(NK\0(" + numbers + b"t)tR"
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle + b"u.")
+    return made.getvalue()
+
+
+def zarr(rows: int = 64, **config: Any) -> Files:
     """Return the files of a distributed checkpoint in zarr."""
-
-    def array(*shape: int) -> bytes:
-        return json.dumps({"shape": shape, "dtype": "bfloat16", "zarr_format": 2}).encode()
-
-    weights = "model_weights/" + prefix
-    return {
+    files = {
         "model_config.yaml": config_yaml(**config),
         "model_weights/metadata.json": b'{"sharded_backend": "zarr", "sharded_backend_version": 1}',
-        "model_weights/common.pt": b"x",
-        f"{weights}embedding.word_embeddings.weight/.zarray": array(64, hidden),
-        f"{weights}embedding.word_embeddings.weight/0.0": bytes(100),
-        f"{weights}decoder.layers.self_attention.linear_qkv.weight/.zarray": array(layers, 24, hidden),
-        f"{weights}decoder.layers.self_attention.linear_qkv.weight/0.0.0": bytes(100),
+        "model_weights/common.pt": torch_file({}),
     }
+    for name, sizes in MODEL.whole(rows).items():
+        array = {"shape": sizes, "chunks": sizes, "dtype": "bfloat16", "compressor": None, "zarr_format": 2}
+        files[f"model_weights/model.{name}/.zarray"] = json.dumps(array).encode()
+        files[f"model_weights/model.{name}/{'.'.join('0' * len(sizes))}"] = bytes(2 * prod(sizes))
+    return files
 
 
 def torch_dist(**config: Any) -> Files:
-    """Return the files of a distributed checkpoint in torch_dist; .metadata is torch 2.4's."""
-    return {
-        "model_config.yaml": config_yaml(**config),
-        "model_weights/metadata.json": b'{"sharded_backend": "torch_dist"}',
-        "model_weights/.metadata": (DATA / "torch_dist.metadata").read_bytes(),
-        "model_weights/__0_0.distcp": bytes(500),
-        "model_weights/common.pt": b"x",
-    }
+    """Return the files of a distributed checkpoint in torch_dist, as prepare makes it with torch."""
+    weights = {f"model_weights/{file.name}": file.read_bytes() for file in (DATA / "converted").iterdir()}
+    return {"model_config.yaml": config_yaml(**config), **weights}
 
 
 def safetensors(shapes: Mapping[str, tuple[int, ...]], kind: str = "BF16") -> bytes:

@@ -125,7 +125,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             "visionEncoderPath": draw(st.sampled_from(["/models/preset/c", "openai/clip"])),
             "architecture": draw(
                 st.sampled_from(
-                    [{}, {"numLayers": 30}, {"numQueryGroups": 3}, {"ffnHiddenSize": 9}, {"gatedMlp": False}]
+                    [
+                        {},
+                        {"numLayers": 30},
+                        {"numQueryGroups": 3},
+                        {"ffnHiddenSize": 9},
+                        {"gatedMlp": False},
+                        {"encoderSeqLength": 300},
+                    ]
                 )
             ),
         },
@@ -306,7 +313,7 @@ def further_values() -> st.SearchStrategy[dict[str, Any]]:
         "workers": st.just(0),
     }
     training = {
-        "kernels": st.just("fused"),
+        "kernels": st.sampled_from(["fused", "fp8"]),
         "recompute": st.sampled_from(["full", "selective"]),
         "gpu": st.sampled_from(list(GPUS)),
         "learningRate": st.just(2e-3),
@@ -423,8 +430,10 @@ def accepted_values(draw: st.DrawFn) -> dict[str, Any]:
 def unfit(partial: dict[str, Any]) -> bool:
     """Say whether such values break a rule."""
     training = partial["training"]
-    unfused = training.get("kernels") == "fused" and partial["model"]["name"] == "nemotron4_340b_chat"
-    return bool(unfused or training["gpusPerNode"] % training["tensorParallelSize"] != 0)
+    kernels, name = training.get("kernels", "reference"), partial["model"]["name"]
+    unfused = kernels != "reference" and name == "nemotron4_340b_chat"
+    no_fp8 = kernels == "fp8" and (name == "mixtral_8x7b_instruct" or training.get("gpu") == "a100-80gb")
+    return bool(unfused or no_fp8 or training["gpusPerNode"] % training["tensorParallelSize"] != 0)
 
 
 @pytest.mark.helm

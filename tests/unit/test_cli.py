@@ -268,7 +268,37 @@ class TestWarnings:
 
 
 class TestSite:
-    def test_it_is_merged_over_the_result(self, tmp_path: Path) -> None:
+    """U12."""
+
+    def test_without_one_it_is_the_launch_scripts_and_written_out(self) -> None:
+        site = yaml.safe_load((ROOT / "values" / "sites" / "scitix.yaml").read_text(encoding="utf-8"))
+        result = run("--gpus", "8")
+        values = yaml.safe_load(result.stdout)
+        assert {key: values[key] for key in site} == site
+        assert "#   site: Scitix (values/sites/scitix.yaml); --site FILE names another" in result.stdout.splitlines()
+
+    def test_another_takes_its_place(self, tmp_path: Path) -> None:
+        result = run("--gpus", "8", "--site", write_site(tmp_path, "fabric: roce\n"))
+        assert set(yaml.safe_load(result.stdout)) == {"model", "training", "checkpoint", "fabric"}
+        assert "itix" not in result.stdout.replace("/models/preset/scitix", "")
+
+    def test_the_chart_s_defaults_are_nobody_s(self) -> None:
+        """But for the source document's paths."""
+        text = (ROOT / "charts" / "neva-pretrain" / "values.yaml").read_text(encoding="utf-8")
+        used = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        assert [line.strip() for line in used if "scitix" in line] == [
+            "llmPath: /models/preset/scitix/hf-to-nemo/Llama-2-7b-chat"
+        ]
+
+    def test_options_win_over_it(self, tmp_path: Path) -> None:
+        site = write_site(
+            tmp_path, "image: {repository: a/b, tag: '1', pullSecrets: [c]}\ntraining: {learningRate: 2e-3}\n"
+        )
+        values = written("--gpus", "8", "--learning-rate", "1e-4", "--image", "d/e:2", "--site", site)
+        assert values["training"]["learningRate"] == 1e-4
+        assert values["image"] == {"repository": "d/e", "tag": "2", "pullSecrets": ["c"]}
+
+    def test_it_is_merged_over_the_plan(self, tmp_path: Path) -> None:
         site = write_site(tmp_path, 'image: {tag: "24.12"}\ntraining: {learningRate: 2e-3}\nenv: {NCCL_DEBUG: INFO}\n')
         values = written("--gpus", "16", "--site", site)
         assert values["image"] == {"tag": "24.12"}
@@ -345,7 +375,8 @@ class TestOutput:
             check=True,
             cwd=ROOT,
         )
-        assert set(yaml.safe_load(done.stdout)) == {"model", "training", "checkpoint"}
+        site = yaml.safe_load((ROOT / "values" / "sites" / "scitix.yaml").read_text(encoding="utf-8"))
+        assert set(yaml.safe_load(done.stdout)) == {"model", "training", "checkpoint", *site}
         assert "warning" not in done.stdout
         assert done.stderr.startswith("warning: ")
 

@@ -12,12 +12,12 @@ import pytest
 from neva_pod.findings import ProblemError
 from neva_pod.inputs import weights
 from neva_pod.inputs.checkpoint import read_checkpoint
+from neva_pod.inputs.megatron import Model
 from neva_pod.inputs.weights import Shape, weight_shapes
+from neva_pod.prepare.blocks import Chunk
 from neva_pod.prepare.huggingface import chunks_of_folder, megatron_config
 from neva_pod.prepare.legacy import chunks_of_ranks
-from neva_pod.prepare.megatron import Chunk, Model
 from tests.unit.preflight_tools import (
-    DATA,
     config_yaml,
     hub_llama,
     llama_config,
@@ -205,23 +205,7 @@ def megatron(**changes: Any) -> dict[str, Any]:
 
 def rank_shapes(model: Model, tensor: int, pipeline: int, stage: int) -> Shapes:
     """Return what Megatron Core has on a rank."""
-
-    def local(size: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-        return tuple(n // tensor if i == axis else n for i, n in enumerate(size))
-
-    found: Shapes = {}
-    if stage == 0:
-        found["model.embedding.word_embeddings.weight"] = (64 // tensor, model.hidden)
-    for layer in range(model.layers // pipeline):
-        prefix = f"model.decoder.layers.{layer}."
-        found |= {prefix + name: local(size, axis) for name, size, axis in model.layer()}
-        for expert in range(0 if model.dense else model.experts):
-            inner = f"{prefix}mlp.experts.local_experts.{expert}."
-            found |= {inner + name: local(size, axis) for name, size, axis in model.mlp()}
-    if stage == pipeline - 1:
-        found |= {f"model.{name}": size for name, size, _ in model.final_norm()}
-        found["model.output_layer.weight"] = (64 // tensor, model.hidden)
-    return found
+    return {f"model.{name}": size for name, size in model.of_rank(64 // tensor, tensor, pipeline, stage).items()}
 
 
 @pytest.fixture
@@ -314,7 +298,6 @@ class TestLegacy:
 
 def test_r01_what_torch_wrote_is_what_was_planned(tmp_path: Path) -> None:
     """R01: of the checkpoint in tests/data, which prepare made of this Llama where torch is."""
-    files = {f"model_weights/{f.name}": f.read_bytes() for f in (DATA / "converted").iterdir()}
-    made = write_folder(tmp_path / "made", {**torch_dist(), **files})
+    made = write_folder(tmp_path / "made", torch_dist())
     found = {name: tuple(shape) for name, shape in weight_shapes(read_checkpoint(str(made))).items()}
     assert found == assert_whole(planned(write_hub(tmp_path / "hub")))

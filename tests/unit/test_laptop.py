@@ -107,6 +107,9 @@ def test_the_same_words_as_here(folder: Path, module: str, arguments: list[str],
 def test_files_are_written_and_replaced(folder: Path) -> None:
     """Values below a folder, twice, and the monitor's page."""
     (folder / "made").mkdir()
+    copy = ["chart", "--copy", "here"]
+    code, said = call("main", copy, folder, WINDOWS)
+    assert (code, said.replace("\\", "/")) == call("main", copy, folder)
     arguments = ["--gpus", "8", "--site", "site.yaml", "--write", "made/values.yaml"]
     for _ in range(2):
         assert call("main", arguments, folder, WINDOWS) == (0, "")
@@ -114,7 +117,7 @@ def test_files_are_written_and_replaced(folder: Path) -> None:
     assert call("main", arguments, folder) == (0, "")
     assert (folder / "made" / "values.yaml").read_bytes() == there
     assert "视觉".encode() in there
-    assert there.startswith(b"# yaml-language-server: $schema=../charts/")
+    assert there.startswith(b"# yaml-language-server: $schema=file:///")
     assert call("monitor", ["train.log", "--once", "--html", "report.html"], folder, WINDOWS)[0] == 0
     assert (folder / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
     assert sorted(path.name for path in (folder / "made").iterdir()) == ["values.yaml"]

@@ -25,6 +25,7 @@ UNDO = {
     "exp_manager.checkpoint_callback_params.every_n_epochs",
     "exp_manager.checkpoint_callback_params.train_time_interval",
     "model.resume_from_checkpoint",
+    "model.fp8_e4m3",
 }
 OTHER: dict[str, dict[str, Any]] = {
     "training": {
@@ -64,13 +65,17 @@ def test_k19_owned_keys_are_the_leaves_that_change_when_values_change() -> None:
     partial += [{section: {key: value}} for section, keys in OTHER.items() for key, value in keys.items()]
     partial += [{"model": {"architecture": {key: value}}} for key, value in ARCHITECTURE.items()]
     partial += [{"model": {"name": name}} for name in catalog.names()]
-    partial += [{"checkpoint": {"resume": "never"}}, {"training": {"recompute": "selective"}}]
+    partial += [
+        {"checkpoint": {"resume": "never"}},
+        {"training": {"recompute": "selective"}},
+        {"training": {"kernels": "fp8"}},
+    ]
     partial += [{"wandb": {"enabled": True, "entity": "z"}}, {"storage": {"results": {"mountPath": "/z"}}}]
     for key in OTHER:
         assert key == "wandb" or set(chart.defaults()[key]) - {"name", "architecture"} == set(OTHER[key]) - {"name"}
     assert set(ARCHITECTURE) == set(chart.schema()["properties"]["model"]["properties"]["architecture"]["properties"])
     before, *after = [leaves(found) for found in batch.evaluate([values.complete(p) for p in partial], HYDRA)]
-    text = chart.path("models.yaml").read_text()
+    text = chart.path("files/models.yaml").read_text()
     for old, new in (
         ("patchSize: 14", "patchSize: 7"),
         ("classTokens: 1", "classTokens: 3"),

@@ -34,18 +34,18 @@ llama2_7b_chat on 128 x H100 80GB (16 x 8), reference kernels
 555520 samples of 640 tokens, global batch 4096: 136 steps
 
   TP PP MBS ACC  GiB SPARE SMP/S/GPU  STEP TO END GPU-H MFU
->  1  1  16   2 57.7  21.5      24.0 1.33s  3m03s  6.50 43%
-   1  1   8   4 37.4  41.8      24.0 1.33s  3m03s  6.50 43%
-   1  1   4   8 27.2  52.0      22.8 1.41s  3m13s  6.86 41%
-   2  1  32   2 57.5  21.7      19.3 1.66s  3m48s  8.09 35%
-P  4  1  32   4 37.0  42.1     ~14.2 2.26s  5m11s  11.0 25%
+>  1  1  16   2 57.7  21.5      24.0 1.33s  6m13s  13.3 43%
+   1  1   8   4 37.4  41.8      24.0 1.33s  6m13s  13.3 43%
+   1  1   4   8 27.2  52.0      22.8 1.41s  6m23s  13.6 41%
+   2  1  32   2 57.5  21.7      19.3 1.66s  6m58s  14.9 35%
+P  4  1  32   4 37.0  42.1     ~14.2 2.26s  8m21s  17.8 25%
 
 > best; P NVIDIA's preset; ~ modelled
 
 Best:    TP 1 MBS 16, 24.0 samples/s/GPU: ~1.70x the preset (TP 4 MBS 32, ~14.2)
 Limit:   elementwise kernels take 29% of the step; --kernels fused would give
          about 29.3 samples/s/GPU, 1.22x
-Start:   about 3m10s before the first step, not in TO END: each of 8 DataLoader
+Start:   about 3m10s of TO END pass before the first step: each of 8 DataLoader
          workers imports NeMo; 1m25s with data.workers 2 (one GPU, 16 cores)
 Saves:   every 23 steps (31s): at most 1% of the time for saves; here 0.96%
          (0.29 s a save, assumed)

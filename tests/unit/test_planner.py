@@ -75,6 +75,21 @@ class TestBest:
         assert result.best.rate == pytest.approx(rate, rel=0.04)
 
     @pytest.mark.parametrize(
+        ("name", "expected", "rate"),
+        [("llama2_7b_chat", (1, 1, 16), 37.5), ("llama2_13b_chat", (1, 1, 8), 21.5)],
+    )
+    def test_fp8(self, name: str, expected: tuple[int, int, int], rate: float) -> None:
+        """On one GPU, where 13B at MBS 8 leaves 2 GiB; a slower H100 made 36.9 and, without accumulation, 20.4."""
+        result = search(request(name, kernels="fp8", gpus=1, gpus_per_node=1, tensor_parallel_size=1))
+        assert expected in {split(candidate) for candidate in result.candidates}
+        (same,) = [c for c in result.candidates if split(c) == expected and c.setup.recompute == "none"]
+        assert same.rate == pytest.approx(rate, rel=0.04)
+
+    def test_an_a100_has_no_fp8(self) -> None:
+        with pytest.raises(RefusedError, match="--kernels: got fp8; must be reference or fused on A100 80GB"):
+            search(request("llama2_7b_chat", kernels="fp8", gpu=GPUS["a100-80gb"]))
+
+    @pytest.mark.parametrize(
         ("name", "preset", "gain"), [("llama2_7b_chat", 15.6, 1.55), ("llama2_13b_chat", 6.86, 1.99)]
     )
     def test_gain_measured_on_h200(self, name: str, preset: float, gain: float) -> None:

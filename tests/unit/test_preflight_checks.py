@@ -21,9 +21,10 @@ from PIL import Image, PngImagePlugin
 
 from neva_pod.findings import UsageError, note
 from neva_pod.inputs.checkpoint import read_checkpoint
-from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, pieces
+from neva_pod.inputs.tokenizer import LLAMA_3_TOKENS, extra_tokens, pieces
 from neva_pod.preflight.checks import CHECKS, devices, images
 from neva_pod.preflight.checks.checkpoint import VALUES_OF, llm_problems
+from neva_pod.preflight.checks.dataset import silent_batches
 from neva_pod.preflight.checks.devices import has_capability
 from neva_pod.preflight.registry import Check, Context, Level
 from neva_pod.preflight.report import as_json, as_text
@@ -34,6 +35,7 @@ from neva_pretrain import chart
 from neva_pretrain.model import catalog, hydra
 from tests.unit.preflight_tools import (
     DATA,
+    MODEL,
     Files,
     config_yaml,
     extended,
@@ -44,6 +46,7 @@ from tests.unit.preflight_tools import (
     sample,
     tokenizer,
     torch_dist,
+    torch_file,
     with_pieces,
     world,
     write_dataset,
@@ -221,6 +224,13 @@ class TestDataset:
         settings["training"].update(microBatchSize=2, globalBatchSize=2)
         assert problems(settings, "dataset") == []
         assert "1 samples have no answer to learn from: id silent" in problems(settings, "dataset", "warning")[1]
+        self.change(settings, [sample(0, "a.jpg"), silent, silent])
+        assert (
+            "2 samples have no answer, so that at micro batch size 2 the loss is NaN"
+            in problems(settings, "dataset")[0]
+        )
+        assert silent_batches(4, 2, 2) == pytest.approx(1 / 3)  # one of 6 pairs, 2 pairs in a pass
+        assert silent_batches(558_128, 500, 32) < 1e-90
 
     @pytest.mark.parametrize(
         ("samples", "training", "ways"),
@@ -682,7 +692,7 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize("files", [zarr(), torch_dist(), legacy(1)])
     def test_d12_names_of_weights_are_read(self, settings: Settings, tmp_path: Path, files: Files) -> None:
-        """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch 2.4 writes them."""
+        """D12: from .zarray, torch_dist's .metadata and torch's zip, as torch writes them."""
         for kind in ("folder", "tar"):
             path = self.use(settings, tmp_path, files, kind)
             result = run(settings, "weights")["weights"]
@@ -696,9 +706,64 @@ class TestCheckpoint:
         self.use(settings, tmp_path, legacy(1, rank=rank), "tar")
         assert "NeVa would ignore them without an error" in problems(settings, "weights")[0]
 
-    def test_weights_of_another_width(self, settings: Settings, tmp_path: Path) -> None:
-        self.use(settings, tmp_path, zarr(hidden=16))
-        assert "word embeddings are 16 wide; must be 8" in problems(settings, "weights")[0]
+    @pytest.mark.parametrize("tar", [False, True])
+    @pytest.mark.parametrize(
+        ("file", "content", "said"),
+        [
+            ("__1_0.distcp", None, "__1_0.distcp is missing"),
+            ("__0_0.distcp", b"", "__0_0.distcp has 0 bytes"),
+            ("__0_0.distcp", b"PK", "__0_0.distcp has 2 of "),
+            ("common.pt", None, "common.pt is missing"),
+            ("__0_0.distcp", ..., ""),
+        ],
+    )
+    def test_files_of_weights_are_whole(
+        self, settings: Settings, tmp_path: Path, file: str, content: Any, said: str, tar: bool
+    ) -> None:
+        """The index names files and their sizes; in a .nemo file as in a folder."""
+        folder = DATA / "saved"
+        files = {f"model_weights/{f.name}": f.read_bytes() for f in folder.iterdir()}
+        if content is None:
+            del files[f"model_weights/{file}"]
+        elif content is not ...:
+            files[f"model_weights/{file}"] = content
+        files["model_config.yaml"] = config_yaml()
+        path = write_tar(tmp_path / "a.nemo", files) if tar else write_folder(tmp_path / "a", files)
+        settings["model"]["checkpointPath"] = str(path)
+        found = problems(settings, "weight-files")
+        assert said in found[0] if said else found == []
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_each_tensor_is_there_in_its_shape(self, settings: Settings, tmp_path: Path, layout: str) -> None:
+        self.use(settings, tmp_path, LAYOUTS[layout][0])
+        assert problems(settings, "weights") == []
+        settings["architecture"].update(ffnHiddenSize=64)
+        assert "mlp.linear_fc1.weight is [" in problems(settings, "weights")[0]
+        settings["architecture"].update(ffnHiddenSize=32, numLayers=4)
+        assert "has no tensor " in problems(settings, "weights")[0] or layout in ("zarr", "torch_dist")
+        settings["architecture"].update(numLayers=2, hiddenSize=16)
+        assert "self_attention.linear_qkv.weight is [" in problems(settings, "weights")[0]
+
+    @pytest.mark.parametrize("kind", ["folder", "tar"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_a_tensor_that_is_missing(self, settings: Settings, tmp_path: Path, layout: str, kind: str) -> None:
+        """A whole array of zarr, a name of torch_dist's index, or what one rank's file lacks."""
+        files, place = dict(LAYOUTS[layout][0]), "model_weights"
+        if layout == "zarr":
+            for name in [n for n in files if "linear_proj.weight/" in n]:
+                del files[name]
+        elif layout == "torch_dist":
+            index = "model_weights/.metadata"
+            files[index] = files[index].replace(b"model.decoder.layers.self_attention.linear_proj.weight", b"x" * 54)
+        else:
+            shapes = MODEL.of_rank(128, *{"1": (1, 1, 0), "4": (4, 1, 0), "2": (2, 2, 1)}[layout[-1]])
+            del shapes["decoder.layers.0.self_attention.linear_proj.weight"]
+            place = sorted(n for n in files if n.endswith(".ckpt"))[-1]
+            files[place] = torch_file(shapes)
+        self.use(settings, tmp_path, files, kind)
+        (message,) = problems(settings, "weights")
+        layer = "" if place == "model_weights" else "0."
+        assert f"{place} has no tensor decoder.layers.{layer}self_attention.linear_proj.weight: " in message
 
     def test_d11_a_file_needs_room_for_each_rank(
         self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -816,7 +881,17 @@ class TestTokenizer:
         settings["model"]["extraTokens"] = 0
         assert problems(settings, "tokenizer") == []
         self.put(settings, tokenizer())
-        assert "has no <extra_id_0..5>" in problems(settings, "tokenizer")[0]
+        assert "lacks <extra_id_0>, <extra_id_1>" in problems(settings, "tokenizer")[0]
+        self.put(settings, extended(kind=3))
+        assert "are not of type USER_DEFINED" in problems(settings, "tokenizer")[0]
+
+    @pytest.mark.parametrize("count", [8, 0])
+    def test_a_piece_that_is_there_twice(self, settings: Settings, count: int) -> None:
+        """Sentencepiece refuses to load it."""
+        settings["model"]["extraTokens"] = count
+        self.put(settings, with_pieces(extended(), extra_tokens(8), 4))
+        (message,) = problems(settings, "tokenizer")
+        assert "more than once: sentencepiece does not load it" in message
 
     def test_huggingface_folder(self, settings: Settings, tmp_path: Path) -> None:
         folder = tmp_path / "hf tokenizer"
@@ -832,6 +907,8 @@ class TestTokenizer:
         data = {"model": {"vocab": {str(i): i for i in range(60)}}, "added_tokens": added}
         (folder / "tokenizer.json").write_text(json.dumps(data))
         (folder / "tokenizer_config.json").write_text("{}")
+        assert "names no tokenizer_class" in problems(settings, "tokenizer")[0]
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         assert problems(settings, "tokenizer") == []
         assert problems(settings, "vocabulary") == []
         data["added_tokens"] = added[1:]
@@ -1321,7 +1398,7 @@ class TestDamage:
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if file.startswith("hf/"):
-            (path.parent / "tokenizer_config.json").write_text("{}")
+            (path.parent / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
             model: dict[str, Any] = {"vocab": {"a": 0}}
             path.write_text(json.dumps({"added_tokens": [{"id": 1, "content": "x"}], "model": model}))
             settings["model"].update(tokenizerPath=str(path.parent), tokenizerLibrary="huggingface")

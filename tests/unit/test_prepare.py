@@ -33,6 +33,7 @@ from neva_pod.prepare.errors import unwritten
 from neva_pod.prepare.steps import Step
 from neva_pod.prepare.tokenizer import HUGGINGFACE_TOKENIZER
 from neva_pod.settings import Settings as PodSettings
+from neva_pretrain.model import catalog, hydra
 from tests.unit.converting import copied
 from tests.unit.preflight_tools import (
     ARCHITECTURE,
@@ -86,6 +87,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
             "visionEncoderPath": str(out / "clip"),
         },
         "architecture": dict(ARCHITECTURE),
+        "llm": hydra.llm({}, catalog.get("llama2_7b_chat")),
         "vision": dict(VISION),
         "training": {"tensorParallelSize": 4, "pipelineParallelSize": 1},
         "data": {

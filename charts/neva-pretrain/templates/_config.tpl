@@ -3,7 +3,7 @@ Takes a dict: root, facts. */}}
 {{- define "neva-pretrain.hydra" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}{{- $t := $v.training -}}{{- $a := $f.architecture -}}
-{{- $fused := eq $t.kernels "fused" -}}
+{{- $fused := ne $t.kernels "reference" -}}
 {{- $huggingface := eq $f.model.tokenizer.library "huggingface" -}}
 {{- $resume := $v.checkpoint.resume -}}
 {{- $wandb := $v.wandb -}}
@@ -53,6 +53,11 @@ Takes a dict: root, facts. */}}
 {{- $config := $root.Files.Get "files/neva_pretrain.yaml" | fromYaml -}}
 {{- include "neva-pretrain.merge" (dict "into" $config "from" (deepCopy $f.hydra)) -}}
 {{- include "neva-pretrain.merge" (dict "into" $config "from" $derived) -}}
+{{- if eq $t.kernels "fp8" -}}
+  {{- /* As in NVIDIA's FP8 presets: gradients in e5m2, the scale from the largest of 1024 steps. */ -}}
+  {{- include "neva-pretrain.merge" (dict "into" $config.model "from" (dict
+    "fp8" true "fp8_hybrid" true "fp8_amax_history_len" 1024 "fp8_amax_compute_algo" "max")) -}}
+{{- end -}}
 {{- if ne $t.recompute "none" -}}
   {{- $_ := set $config.model "activations_checkpoint_granularity" $t.recompute -}}
   {{- if eq $t.recompute "full" -}}

@@ -180,7 +180,7 @@ role. */}}
   "NEVA_RESULTS_DIR" $f.resultsPath
   "NEVA_WAIT_SECONDS" $v.rendezvous.waitSeconds
   "NEVA_WORK_DIR" (printf "%s/work" $v.storage.scratch.mountPath)
-  "NVTE_FUSED_ATTN" (ternary "1" "0" (eq $v.training.kernels "fused"))
+  "NVTE_FUSED_ATTN" (ternary "0" "1" (eq $v.training.kernels "reference"))
   "PET_RDZV_CONF" (printf "timeout=%s" (include "neva-pretrain.text" $v.rendezvous.timeoutSeconds)))) -}}
 {{- /* Trainer's port is always 29500. */ -}}
 {{- if eq $v.job.kind "TrainJob" }}{{ $_ := set $env "NEVA_MASTER_PORT" $v.rendezvous.port }}{{ end -}}

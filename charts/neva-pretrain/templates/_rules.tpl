@@ -47,6 +47,7 @@ two equal. Yields violations, as all checks do. Takes the root.
   {{- else if eq $operator "not" -}}{{- $holds = ne $value.text $operand -}}
   {{- else if eq $operator "gt" -}}{{- $holds = and $value.given (gt (float64 $value.text) (float64 $operand)) -}}
   {{- else if eq $operator "lt" -}}{{- $holds = and $value.given (lt (float64 $value.text) (float64 $operand)) -}}
+  {{- else if eq $operator "matches" -}}{{- $holds = regexMatch $operand $value.text -}}
   {{- else -}}{{- printf "files/rules.yaml: no operator %s" $operator | fail -}}
   {{- end -}}
 {{- end -}}
@@ -58,7 +59,7 @@ Takes a dict: path, values. */}}
 {{- define "neva-pretrain.at" -}}
 {{- $value := .values -}}
 {{- range splitList "." .path -}}
-  {{- if kindIs "map" $value -}}{{- $value = index $value . -}}{{- else -}}{{- $value = nil -}}{{- end -}}
+  {{- if kindIs "map" $value -}}{{- $value = index $value . -}}{{- else -}}{{- $value = index dict . -}}{{- end -}}
 {{- end -}}
 {{- $text := "" -}}
 {{- if kindIs "map" $value -}}{{- $text = keys $value | sortAlpha | join ", " -}}

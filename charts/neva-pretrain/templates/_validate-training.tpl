@@ -10,6 +10,7 @@
   {{- $parts = include "neva-pretrain.undivided" $sizes | fromJsonArray -}}
   {{- include "neva-pretrain.architectureBreaks" (set $sizes "undivided" $parts) -}}
   {{- include "neva-pretrain.activationBreaks" (dict "root" . "facts" $f) -}}
+  {{- include "neva-pretrain.fp8Breaks" $sizes -}}
   {{- include "neva-pretrain.lengthBreaks" (dict "facts" $f) -}}
 {{- else -}}
   {{- $names := list -}}
@@ -112,10 +113,33 @@ facts. */}}
   {{- include "neva-pretrain.violation" (dict "key" "config.model.activation"
     "got" (include "neva-pretrain.show" $activation)
     "rule" "must be an activation that NeMo knows" "fix" (printf "use one of %s" (join ", " $right))) -}}
-{{- else if and (eq .root.Values.training.kernels "fused") (not (has $activation $known.fused)) -}}
-  {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" "fused"
+{{- else if and (ne .root.Values.training.kernels "reference") (not (has $activation $known.fused)) -}}
+  {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" .root.Values.training.kernels
     "rule" (printf "must be reference with the activation %s, which Megatron Core does not fuse" $activation)
     "fix" "use reference") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* TransformerEngine multiplies FP8 matrices whose sides are multiples of 16; FP8 experts were never run.
+Takes a dict: training, architecture, undivided. */}}
+{{- define "neva-pretrain.fp8Breaks" -}}
+{{- $a := .architecture -}}{{- $tp := int64 .training.tensorParallelSize -}}{{- $odd := list -}}
+{{- $keys := mul (div $a.hiddenSize $a.numAttentionHeads) $a.numQueryGroups -}}
+{{- range list
+    (dict "name" "hidden size" "size" $a.hiddenSize)
+    (dict "name" "key and value size" "size" $keys)
+    (dict "name" "ffn hidden size" "size" $a.ffnHiddenSize) -}}
+  {{- $side := div .size $tp -}}
+  {{- if mod $side 16 -}}{{- $odd = append $odd (printf "%s / tensorParallelSize (%d)" .name $side) -}}{{- end -}}
+{{- end -}}
+{{- if or (ne .training.kernels "fp8") .undivided -}}
+{{- else if gt (int64 $a.numExperts) 1 -}}
+  {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" "fp8"
+    "rule" "must be reference or fused with experts" "fix" "use fused") -}}
+{{- else if $odd -}}
+  {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" "fp8"
+    "rule" (printf "must be reference or fused, since FP8 needs multiples of 16, not %s" (join ", " $odd))
+    "fix" "use fused") -}}
 {{- end -}}
 {{- end -}}
 

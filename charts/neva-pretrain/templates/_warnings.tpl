@@ -20,5 +20,11 @@ generator/neva_pretrain/check/advice.py; a property test holds the two equal. Ta
       "pods that request more than their node has stay Pending") -}}
   {{- end -}}
 {{- end -}}
+{{- include "neva-pretrain.loadRules" . -}}
+{{- range .nevaRules.warnings -}}
+  {{- if include "neva-pretrain.holds" (dict "condition" .when "values" $v) -}}
+    {{- $said = append $said (printf "%s: %s" .key (include "neva-pretrain.filled" (dict "text" .text "values" $v))) -}}
+  {{- end -}}
+{{- end -}}
 {{- $said | toJson -}}
 {{- end -}}

@@ -1,6 +1,7 @@
-"""Files that the chart owns and this package ships: the catalog, facts of the rules, values and schema.
+"""The chart, of which this package reads the catalog, facts of the rules, values and schema.
 
-An installed wheel has them in ``neva_pretrain/_chart``; an editable checkout reads the chart itself.
+An installed wheel has chart and examples in ``neva_pretrain/_shipped``, laid out as in a checkout; an editable
+install reads the checkout.
 """
 
 import json
@@ -11,47 +12,46 @@ from typing import Any
 
 from neva_pretrain.chart import yamlfile
 
-_IN_CHART = {
-    "fabrics.yaml": "files/fabrics.yaml",
-    "rules.yaml": "files/rules.yaml",
-    "models.yaml": "files/models.yaml",
-    "neva_pretrain.yaml": "files/neva_pretrain.yaml",
-    "values.yaml": "values.yaml",
-    "values.schema.json": "values.schema.json",
-}
+CHART = "charts/neva-pretrain"
+"""Where the chart lies in a checkout, in the wheel and in a copy."""
+
+SCHEMA = "values.schema.json"
 
 
-def path(name: str) -> Path:
-    """Return where the chart's file of that name lies."""
-    shipped = Path(str(files("neva_pretrain"))) / "_chart" / name
-    if shipped.exists():
-        return shipped
-    return Path(__file__).parents[3] / "charts" / "neva-pretrain" / _IN_CHART[name]
+def root() -> Path:
+    """Return the folder that has the chart and the examples."""
+    shipped = Path(str(files("neva_pretrain"))) / "_shipped"
+    return shipped if shipped.is_dir() else Path(__file__).parents[3]
+
+
+def path(name: str = "") -> Path:
+    """Return where a file of the chart lies, by its name in there; without a name, the chart itself."""
+    return root() / CHART / name
 
 
 @cache
 def models() -> dict[str, Any]:
     """Return the catalog, as parsed."""
-    return _mapping("models.yaml")
+    return _mapping("files/models.yaml")
 
 
 @cache
 def fabrics() -> dict[str, Any]:
     """Return the networks between nodes, by name."""
-    found: dict[str, Any] = _mapping("fabrics.yaml")["fabrics"]
+    found: dict[str, Any] = _mapping("files/fabrics.yaml")["fabrics"]
     return found
 
 
 @cache
 def rules() -> dict[str, Any]:
     """Return the facts that the cross-field rules need."""
-    return _mapping("rules.yaml")
+    return _mapping("files/rules.yaml")
 
 
 @cache
 def hydra() -> dict[str, Any]:
     """Return the Hydra config that the chart merges over."""
-    return _mapping("neva_pretrain.yaml")
+    return _mapping("files/neva_pretrain.yaml")
 
 
 @cache
@@ -63,7 +63,7 @@ def defaults() -> dict[str, Any]:
 @cache
 def schema() -> dict[str, Any]:
     """Return the JSON schema (draft-07) of a values file."""
-    parsed: dict[str, Any] = json.loads(path("values.schema.json").read_text("utf-8"))
+    parsed: dict[str, Any] = json.loads(path(SCHEMA).read_text("utf-8"))
     return parsed
 
 

@@ -1,6 +1,7 @@
 """What is allowed and likely a mistake, in the order and words of the chart's ``templates/_warnings.tpl``."""
 
 from neva_pretrain.chart.access import Values, preparing, rdma_enabled, rdma_resources, section
+from neva_pretrain.check import engine
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
@@ -25,4 +26,4 @@ def warnings(values: Values) -> list[str]:
                 f"rdma.count: {count}, as a p5.48xlarge has; pods that request more than their node has stay "
                 "Pending: set it for other instances"
             )
-    return said
+    return said + engine.warnings(values)

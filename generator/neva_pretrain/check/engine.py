@@ -19,6 +19,7 @@ _OPERATORS: dict[str, Callable[[Any, str], bool]] = {
     "not": lambda value, operand: said(value) != operand,
     "gt": lambda value, operand: value is not None and float(value) > float(operand),
     "lt": lambda value, operand: value is not None and float(value) < float(operand),
+    "matches": lambda value, operand: re.search(operand, said(value)) is not None,
 }
 
 
@@ -29,6 +30,11 @@ def check_rules(facts: Facts) -> Iterator[Violation]:
         if holds(rule["when"], values):
             got = said(at(values, rule["key"])) or "nothing"
             yield Violation(rule["key"], got, filled(rule["rule"], values), filled(rule["fix"], values))
+
+
+def warnings(values: Values) -> list[str]:
+    """Return the warnings that hold, each beginning with its key."""
+    return [f"{w['key']}: {filled(w['text'], values)}" for w in chart.rules()["warnings"] if holds(w["when"], values)]
 
 
 def holds(condition: Condition, values: Values) -> bool:

@@ -9,7 +9,7 @@ from neva_pretrain.facts import Facts
 from neva_pretrain.model import hydra
 from neva_pretrain.model.catalog import Model
 from neva_pretrain.plan.plan import nearest_multiples, use
-from neva_pretrain.plan.split import check_activation, check_architecture, check_batch
+from neva_pretrain.plan.split import check_activation, check_architecture, check_batch, check_fp8
 
 
 def check_training(facts: Facts) -> Iterator[Violation]:
@@ -26,6 +26,8 @@ def check_training(facts: Facts) -> Iterator[Violation]:
         broken = list(check_architecture(arch, plan))
         yield from broken
         yield from check_activation(arch, hydra.activation(values), t["kernels"])
+        if not any(v.key == "training.tensorParallelSize" for v in broken):
+            yield from check_fp8(arch, tensor, t["kernels"])
         yield from _check_length(arch.encoder_seq_length, facts.model)
     # Sizes inside a node are tensorParallelSize's to mend; only a size beyond it says something about nodes.
     unfit = any(v.key == "training.tensorParallelSize" for v in broken)

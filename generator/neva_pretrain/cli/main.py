@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from neva_pretrain import __version__
 from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
@@ -30,6 +29,7 @@ Examples:
   neva-values --gpus 128 --optimize
   neva-values plan --gpus 128
   neva-values check values/*.yaml
+  helm install neva $(neva-values chart) -f values.yaml
 
 {options.completion("neva-values")}"""
 
@@ -39,6 +39,7 @@ class _Group(Boundary, click.Group):
 
     # Imported when first used: --help and completion stay fast.
     lazy: ClassVar[dict[str, str]] = {
+        "chart": "neva_pretrain.cli.chart:chart",
         "check": "neva_pretrain.cli.check:check",
         "models": "neva_pretrain.cli.models:models",
         "plan": "neva_pretrain.cli.plan:plan",
@@ -90,6 +91,7 @@ class _Group(Boundary, click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(
                 [
+                    ("chart", "Print where the chart lies, for Helm; or copy it."),
                     ("check", "Check values files: schema, rules between values, GPU memory."),
                     ("models", "List the catalog's models."),
                     ("plan", "Compare configurations for a number of GPUs."),
@@ -160,11 +162,12 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     metavar="FILE",
     envvar="NEVA_SITE",
     show_envvar=True,
-    help="Partial values of your site, merged over the result.",
+    show_default="Scitix",
+    help="Partial values of your site, merged over the plan's.",
 )
 @click.option("--write", "file", type=FILE, metavar="FILE", show_default="stdout", help="Write here, atomically.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
-@click.version_option(__version__)
+@click.version_option(package_name="neva-pretrain")
 @click.pass_context
 def main(
     ctx: click.Context,

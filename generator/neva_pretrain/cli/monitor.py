@@ -18,7 +18,6 @@ from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.records import RunSettings
 from neva_pod.monitor.run import Run
-from neva_pretrain import __version__
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, Number
 from neva_pretrain.errors import NevaError
@@ -129,7 +128,7 @@ class _Monitor(Boundary):
     metavar="SHARE",
     help="Share of the planned speed below which a run is slow.",
 )
-@click.version_option(__version__, prog_name="neva-monitor")
+@click.version_option(package_name="neva-pretrain", prog_name="neva-monitor")
 def command(
     source: str | None,
     namespace: str | None,

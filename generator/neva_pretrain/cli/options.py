@@ -14,6 +14,9 @@ import click
 GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 """The keys of ``hardware.GPUS``, said again because --help does not wait for the chart's files."""
 
+KERNELS = ("reference", "fused", "fp8")
+"""Those of ``plan.setup``, likewise."""
+
 POSITIVE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -97,9 +100,9 @@ samples = Option(
 max_steps = Option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps of the run.")
 kernels = Option(
     "--kernels",
-    type=click.Choice(["reference", "fused"]),
+    type=click.Choice(KERNELS),
     show_default="reference",
-    help="As in NVIDIA's presets, or fused SwiGLU, RoPE and cuDNN attention.",
+    help="As in NVIDIA's presets; fused SwiGLU, RoPE and cuDNN attention; those with FP8 matrices (H100, H200).",
 )
 values = Option("-f", "--values", type=FILE, metavar="FILE", help="Values file of the run.")
 plot = Option(

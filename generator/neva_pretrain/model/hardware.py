@@ -18,6 +18,7 @@ class Gpu:
     peak_tflops: float  # dense bf16, without sparsity
     memory_tb_s: float
     nvlink_gb_s: float  # both directions together
+    fp8: bool = True
 
     @property
     def memory_gib(self) -> float:
@@ -30,7 +31,7 @@ class Gpu:
 _PEAK: dict[str, float] = chart.rules()["peakTflops"]
 H100 = Gpu("h100-80gb", "H100 80GB", int(79.18 * GIB), _PEAK["h100-80gb"], 3.35, 900)
 H200 = Gpu("h200-141gb", "H200 141GB", int(139.80 * GIB), _PEAK["h200-141gb"], 4.8, 900)
-A100 = Gpu("a100-80gb", "A100 80GB", int(79.15 * GIB), _PEAK["a100-80gb"], 2.039, 600)
+A100 = Gpu("a100-80gb", "A100 80GB", int(79.15 * GIB), _PEAK["a100-80gb"], 2.039, 600, fp8=False)
 
 GPUS = {gpu.name: gpu for gpu in (H100, H200, A100)}
 """All known GPUs by name; the first is the default, and the one whose rates the constants are."""

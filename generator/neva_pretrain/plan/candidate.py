@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+from neva_pretrain import chart
 from neva_pretrain.errors import Violation
 from neva_pretrain.model.hardware import GIB
 from neva_pretrain.plan.memory import Memory, memory
 from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, steps_for
 from neva_pretrain.plan.setup import Setup
-from neva_pretrain.plan.time import StepTime, step_time
+from neva_pretrain.plan.time import StepTime, start_seconds, step_time
 
 PADDING = 64
 """Tokens by which a longer caption lengthens all samples of its micro batch."""
@@ -52,12 +53,12 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training to the end, without start and a slow file system."""
-        return self.steps * self.time.total / 1000
+        """Seconds to the end, start and saves included, with the chart's DataLoader workers and a fast file system."""
+        return start_seconds(chart.defaults()["data"]["workers"]) + self.steps * self.time.total / 1000
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours of training to the end."""
+        """GPU-hours to the end."""
         return self.seconds * self.setup.world_size / 3600
 
 

@@ -128,4 +128,9 @@ def notes(request: SearchRequest) -> tuple[str, ...]:
         said.append(
             "fused kernels were measured with TransformerEngine 2.20; nemo:24.07 has 1.8, whose gain is inferred"
         )
+    if request.kernels == "fp8":
+        said.append(
+            "FP8 was measured with TransformerEngine 2.11; nemo:24.07 has 1.8, whose gain is inferred: compare the "
+            "loss of a short run with that of bf16 first"
+        )
     return tuple(said)

@@ -42,7 +42,7 @@ class Memory:
         return gpu.memory_bytes - self.total
 
 
-_RESERVE = {"reference": 0.08, "fused": 0.07}
+_RESERVE = {"reference": 0.08, "fused": 0.07, "fp8": 0.14}
 _RESERVE_RECOMPUTE = 0.45
 _RESERVE_BASE = GIB // 4
 _CONTEXT = int(1.3 * GIB)
@@ -54,9 +54,9 @@ def memory(setup: Setup) -> Memory:
 
     ``reserve`` is what the caching allocator holds beyond the tensors, because what comes and goes
     within a step leaves gaps: 0.25 GiB and a share of activations, logits and media, 8 % (reference
-    kernels), 7 % (fused), 45 % (full recompute, whose tensors come and go most). ``context`` is the
-    CUDA context with its libraries, 1.3 GiB, and 2 GiB for NCCL's buffers as soon as there are two
-    GPUs.
+    kernels), 7 % (fused), 14 % (FP8, with its casts), 45 % (full recompute, whose tensors come and go
+    most). ``context`` is the CUDA context with its libraries, 1.3 GiB, and 2 GiB for NCCL's buffers as
+    soon as there are two GPUs.
 
     Source: calibration on H100 80GB SXM, 2026-11: reserved less allocated, and device use less
     reserved.
@@ -94,6 +94,9 @@ def _weight_bytes(setup: Setup, stage: Stage) -> int:
     They have no gradients, no fp32 copies and no optimizer state. Only the projector has, 18 bytes
     a parameter on every GPU: NeMo ``MegatronNevaModel.setup_optimizer_param_groups`` takes what
     requires a gradient, ``MainParamsOptimizerWrapper`` makes fp32 parameters of those, unsharded.
+
+    With FP8, TransformerEngine keeps each matrix of the layers twice more, a byte a weight: itself and transposed,
+    since Hopper multiplies FP8 in one order only.
     """
     llm, tp = setup.model.architecture, setup.tensor_parallel_size
     hidden = llm.hidden_size
@@ -101,7 +104,8 @@ def _weight_bytes(setup: Setup, stage: Stage) -> int:
     layer = llm.layer_matrix(llm.num_experts) // tp + router + 2 * hidden
     vocabulary = llm.padded_vocab_size(tp) // tp * hidden
     ends = vocabulary * (stage.first + stage.last) + hidden * stage.last
-    return BF16 * (stage.layers * layer + ends)
+    fp8 = 2 * stage.layers * llm.layer_matrix(llm.num_experts) // tp if setup.kernels == "fp8" else 0
+    return BF16 * (stage.layers * layer + ends) + fp8
 
 
 def _saved_per_layer(setup: Setup) -> float:
@@ -133,7 +137,7 @@ def _layer_activations(setup: Setup) -> float:
     hidden, experts = llm.hidden_size, llm.experts_per_token
     norms = BF16 * 2 * hidden / spread + 2 * FP32
     attention = BF16 * 2 * (hidden + llm.key_value_size) + FP32 * llm.num_attention_heads
-    kept = (2 if setup.kernels == "fused" else 3) if llm.gated_mlp else 1
+    kept = (3 if setup.kernels == "reference" else 2) if llm.gated_mlp else 1
     mlp = BF16 * kept * llm.ffn_hidden_size * experts
     mixed = BF16 * hidden * experts + FP32 * llm.num_experts if llm.num_experts > 1 else 0
     return norms + (attention + mlp) / tp + mixed / spread

@@ -4,12 +4,13 @@ What another version of the chart wrote may lack keys; what it does not tell sta
 """
 
 from dataclasses import replace
+from typing import get_args
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import Values, mapping
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS, H100, Gpu
-from neva_pretrain.plan.setup import Setup
+from neva_pretrain.plan.setup import Kernels, Setup
 
 
 def gpu(sheet: Values) -> Gpu:
@@ -42,7 +43,7 @@ def setup(sheet: Values) -> Setup | None:
         micro_batch_size=micro,
         accumulation=batch // (micro * data),
         tokens_per_sample=found.tokens_per_sample,
-        kernels="fused" if training.get("kernels") == "fused" else "reference",
+        kernels=next((k for k in get_args(Kernels) if k == training.get("kernels")), "reference"),
         sequence_parallel=training.get("sequenceParallel") is True,
         recompute=known if (known := training.get("recompute")) in ("full", "selective") else "none",
         gpus_per_node=count(training.get("gpusPerNode")) or 8,

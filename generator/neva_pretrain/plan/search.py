@@ -169,7 +169,13 @@ def _parallelism_violations(request: SearchRequest, tensor: int, pipeline: int) 
         max_steps=request.steps,
         warmup_steps=0,
     )
-    yield from split.check_architecture(request.model.architecture, plan)
+    if request.kernels == "fp8" and not request.gpu.fp8:
+        rule = f"must be reference or fused on {request.gpu.title}, which has no FP8"
+        yield Violation("--kernels", request.kernels, rule, "use fused")
+    if broken := list(split.check_architecture(request.model.architecture, plan)):
+        yield from broken
+    else:
+        yield from split.check_fp8(request.model.architecture, tensor, request.kernels)
     if plan.gpus % (tensor * pipeline):
         yield Violation(
             "--gpus",

@@ -6,8 +6,9 @@ projector sits in front of it.
 
 The constants come from one calibration, 2026-11, with the 7B and 13B shapes: Megatron-core and
 TransformerEngine on one and two H100 80GB SXM with 640 to 1024 tokens per sample and tensor parallel
-shards of 1, 2, 4 and 8; Megatron-core on four and eight H200 SXM with NCCL. The test data folder has its
-rows, ``tests/bench/bench_planner.py`` prints how well these formulas meet them. Everything is pure.
+shards of 1, 2, 4 and 8; Megatron-core on four and eight H200 SXM with NCCL; FP8 by Megatron-core and
+TransformerEngine on one H100 and two H200. The test data folder has the rows,
+``tests/bench/bench_planner.py`` prints how well these formulas meet them. Everything is pure.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import Literal, NamedTuple
 from neva_pretrain.model.catalog import Model
 from neva_pretrain.model.hardware import H100, H200, Gpu
 
-Kernels = Literal["reference", "fused"]
-"""``reference``: as in NVIDIA's presets. ``fused``: SwiGLU, rotary embedding, cuDNN attention."""
+Kernels = Literal["reference", "fused", "fp8"]
+"""``reference``: as in NVIDIA's presets. ``fused``: SwiGLU, rotary embedding, cuDNN attention. ``fp8``: those, and the
+frozen matrices of the layers in FP8 (TransformerEngine, hybrid format, delayed scaling)."""
 Recompute = Literal["none", "selective", "full"]
 """NeMo's ``activations_checkpoint_granularity``."""
 

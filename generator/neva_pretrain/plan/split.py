@@ -81,6 +81,34 @@ def check_batch(plan: Plan) -> Iterator[Violation]:
         )
 
 
+_FP8_MULTIPLE = 16
+
+
+def check_fp8(arch: catalog.Architecture, tensor: int, kernels: str) -> Iterator[Violation]:
+    """TransformerEngine multiplies FP8 matrices whose sides are multiples of 16; FP8 experts were never run."""
+    if kernels != "fp8":
+        return
+    sides = {
+        "hidden size": arch.hidden_size,
+        "key and value size": arch.key_value_size,
+        "ffn hidden size": arch.ffn_hidden_size,
+    }
+    odd = [
+        f"{name} / tensorParallelSize ({size // tensor})"
+        for name, size in sides.items()
+        if size // tensor % _FP8_MULTIPLE
+    ]
+    if arch.num_experts > 1:
+        yield Violation("training.kernels", kernels, "must be reference or fused with experts", "use fused")
+    elif odd:
+        yield Violation(
+            "training.kernels",
+            kernels,
+            f"must be reference or fused, since FP8 needs multiples of {_FP8_MULTIPLE}, not {', '.join(odd)}",
+            "use fused",
+        )
+
+
 def check_activation(arch: catalog.Architecture, activation: object, kernels: str) -> Iterator[Violation]:
     """NeMo builds the gate by the activation's name; the plan and prepare go by gatedMlp."""
     known = chart.rules()["activations"]
@@ -99,7 +127,7 @@ def check_activation(arch: catalog.Architecture, activation: object, kernels: st
             "must be an activation that NeMo knows",
             f"use one of {', '.join(known[right])}",
         )
-    elif kernels == "fused" and activation not in known["fused"]:
+    elif kernels != "reference" and activation not in known["fused"]:
         yield Violation(
             "training.kernels",
             kernels,

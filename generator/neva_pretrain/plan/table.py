@@ -106,7 +106,7 @@ def _start() -> str:
     """Say what a run takes before its first step, with the chart's DataLoader workers."""
     workers = chart.defaults()["data"]["workers"]
     return (
-        f"about {duration(start_seconds(workers))} before the first step, not in TO END: each of {workers} DataLoader "
+        f"about {duration(start_seconds(workers))} of TO END pass before the first step: each of {workers} DataLoader "
         f"workers imports NeMo; {duration(start_seconds(FEW_WORKERS))} with data.workers {FEW_WORKERS} "
         "(one GPU, 16 cores)"
     )

@@ -55,6 +55,10 @@ _REPLICATED = 11.69  # ms per GB through norms and residuals, which each TP rank
 _SHARDED = 12.99  # ms per GB through rotary embedding and activation function
 _FUSED_GEMM = 1.2  # fused kernels leave no pauses: at its power limit the GPU clocks lower
 _FUSED_REST = 0.15  # what fused kernels and cuDNN attention leave of attention and elementwise work
+_FP8_GEMM = 0.69  # FP8 over bf16, both at the power limit
+_FP8_ELEMENTWISE = 0.51  # fused kernels' share, and the casts of what the matrices multiply
+_FP8_CAST = 1.4  # ms per billion weights, once a step
+_FP8_LAUNCH = 1.5  # TransformerEngine's scales are more kernels to launch
 _RECOMPUTE_REST = 0.4  # share of the elementwise work that the forward pass does
 _TP_WITH_POWER_LEFT = 4  # from here on; below it an H200 is no faster than an H100, both held by their 700 W
 _VISION_COMPUTE = 1.03  # ms per image of CLIP ViT-L/14 at 336 pixels
@@ -83,7 +87,8 @@ def step_time(setup: Setup) -> StepTime:
     stage = max((_micro_batch(setup, stage) for stage in setup.stages), key=sum)
     work = TimeParts(*(part * setup.accumulation for part in stage))
     bubble = (setup.pipeline_parallel_size - 1) * sum(stage)
-    parts = work._replace(pp_bubble=bubble, dp_allreduce=_dp_allreduce(setup))
+    elementwise = work.elementwise + _fp8_cast(setup)
+    parts = work._replace(elementwise=elementwise, pp_bubble=bubble, dp_allreduce=_dp_allreduce(setup))
 
     flops = useful_flops(setup.model, setup.tokens_per_sample) * setup.global_batch_size
     limit = flops / setup.world_size / setup.gpu.peak_tflops / 1e9
@@ -106,12 +111,14 @@ def speedup(ours: StepTime, theirs: StepTime) -> str:
 def launch_floor(setup: Setup) -> float:
     """Return the ms that the CPU needs to launch one micro batch, however small it is.
 
-    4 ms a layer, 5 with TP (its all-reduces are launched too), and 15. It depends on the host.
+    4 ms a layer, 5 with TP (its all-reduces are launched too), and 15; half as much again with FP8. It depends on
+    the host.
 
     Source: calibration on H100 80GB SXM, 2026-11, rows with few tokens.
     """
     layers = setup.model.architecture.num_layers / setup.pipeline_parallel_size
-    return layers * (_LAUNCH_TP if setup.tensor_parallel_size > 1 else _LAUNCH) + _LAUNCH_BASE
+    floor = layers * (_LAUNCH_TP if setup.tensor_parallel_size > 1 else _LAUNCH) + _LAUNCH_BASE
+    return floor * (_FP8_LAUNCH if setup.kernels == "fp8" else 1.0)
 
 
 def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
@@ -141,7 +148,9 @@ def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
     sharded = BF16 * tokens * stage.layers * (hidden + llm.key_value_size + activation) / tp / 1e9
     elementwise = stream * (_REPLICATED * replicated + _SHARDED * sharded)
     if setup.kernels == "fused":
-        gemm, attention, elementwise = (_FUSED_GEMM * gemm, _FUSED_REST * attention, _FUSED_REST * elementwise)
+        gemm, attention, elementwise = _FUSED_GEMM * gemm, _FUSED_REST * attention, _FUSED_REST * elementwise
+    elif setup.kernels == "fp8":
+        gemm, attention, elementwise = _FP8_GEMM * gemm, _FUSED_REST * attention, _FP8_ELEMENTWISE * elementwise
     if setup.recompute == "full":
         gemm, elementwise = gemm * 1.5, elementwise * (1 + _RECOMPUTE_REST)
     if setup.recompute != "none":
@@ -160,6 +169,18 @@ def _micro_batch(setup: Setup, stage: Stage) -> TimeParts:
         checkpoint=0.0,
     )
     return parts._replace(idle=max(0.0, launch_floor(setup) - sum(parts)))
+
+
+def _fp8_cast(setup: Setup) -> float:
+    """Return the ms in which the frozen weights are cast to FP8, in each step anew.
+
+    Megatron-core's schedule asks for it (``set_is_first_microbatch``), whether they have changed or not.
+    """
+    if setup.kernels != "fp8":
+        return 0.0
+    llm, stage = setup.model.architecture, max(setup.stages, key=lambda stage: stage.layers)
+    weights = stage.layers * llm.layer_matrix(llm.num_experts) / setup.tensor_parallel_size
+    return _FP8_CAST * H100.memory_tb_s / setup.gpu.memory_tb_s * weights / 1e9
 
 
 def _vision_time(tower: VisionEncoder, images: int, compute: float, stream: float) -> float:
@@ -244,7 +265,7 @@ _START_WORKER = 17.5  # s more for each worker of a process: NeMo spawns them, a
 
 
 def start_seconds(workers: int) -> float:
-    """Return the seconds before the first step, which are in no other figure.
+    """Return the seconds before the first step.
 
     A line through two runs of NeMo's own code on one H100 with 16 CPU cores: about 85 s with 2 workers, 190 s with 8.
     More processes on a node share its cores and its file system, which no run has measured.
@@ -274,14 +295,15 @@ def useful_flops(model: Model, tokens_per_sample: int) -> float:
 
 
 def _basis(setup: Setup) -> Basis:
-    """Time was measured for TP 1 and 2 and 640 to 704 tokens; fused or recompute at TP 1 only.
+    """Time was measured for TP 1 and 2 and 640 to 704 tokens; fused, FP8 or recompute at TP 1 only.
 
     On H200 for 640 tokens at any TP and with both kernel profiles, without recompute or sequence parallelism.
     """
     if not setup.is_calibrated or not 640 <= setup.tokens_per_sample <= (704 if setup.gpu == H100 else 640):
         return Basis.EXTRAPOLATED
     if setup.gpu == H200:
-        return Basis.MODELLED if setup.recompute != "none" or setup.sequence_parallel else Basis.MEASURED
+        plain = setup.recompute == "none" and not setup.sequence_parallel
+        return Basis.MEASURED if plain and setup.kernels != "fp8" else Basis.MODELLED
     plain = setup.kernels == "reference"
     measured = {
         1: setup.recompute == "none" or (plain and setup.recompute == "full"),

@@ -60,6 +60,11 @@ def distorted(dataset, sample, media):
     )
 
 
+def stopped(error):
+    """Say why NeMo stops."""
+    return {"stops": f"{type(error).__name__}: {error}"[:300]}
+
+
 @cache
 def tokenizer_of(config):
     """Return the tokenizer that the model would build."""
@@ -71,7 +76,11 @@ def tokenizer_of(config):
 
 def batches(config, over, batches, patches):
     """Return what comes of micro batches: why NeMo stops, or the length and what each sample teaches."""
-    tokenizer, model = tokenizer_of(config), OmegaConf.merge(OmegaConf.load(config).model, over)
+    model = OmegaConf.merge(OmegaConf.load(config).model, over)
+    try:
+        tokenizer = tokenizer_of(config)
+    except Exception as error:
+        return [stopped(error)] * len(batches)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([sample for batch in batches for sample in batch], file)
         file.flush()
@@ -102,7 +111,7 @@ def batches(config, over, batches, patches):
         try:
             found.append(taken(range(at, at + len(batch))))
         except Exception as error:
-            found.append({"stops": f"{type(error).__name__}: {error}"[:300]})
+            found.append(stopped(error))
         at += len(batch)
     return found
 
@@ -137,7 +146,7 @@ def start(config, log_dir, require):
     try:
         exp_manager(trainer, given)
     except Exception as error:
-        return {"stops": f"{type(error).__name__}: {error}"[:300]}
+        return stopped(error)
     NeMoModelCheckpoint._remove_unfinished_checkpoints(Path(log_dir) / "checkpoints")  # as its setup does
     return {"resumes": trainer.ckpt_path or ""}
 

@@ -13,7 +13,6 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-import pytorch_lightning as lightning
 import torch.multiprocessing
 
 from nemo.collections.multimodal.models.multimodal_llm.neva.neva_model import MegatronNevaModel
@@ -24,7 +23,7 @@ from nemo.utils.exp_manager import exp_manager
 torch.multiprocessing.set_start_method("spawn", force=True)
 
 
-class Sums(lightning.Callback):
+class Sums(cpu.lightning.Callback):
     """Writes a line with the checksums of projector, vision encoder and language model."""
 
     def on_train_start(self, trainer, model):

@@ -7,8 +7,12 @@ import contextlib
 import functools
 import os
 
-import pytorch_lightning as lightning  # and torch's compiler with it, which looks at torch.cuda
 import torch
+
+try:  # NeMo's Lightning, and torch's compiler with it, which looks at torch.cuda
+    import lightning.pytorch as lightning  # since NeMo 2.1
+except ModuleNotFoundError:
+    import pytorch_lightning as lightning
 
 CPU = torch.device("cpu")
 
@@ -77,8 +81,8 @@ def install():
         "current_device": lambda: CPU,
         "device_count": lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "default_generators": _Generators(),
-        "get_rng_state": lambda *_: torch.get_rng_state(),
-        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_, **__: torch.set_rng_state(state),
         "manual_seed": torch.default_generator.manual_seed,
         "manual_seed_all": torch.default_generator.manual_seed,
         "_lazy_call": lambda call, **_: call(),
@@ -98,6 +102,8 @@ def install():
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    for name in ("get_rng_state", "set_rng_state"):  # megatron-core 0.11 looks there
+        setattr(torch.cuda.random, name, answers[name])
     torch.Tensor.cuda = torch.Tensor.pin_memory = _here
     torch.nn.Module.cuda = _here
     torch.Tensor.type = _type

@@ -1,5 +1,6 @@
 """A NeMo checkpoint: what is inside a .nemo file or a folder, without its weights."""
 
+import itertools
 import json
 import os
 import re
@@ -179,6 +180,16 @@ def _ranks(store: Store) -> dict[tuple[int, int], str]:
     if ranks and missing:
         raise ProblemError(f"weights of {some(missing)} are missing", "copy or convert the checkpoint again")
     return ranks
+
+
+def rank_files(tensor: int, pipeline: int) -> dict[tuple[int, int], str]:
+    """Return the files of a legacy checkpoint as NeMo names them at this TP and PP."""
+    if tensor * pipeline == 1:
+        return {(0, 0): "model_weights.ckpt"}
+    if pipeline == 1:
+        return {(t, 0): f"mp_rank_{t:02d}/model_weights.ckpt" for t in range(tensor)}
+    ranks = itertools.product(range(tensor), range(pipeline))
+    return {(t, p): f"tp_rank_{t:02d}_pp_rank_{p:03d}/model_weights.ckpt" for t, p in ranks}
 
 
 def _instead(store: Store) -> str:

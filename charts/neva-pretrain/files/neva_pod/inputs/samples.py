@@ -29,6 +29,15 @@ class Rules:
     """model.data.sep_image_conv_front: as with plain, the first turn must have the image."""
     media_end: str = "<extra_id_5>"
     """The token that NeMo counts images by, of the model's type."""
+    sentencepiece: bool = True
+    """The tokenizer is of this kind, which takes UTF-8: JSON can have half a character, UTF-8 cannot."""
+
+    def readable(self, value: Any) -> bool:
+        """Whether the tokenizer takes it."""
+        try:
+            return isinstance(value, str) and (not self.sentencepiece or value.encode() is not None)
+        except UnicodeEncodeError:
+            return False
 
 
 def images_of(sample: Mapping[str, Any]) -> list[Any]:
@@ -60,25 +69,18 @@ def look_at(sample: Mapping[str, Any], rules: Rules) -> tuple[str, int, bool]:
     if "image" not in sample and "video" in sample:
         return "have a video and no image", 0, False
     kept = turns[1:] if rules.template in BY_ROLE and turns[0].get("from") == "gpt" else turns
-    problem = _template_problem(sample, turns, kept, rules.template) or _media_problem(turns, kept, len(images), rules)
+    problem = _template_problem(sample, turns, kept, rules) or _media_problem(turns, kept, len(images), rules)
     return problem, len(images), any(turn["value"].strip() for turn in kept[1::2])
 
 
-def _is_text(value: Any) -> bool:
-    """Whether a tokenizer takes it: JSON can have half a character, UTF-8 cannot."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
-
-
-def _template_problem(sample: Mapping[str, Any], turns: Sequence[Turn], kept: Sequence[Turn], template: str) -> str:
+def _template_problem(sample: Mapping[str, Any], turns: Sequence[Turn], kept: Sequence[Turn], rules: Rules) -> str:
+    template = rules.template
     if template in BY_ROLE:
         return _role_problem(turns, kept, template)
     if template in BY_PLACE:
-        if not _is_text(sample.get("system", "")):
+        if not rules.readable(sample.get("system", "")):
             return "have a system prompt that is not text"
-        if not all(_is_text(t.get("label", "")) for t in turns[1::2]):
+        if not all(rules.readable(t.get("label", "")) for t in turns[1::2]):
             return "have a label that is not text"
         return ""
     if len(turns) != 2:
@@ -120,8 +122,8 @@ def _media_problem(turns: Sequence[Turn], kept: Sequence[Turn], images: int, rul
         return f"have more images than {IMAGE}, so that some are never seen"
     read = kept[1:] if images and rules.template == "plain" else kept  # plain replaces the first turn's text
     for turn in read:
-        if not _is_text(turn["value"]):
-            return "have a lone surrogate in the text, which no tokenizer takes"
+        if not rules.readable(turn["value"]):
+            return "have a lone surrogate in the text, which sentencepiece does not take"
         if rules.media_end in turn["value"]:
             return f"have NeVa's own token {rules.media_end} in the text"
     return ""

@@ -157,8 +157,8 @@ UNREADABLE = (ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, 
 """What reading a damaged index may raise."""
 
 
-def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
-    """Return name and shape of all tensors; of a legacy checkpoint, of the first rank's.
+def weight_shapes(checkpoint: Checkpoint, rank: tuple[int, int] = (0, 0)) -> dict[str, Shape]:
+    """Return name and shape of all tensors; of a legacy checkpoint, of a TP and PP rank's.
 
     Reads the index only: ``.zarray`` files, torch_dist's ``.metadata``, or data.pkl in torch's zip.
 
@@ -176,7 +176,7 @@ def weight_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
                     shape(array.get("shape")) if isinstance(array, dict) else None
                 )
         return {n: t for n, t in found.items() if t is not None}
-    place = "model_weights/.metadata" if checkpoint.backend else checkpoint.ranks[0, 0]
+    place = "model_weights/.metadata" if checkpoint.backend else checkpoint.ranks[rank]
     try:
         if not checkpoint.backend:
             with store.open(place) as file:

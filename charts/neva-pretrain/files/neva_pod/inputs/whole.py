@@ -1,14 +1,15 @@
-"""Whether a saved checkpoint is whole: by its sizes and indexes, never by all of its data."""
+"""Whether a checkpoint is whole: by its sizes and indexes, never by all of its data."""
 
 import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from neva_pod.findings import brief, show
+from neva_pod.inputs.checkpoint import Checkpoint, Store
 from neva_pod.inputs.files import INDEX, NotAFileError, inside, open_file
 from neva_pod.inputs.weights import Stub, unpickle
 
@@ -36,15 +37,77 @@ def file_problems(path: str, judge: Judge | None = None) -> list[str]:
     return [words] if words else []
 
 
+class _Place(Protocol):
+    """A folder, wherever it is."""
+
+    def names(self, folder: str = "") -> Collection[str] | None:
+        """Return what is in it, or in one of its folders; None where that is none."""
+
+    def problems(self, name: str, judge: Judge | None = None) -> list[str]:
+        """Say what is wrong with one of its files, by default one of torch."""
+
+
+class _Folder:
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def names(self, folder: str = "") -> Collection[str] | None:
+        place = os.path.join(self._path, folder)
+        return os.listdir(place) if not folder or os.path.isdir(place) else None
+
+    def problems(self, name: str, judge: Judge | None = None) -> list[str]:
+        return file_problems(os.path.join(self._path, name), judge)
+
+
+class _Stored:
+    """A folder of a language model's checkpoint, which may be a .nemo file."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+        self._names: dict[str, set[str]] = {}
+        for name in store.sizes:
+            if name.startswith(prefix):
+                first, _, rest = name[len(prefix) :].partition("/")
+                self._names.setdefault("", set()).add(first)
+                if rest:
+                    self._names.setdefault(first, set()).add(rest.partition("/")[0])
+
+    def names(self, folder: str = "") -> Collection[str] | None:
+        return self._names.get(folder)
+
+    def problems(self, name: str, judge: Judge | None = None) -> list[str]:
+        size = self._store.sizes.get(self._prefix + name)
+        if not size:
+            return ["is missing" if size is None else "has 0 bytes"]
+        with self._store.open(self._prefix + name) as file:
+            words = (judge or _zip_problem)(file, size)
+        return [words] if words else []
+
+
 def folder_problems(path: str) -> list[str]:
     """Say what a distributed checkpoint lacks, of torch_dist or zarr."""
-    names = os.listdir(path)
+    return _distributed_problems(_Folder(path))
+
+
+def weights_problems(checkpoint: Checkpoint) -> list[str]:
+    """Say what a language model's checkpoint lacks."""
+    if checkpoint.distributed:
+        return _distributed_problems(_Stored(checkpoint.store, "model_weights/"))
+    files, place = sorted(checkpoint.ranks.values()), _Stored(checkpoint.store, "")
+    return [f"{show(name)} {words}" for name in files for words in place.problems(name)]
+
+
+def _distributed_problems(place: _Place) -> list[str]:
+    names = place.names()
     if not names:
         return ["is an empty folder"]
-    found = [f"metadata.json {w}" for w in file_problems(os.path.join(path, "metadata.json"), _json_problem)]
-    found += [f"common.pt {w}" for w in file_problems(os.path.join(path, "common.pt"))]
-    if any(os.path.lexists(os.path.join(path, name, ".zarray")) for name in names):
-        return found + list(_zarr_problems(path, names))
+    found = [f"metadata.json {w}" for w in place.problems("metadata.json", _json_problem)]
+    found += [f"common.pt {w}" for w in place.problems("common.pt")]
+    inner = {name: files for name in sorted(names) if (files := place.names(name)) is not None}
+    if any(".zarray" in files for files in inner.values()):
+        for name, files in inner.items():
+            found += [f"{show(name)}{words}" for words in _array_problems(place, name, files)]
+        return found
     stored: dict[str, list[tuple[int, int]]] = {}
 
     def read_index(file: BinaryIO, size: int) -> str:
@@ -54,9 +117,9 @@ def folder_problems(path: str) -> list[str]:
             return f"is cut or damaged ({brief(str(error))})"
         return "" if stored else "names no tensor"
 
-    found += [f".metadata {w}" for w in file_problems(os.path.join(path, ".metadata"), read_index)]
+    found += [f".metadata {w}" for w in place.problems(".metadata", read_index)]
     for name, ranges in sorted(stored.items()):
-        found += [f"{show(name)} {w}" for w in file_problems(os.path.join(path, name), _of_ranges(ranges))]
+        found += [f"{show(name)} {w}" for w in place.problems(name, _of_ranges(ranges))]
     return found
 
 
@@ -127,34 +190,29 @@ def _zip_problem(file: BinaryIO, size: int) -> str:
     return "" if members else "holds nothing"
 
 
-def _zarr_problems(path: str, names: Sequence[str]) -> Iterator[str]:
-    """Judge zarr's folders, one for each tensor: mcore writes every chunk, uncompressed."""
-    for name in sorted(names):
-        place = os.path.join(path, name)
-        if not os.path.isdir(place):
-            continue
-        files = set(os.listdir(place))
-        if ".zarray" not in files:
-            if not files or not all(f.endswith(".pt") for f in files):
-                yield f"{show(name)} has no .zarray"
-            for file in sorted(files):
-                yield from (f"{show(name)}/{show(file)} {w}" for w in file_problems(os.path.join(place, file)))
-            continue
-        array: dict[str, Any] = {}
+def _array_problems(place: _Place, name: str, files: Collection[str]) -> Iterator[str]:
+    """Judge a folder of zarr, one for each tensor: mcore writes every chunk, uncompressed."""
+    if ".zarray" not in files:
+        if not files or not all(f.endswith(".pt") for f in files):
+            yield " has no .zarray"
+        for file in sorted(files):
+            yield from (f"/{show(file)} {w}" for w in place.problems(f"{name}/{file}"))
+        return
+    array: dict[str, Any] = {}
 
-        def read_array(file: BinaryIO, size: int, array: dict[str, Any] = array) -> str:
-            words = _json_problem(file, size)
-            if not words:
-                file.seek(0)
-                array.update(json.loads(file.read(min(size, INDEX))))
-            return words
+    def read_array(file: BinaryIO, size: int) -> str:
+        words = _json_problem(file, size)
+        if not words:
+            file.seek(0)
+            array.update(json.loads(file.read(min(size, INDEX))))
+        return words
 
-        yield from (f"{show(name)}/.zarray {w}" for w in file_problems(os.path.join(place, ".zarray"), read_array))
-        if array:
-            yield from (f"{show(name)} {words}" for words in _chunk_problems(place, files, array))
+    yield from (f"/.zarray {w}" for w in place.problems(f"{name}/.zarray", read_array))
+    if array:
+        yield from (f" {words}" for words in _chunk_problems(place, name, files, array))
 
 
-def _chunk_problems(place: str, files: set[str], array: dict[str, Any]) -> Iterator[str]:
+def _chunk_problems(place: _Place, name: str, files: Collection[str], array: dict[str, Any]) -> Iterator[str]:
     sizes, chunks = array.get("shape"), array.get("chunks")
     if not (
         isinstance(sizes, list)
@@ -166,18 +224,14 @@ def _chunk_problems(place: str, files: set[str], array: dict[str, Any]) -> Itera
         yield "has a .zarray of another form"
         return
     counts = [-(-size // chunk) for size, chunk in zip(sizes, chunks, strict=True)]
-    held = sum(bool(re.fullmatch(r"[0-9]+([./][0-9]+)*", name)) for name in files)
+    held = sum(bool(re.fullmatch(r"[0-9]+([./][0-9]+)*", file)) for file in files)
     if prod(counts) != held and array.get("dimension_separator", ".") == ".":
         yield f"has {held} of {prod(counts)} chunks"
     item = re.fullmatch(r"[<>|][a-zA-Z]([0-9]{1,3})", str(array.get("dtype")))
     width = int(item[1]) if item else 2 if array.get("dtype") == "bfloat16" else 0
     plain = array.get("compressor") is None and not array.get("filters")
     needed = prod(chunks) * width if plain else 0
-    for name in sorted(files):
-        if re.fullmatch(r"[0-9]+([.][0-9]+)*", name):
-            yield from (
-                f"chunk {name} {words}"
-                for words in file_problems(
-                    os.path.join(place, name), lambda _, size: f"has {size} of {needed} bytes" if size < needed else ""
-                )
-            )
+    for file in sorted(files):
+        if re.fullmatch(r"[0-9]+([.][0-9]+)*", file):
+            found = place.problems(f"{name}/{file}", lambda _, size: f"has {size} of {needed} bytes" * (size < needed))
+            yield from (f"chunk {file} {words}" for words in found)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from neva_pod.findings import ProblemError, show
+from neva_pod.prepare.blocks import Chunk, Part
 from neva_pod.prepare.errors import reading, unwritten
-from neva_pod.prepare.megatron import Chunk, Part
 from neva_pod.prepare.publish import Meter, need_space, write
 
 DTYPES = {"bf16": "bfloat16", "16": "float16", "32": "float32"}

@@ -6,9 +6,10 @@ from typing import Any
 
 from neva_pod.findings import ProblemError, brief, show, some
 from neva_pod.inputs.files import inside, is_lfs_pointer, lfs_pointer, read_object
+from neva_pod.inputs.megatron import Model, Place, Size
 from neva_pod.inputs.weights import Shape, file_shapes
+from neva_pod.prepare.blocks import Chunk, Tensors, block
 from neva_pod.prepare.hub import model_files
-from neva_pod.prepare.megatron import Chunk, Model, Place, Size, Tensors, block
 from neva_pod.prepare.publish import exists
 
 KINDS = ("llama", "mistral", "mixtral")

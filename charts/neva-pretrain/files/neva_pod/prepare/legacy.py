@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 from neva_pod.findings import ProblemError, show
 from neva_pod.inputs.checkpoint import CONVERT, Checkpoint
+from neva_pod.inputs.megatron import EMBEDDING, HEAD, Model, Place, Tensor
 from neva_pod.inputs.weights import file_shapes
-from neva_pod.prepare.megatron import Chunk, Model, Place, Size, Tensors, block
-
-EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
+from neva_pod.prepare.blocks import Chunk, Tensors, block
 
 
 def chunks_of_ranks(folder: str, checkpoint: Checkpoint, model: Model) -> Iterator[Chunk]:
@@ -31,8 +30,8 @@ def chunks_of_ranks(folder: str, checkpoint: Checkpoint, model: Model) -> Iterat
         for layer in range(layers):
             yield from rank.layer(layer, stage * layers + layer)
         if stage == stages - 1:
-            for key, size, axis in model.final_norm():
-                yield from rank.blocks(key, key, (), size, axis)
+            for tensor in model.final_norm():
+                yield from rank.blocks(tensor, tensor.name, tensor.name, ())
             if HEAD in rank.tensors or not model.tied:
                 yield from rank.vocabulary(HEAD)
         rank.tensors.end()
@@ -62,23 +61,20 @@ class _Rank:
     def vocabulary(self, key: str) -> Iterator[Chunk]:
         """Return an embedding's rows: how many, NeMo's padding decided."""
         rows = self.tensors.shape(key)[:1]
-        yield from self.blocks(key, key, (), (sum(rows) * self.count, self.model.hidden), 0)
+        whole = Tensor(key, (sum(rows) * self.count, self.model.hidden), axis=0)
+        yield from self.blocks(whole, key, key, ())
 
     def layer(self, local: int, layer: int) -> Iterator[Chunk]:
         """Return a layer's blocks; its number here counts from the first of this stage."""
-        theirs, ours, model = f"decoder.layers.{local}.", "decoder.layers.", self.model
-        place = ((layer, model.layers),)
-        for name, size, axis in model.layer():
-            yield from self.blocks(theirs + name, ours + name, place, size, axis)
-        for expert in range(0 if model.dense else model.experts):
-            at = (*place, (expert, model.experts))
-            for name, size, axis in model.mlp():
-                there, key = f"{theirs}mlp.experts.local_experts.{expert}.{name}", f"{ours}mlp.experts.experts.{name}"
-                yield from self.blocks(there, key, at, size, axis)
+        for tensor in self.model.layer():
+            place = ((layer, self.model.layers), *tensor.place)
+            yield from self.blocks(
+                tensor, f"decoder.layers.{local}.{tensor.name}", f"decoder.layers.{tensor.key}", place
+            )
 
-    def blocks(self, name: str, key: str, place: Place, whole: Size, axis: int | None) -> Iterator[Chunk]:
-        """Return this rank's blocks of a tensor that is split along an axis."""
-        size = tuple(n // self.count if i == axis else n for i, n in enumerate(whole))
+    def blocks(self, tensor: Tensor, name: str, key: str, place: Place) -> Iterator[Chunk]:
+        """Return this rank's blocks of a tensor, by its name here and in the whole."""
+        whole, axis, size = tensor.size, tensor.axis, tensor.local(self.count)
         part = self.tensors.take(name, *size)
         if axis is None and self.number:
             return  # each rank has all of it

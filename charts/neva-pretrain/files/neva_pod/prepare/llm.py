@@ -8,15 +8,16 @@ from typing import Any
 from neva_pod.findings import ProblemError, show
 from neva_pod.inputs.checkpoint import CONFIG, Checkpoint, FolderStore, read_checkpoint
 from neva_pod.inputs.files import inside
+from neva_pod.inputs.megatron import Model
 from neva_pod.inputs.tar import TarStore
 from neva_pod.inputs.whole import folder_problems
 from neva_pod.preflight.checks.checkpoint import config_problems, layout_problems, llm_problems
+from neva_pod.prepare.blocks import Chunk
 from neva_pod.prepare.distributed import write_distributed
 from neva_pod.prepare.errors import reading, say, stop_at, unwritten
 from neva_pod.prepare.hub import fetched, model_files
 from neva_pod.prepare.huggingface import chunks_of_folder, megatron_config, read_config
 from neva_pod.prepare.legacy import chunks_of_ranks
-from neva_pod.prepare.megatron import Chunk, Model
 from neva_pod.prepare.publish import (
     Meter,
     beside,

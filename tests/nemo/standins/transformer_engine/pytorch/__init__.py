@@ -6,7 +6,7 @@ import io
 import torch
 from torch import nn
 
-from transformer_engine.pytorch import module  # noqa: F401 (NeMo asks for it by name)
+from transformer_engine.pytorch import distributed, module  # noqa: F401 (looked up by name)
 
 
 class _State:

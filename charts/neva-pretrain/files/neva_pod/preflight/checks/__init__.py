@@ -18,6 +18,7 @@ ALL = (
     images.check_decode,
     checkpoint.check_checkpoint,
     checkpoint.check_weights,
+    checkpoint.check_weight_files,
     tokenizer.check_tokenizer,
     tokenizer.check_vocabulary,
     vision.check_vision,

@@ -1,12 +1,15 @@
 """The language model's checkpoint, by what is inside."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neva_pod.findings import Finding, brief, failed, note, show, some, warning
-from neva_pod.inputs.checkpoint import CONFIG, Checkpoint
-from neva_pod.inputs.weights import Shape
+from neva_pod.inputs.checkpoint import CONFIG, CONVERT, Checkpoint, rank_files
+from neva_pod.inputs.megatron import EMBEDDING, HEAD, Model
+from neva_pod.inputs.weights import Shape, weight_shapes
+from neva_pod.inputs.whole import weights_problems
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
 
@@ -41,7 +44,8 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
     tensor, pipeline = (settings.find("training.tensorParallelSize"), settings.find("training.pipelineParallelSize"))
     if found.distributed or tensor is None:
         return
-    if (found.tensor_parallel, found.pipeline_parallel) != (tensor, pipeline or 1):
+    sizes = found.tensor_parallel, found.pipeline_parallel
+    if sizes != (tensor, pipeline or 1):
         yield failed(
             f"{show(found.path)}: is split for TP {found.tensor_parallel} PP "
             f"{found.pipeline_parallel}; must be "
@@ -49,6 +53,13 @@ def layout_problems(settings: Settings, found: Checkpoint) -> Iterator[Finding]:
             "convert it (prepare.llm), or set "
             f"training.tensorParallelSize={found.tensor_parallel} and "
             f"training.pipelineParallelSize={found.pipeline_parallel}",
+        )
+        return
+    wrong = {name: right for rank, right in rank_files(*sizes).items() if (name := found.ranks[rank]) != right}
+    for name, right in itertools.islice(wrong.items(), 1):
+        yield failed(
+            f"{show(found.path)}: has {show(name)}; NeMo looks for {right} at TP {tensor} PP {pipeline or 1}",
+            "rename it, or convert it again (prepare.llm)",
         )
 
 
@@ -158,25 +169,56 @@ def _plain(value: Any) -> Any:
         return value.lower()
 
 
-EMBEDDING = "embedding.word_embeddings.weight"
-
-
 def embedding_of(shapes: Mapping[str, Shape]) -> Shape | None:
     """Return rows and columns of the word embeddings."""
     found = shapes.get("model." + EMBEDDING) or shapes.get(EMBEDDING)
     return found if found and len(found) == 2 else None
 
 
+def model_of(settings: Settings) -> Model:
+    """Return the language model that NeMo makes of the run's configuration."""
+    sizes = {name: settings.integer(f"architecture.{key}", least=1) for key, name in MEGATRON_NAMES.items()}
+    run = {name: fact.get("run") for name, fact in settings.objects("llm").items()}
+    return Model.of(sizes | run, "settings", gated=settings.flag("architecture.gatedMlp", True))
+
+
+def tensor_problems(checkpoint: Checkpoint, model: Model) -> Iterator[Finding]:
+    """Compare names and shapes of all tensors with the model's; of a legacy checkpoint, in each rank's file."""
+    sizes = checkpoint.tensor_parallel, checkpoint.pipeline_parallel
+    for rank, file in sorted(checkpoint.ranks.items()) or [((0, 0), "model_weights")]:
+        found = weight_shapes(checkpoint, rank)
+        if checkpoint.distributed:
+            found = {n.removeprefix("model."): s for n, s in found.items() if n.startswith("model.")}
+            wanted = model.whole(rows_of(found))
+        else:
+            found = {n.removeprefix("model."): s for n, s in found.items()}
+            wanted = model.of_rank(rows_of(found), *sizes, stage=rank[1])
+        missing = [n for n in wanted if n not in found]
+        if missing:
+            yield failed(
+                f"{show(file)} has no tensor {some(missing)}: of a legacy checkpoint NeMo leaves it random, without "
+                "an error",
+                CONVERT,
+            )
+        wrong = [f"{n} is {brief(found[n])}, must be {brief(s)}" for n, s in wanted.items() if found.get(n, s) != s]
+        if wrong:
+            yield failed(f"{show(file)}: shapes: {some(wrong)}", "name the checkpoint of this model (model.name)")
+
+
+def rows_of(shapes: Mapping[str, Shape]) -> int:
+    """Return how many rows the vocabulary has: NeMo's padding decided."""
+    return (shapes.get(EMBEDDING) or shapes.get(HEAD) or (0,))[0]
+
+
 @check(
     Level.FULL,
     "model.checkpointPath",
     cost="reads the index of the weights (names and shapes), never the weights",
-    prevents="weights whose names do not fit are ignored without an error (loss stays near 10)",
+    prevents="weights that are missing, or whose names do not fit: ignored without an error (loss stays near 10)",
 )
 def check_weights(context: Context) -> Iterator[Finding]:
     """NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
-    context.checkpoint()
-    shapes = context.shapes()
+    checkpoint, shapes = context.checkpoint(), context.shapes()
     names = {n.removeprefix("model.") for n in shapes}
     if any(n.startswith("language_model.") for n in names) or not any(n.startswith("decoder.layers.") for n in names):
         yield failed(
@@ -186,8 +228,18 @@ def check_weights(context: Context) -> Iterator[Finding]:
             "convert it again with the 24.07 container",
         )
         return
-    embedding = embedding_of(shapes)
-    hidden = context.settings.find("architecture.hiddenSize")
-    if embedding and hidden is not None and embedding[1] != hidden:
-        yield failed(f"word embeddings are {embedding[1]} wide; must be {hidden}", "name the checkpoint of this model")
+    yield from itertools.islice(tensor_problems(checkpoint, model_of(context.settings)), 1)
     yield note(f"{len(shapes)} tensors under Megatron Core's names")
+
+
+@check(
+    Level.FULL,
+    "model.checkpointPath",
+    cost="opens each file of the weights and reads a few bytes of each tensor",
+    prevents="missing or cut files: NeMo dies, or, of zarr, trains the projector against zeros",
+)
+def check_weight_files(context: Context) -> Iterator[Finding]:
+    """Each file that the index names is there, with all its bytes."""
+    checkpoint = context.checkpoint()
+    if lacks := weights_problems(checkpoint):
+        yield failed(f"{show(checkpoint.path)}: {some(lacks)}", CONVERT)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from math import comb
 from typing import Any
 
 from neva_pod.findings import SHOWN, Finding, brief, failed, note, show, some, warning
@@ -48,6 +49,20 @@ def check_dataset(context: Context) -> Iterator[Finding]:
     yield note(f"{len(samples)} samples: {name or 'own dataset'}")
 
 
+RARE = 1e-6
+"""So few micro batches without an answer, of all in a pass, that none is to be expected."""
+
+
+def silent_batches(samples: int, silent: int, micro: int) -> float:
+    """Return how many micro batches of a pass are to be expected in which no sample has an answer.
+
+    With the template plain there is none: its answers end with a line break, which is learned.
+    """
+    if not 0 < micro <= silent:
+        return 0
+    return samples / micro * comb(silent, micro) / comb(samples, micro)
+
+
 def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Name the samples that NeMo would stop at, or would learn nothing from."""
     template, media = settings.text("samples.template", "plain"), settings.text("samples.mediaType", "image")
@@ -61,7 +76,12 @@ def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) ->
         yield warning(f"samples of media type {show(media)} are not checked", "check them manually")
         return
     llama_3 = settings.text("model.modelType", "") == "llama_3"
-    rules = Rules(template, settings.flag("samples.imageFirst"), LLAMA_3_TOKENS[5] if llama_3 else extra_tokens(6)[5])
+    rules = Rules(
+        template,
+        settings.flag("samples.imageFirst"),
+        media_end=LLAMA_3_TOKENS[5] if llama_3 else extra_tokens(6)[5],
+        sentencepiece=settings.text("model.tokenizerLibrary", "sentencepiece") == "sentencepiece",
+    )
     bad: dict[str, list[int]] = defaultdict(list)
     slots: dict[int, list[int]] = defaultdict(list)
     silent: list[int] = []
@@ -75,11 +95,11 @@ def sample_findings(settings: Settings, samples: Sequence[Mapping[str, Any]]) ->
         without_image += not images
         if not answered:
             silent.append(index)
-    alone = settings.integer("training.microBatchSize", 0) == 1
-    for images in sorted(slots, key=lambda n: -len(slots[n]))[1:] if not alone else ():
+    micro = settings.integer("training.microBatchSize", 0)
+    for images in sorted(slots, key=lambda n: -len(slots[n]))[1:] if micro != 1 else ():
         bad[f"have {images} images, unlike other samples: they do not fit in one batch"] = slots[images]
-    if alone and silent and template != "plain":  # whose answers end with a line break, which is learned
-        bad["have no answer, so that at micro batch size 1 the loss is NaN"] = silent
+    if template != "plain" and silent_batches(len(samples), len(silent), micro) > RARE:
+        bad[f"have no answer, so that at micro batch size {micro} the loss is NaN"] = silent
         silent = []
 
     def named(indices: Sequence[int]) -> str:

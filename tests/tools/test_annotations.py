@@ -1,0 +1,64 @@
+"""What Artifact Hub is told of the chart."""
+
+import yaml
+
+from neva_pretrain import chart
+from tests.tools import annotations
+from tests.tools.made import ROOT
+
+CHANGELOG = """# Changelog
+
+## Unreleased
+
+### Added
+
+- Not yet.
+
+## 0.2.0 - 2026-12-01
+
+### Added
+
+- One thing,
+  in two lines. `And` more of it.
+
+### Fixed
+
+- Versions 1.9 and 2: read.
+
+## [0.1.0] - 2026-11-26
+
+### Added
+
+- All.
+"""
+
+
+def told() -> dict[str, str]:
+    return dict(yaml.safe_load(annotations.FILE.read_text("utf-8"))["annotations"])
+
+
+def test_it_is_up_to_date() -> None:
+    assert annotations.FILE.read_text("utf-8") == annotations.made()
+
+
+def test_changes_are_those_of_the_version() -> None:
+    assert list(annotations.changes(CHANGELOG, "0.2.0")) == [
+        {"kind": "added", "description": "One thing, in two lines."},
+        {"kind": "fixed", "description": "Versions 1.9 and 2: read."},
+    ]
+    assert list(annotations.changes(CHANGELOG, "0.1.0")) == [{"kind": "added", "description": "All."}]
+    assert list(annotations.changes(CHANGELOG, "0.3.0")) == []
+
+
+def test_images_are_those_of_the_defaults() -> None:
+    image = chart.defaults()["image"]
+    (listed,) = yaml.safe_load(told()["artifacthub.io/images"])
+    assert listed == {"name": "nemo", "image": f"{image['repository']}:{image['tag']}"}
+
+
+def test_resources_that_are_needed_are_those_that_the_chart_is_tested_with() -> None:
+    listed = yaml.safe_load(told()["artifacthub.io/crds"])
+    assert [crd["kind"] for crd in listed] == ["PyTorchJob", "TrainJob"]
+    for crd in listed:
+        group = crd["name"].partition(".")[2]
+        assert (ROOT / "schemas" / "crds" / group / f"{crd['kind'].lower()}_{crd['version']}.json").is_file()
