@@ -265,7 +265,7 @@ def test_what_only_looks_on_can_be_switched_while_the_job_runs() -> None:
 def test_a_release_that_prepares_has_no_exporter() -> None:
     values = {**EXPORTER, "prepare": {"enabled": True, "llm": {"source": "/models/preset/in"}}}
     manifests = helm.render(values)
-    assert len(helm.of_kind(manifests, "ConfigMap")) == 1
+    assert not [key for key in helm.config_data(manifests) if key.startswith("neva_pod.monitor.")]
     assert "initContainers" not in helm.one(manifests, "Job")["spec"]["template"]["spec"]
 
 

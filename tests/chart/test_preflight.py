@@ -164,10 +164,10 @@ def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
     assert not any(m.get("readOnly") for m in container["volumeMounts"] if m["name"] != "config")
     assert not any("gpu" in name or "rdma" in name for name in container["resources"]["limits"])
     assert job["spec"]["podReplacementPolicy"] == "Failed"
-    (config,) = helm.of_kind(manifests, "ConfigMap")
-    (source,) = helm.sources(spec["volumes"][0])
-    assert source["name"] == config["metadata"]["name"] == job["metadata"]["name"]
-    assert not {"launch.sh", "neva_pretrain.yaml"} & set(config["data"])
+    names = [source["name"] for source in helm.sources(spec["volumes"][0])]
+    assert names == [job["metadata"]["name"], f"{job['metadata']['name']}-prepare"]
+    assert names == [config["metadata"]["name"] for config in helm.of_kind(manifests, "ConfigMap")]
+    assert not {"launch.sh", "neva_pretrain.yaml"} & set(helm.config_data(manifests))
 
 
 def test_prepare_and_training_use_the_same_claims_paths_and_volumes() -> None:

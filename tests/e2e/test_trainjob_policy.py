@@ -75,9 +75,8 @@ def test_a02_the_longest_name_is_the_longest_that_jobset_accepts(full: Sandbox, 
 
 def test_a_rendered_file_can_be_applied_without_helm(full: Sandbox, release: Release) -> None:
     """As GitOps tools do; kubectl keeps the order of the file."""
-    text = helm.render_text(None, *nodes(2), release=release.name, namespace=release.namespace)
-    documents = [d for d in text.split("\n---\n") if "helm.sh/hook: test" not in d]
-    full.kubectl("apply", "-n", release.namespace, "-f", "-", stdin="\n---\n".join(documents))
+    text = helm.render_text(None, "--no-hooks", *nodes(2), release=release.name, namespace=release.namespace)
+    full.kubectl("apply", "-n", release.namespace, "-f", "-", stdin=text)
     full.wait_for_phase("Running", 2, namespace=release.namespace)
 
 

@@ -17,7 +17,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-SCHEDULES = int(os.environ.get("NEVA_CHAOS", "20"))
+SCHEDULES = int(os.environ.get("NEVA_CHAOS", "10"))
 STEPS = 30
 
 

@@ -172,8 +172,8 @@ data:
 {{- define "neva-pretrain.configData" -}}
 {{- $root := .root -}}
 {{- $data := dict "" (include "neva-pretrain.ownData" .) -}}
-{{- with include "neva-pretrain.supervisorFiles" $root | fromJson -}}
-  {{- $_ := set $data "-supervisor" (include "neva-pretrain.filesData" (dict "root" $root "files" .) | trim) -}}
+{{- range $end, $files := include "neva-pretrain.modeFiles" $root | fromJson -}}
+  {{- $_ := set $data $end (include "neva-pretrain.filesData" (dict "root" $root "files" $files) | trim) -}}
 {{- end -}}
 {{- toJson $data -}}
 {{- end -}}
@@ -207,27 +207,28 @@ settings.json: |
               path: {{ . }}
             {{- end }}
             {{- include "neva-pretrain.filesItems" $own | trim | nindent 12 }}
-      {{- with include "neva-pretrain.supervisorFiles" $root | fromJson }}
+      {{- range $end, $files := include "neva-pretrain.modeFiles" $root | fromJson }}
       - configMap:
-          name: {{ $.configMap }}-supervisor
+          name: {{ print $.configMap $end }}
           items:
-            {{- include "neva-pretrain.filesItems" . | trim | nindent 12 }}
+            {{- include "neva-pretrain.filesItems" $files | trim | nindent 12 }}
       {{- end }}
 {{- end -}}
 
-{{/* Files that the mode of the release runs, as neva-pretrain.podFiles has them. Takes the root. */}}
+{{/* Files that both modes run, and the launch script, as neva-pretrain.podFiles has them. Takes the root. */}}
 {{- define "neva-pretrain.jobFiles" -}}
 {{- $names := list "__init__" "findings" "inputs" "preflight" "progress" "settings" -}}
-{{- if .Values.prepare.enabled -}}{{- $names = append $names "prepare" -}}{{- end -}}
 {{- $files := include "neva-pretrain.podFiles" (dict "root" . "names" $names) | fromJson -}}
 {{- if not .Values.prepare.enabled -}}{{- $_ := set $files "launch.sh" "files/launch.sh" -}}{{- end -}}
 {{- toJson $files -}}
 {{- end -}}
 
-{{/* Files that only training runs: the supervisor, what it reads logs with, and the exporter. Takes the root. */}}
-{{- define "neva-pretrain.supervisorFiles" -}}
-{{- $names := ternary list (list "monitor" "supervisor") .Values.prepare.enabled -}}
-{{- include "neva-pretrain.podFiles" (dict "root" . "names" $names) -}}
+{{/* Files that one mode alone runs, in a ConfigMap of their own since kubectl apply takes 256 KiB, as JSON {end of its
+name: files}: prepare, or the supervisor, what it reads logs with, and the exporter. Takes the root. */}}
+{{- define "neva-pretrain.modeFiles" -}}
+{{- $names := ternary (list "prepare") (list "monitor" "supervisor") .Values.prepare.enabled -}}
+{{- $files := include "neva-pretrain.podFiles" (dict "root" . "names" $names) | fromJson -}}
+{{- dict (ternary "-prepare" "-supervisor" .Values.prepare.enabled) $files | toJson -}}
 {{- end -}}
 
 {{/* Modules and packages of neva_pod, the Python package that pods run, as JSON: {key: file of the chart}. A key of a

@@ -182,11 +182,14 @@ def model_of(settings: Settings) -> Model:
     return Model.of(sizes | run, "settings", gated=settings.flag("architecture.gatedMlp", True))
 
 
-def tensor_problems(checkpoint: Checkpoint, model: Model) -> Iterator[Finding]:
-    """Compare names and shapes of all tensors with the model's; of a legacy checkpoint, in each rank's file."""
+def tensor_problems(checkpoint: Checkpoint, first: Mapping[str, Shape], model: Model) -> Iterator[Finding]:
+    """Compare names and shapes of all tensors with the model's; of a legacy checkpoint, in each rank's file.
+
+    ``first`` are those of the first rank, or of all, which are read already.
+    """
     sizes = checkpoint.tensor_parallel, checkpoint.pipeline_parallel
     for rank, file in sorted(checkpoint.ranks.items()) or [((0, 0), "model_weights")]:
-        found = weight_shapes(checkpoint, rank)
+        found = first if rank == (0, 0) else weight_shapes(checkpoint, rank)
         if checkpoint.distributed:
             found = {n.removeprefix("model."): s for n, s in found.items() if n.startswith("model.")}
             wanted = model.whole(rows_of(found))
@@ -228,7 +231,7 @@ def check_weights(context: Context) -> Iterator[Finding]:
             "convert it again with the 24.07 container",
         )
         return
-    yield from itertools.islice(tensor_problems(checkpoint, model_of(context.settings)), 1)
+    yield from itertools.islice(tensor_problems(checkpoint, shapes, model_of(context.settings)), 1)
     yield note(f"{len(shapes)} tensors under Megatron Core's names")
 
 
