@@ -37,7 +37,7 @@ def test_the_job_is_thin_and_its_runtime_has_its_name() -> None:
         "name": runtime["metadata"]["name"],
     }
     assert job["spec"] == {"runtimeRef": reference, "trainer": {"numNodes": 4, "numProcPerNode": 8}}
-    assert runtime["spec"]["mlPolicy"] == {"numNodes": 4, "torch": {"numProcPerNode": 8}}
+    assert runtime["spec"]["mlPolicy"] == {"numNodes": 4, "torch": {}}, "a field that Trainer 2.2 has dropped"
     (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     assert node["name"] == "node"
     assert node["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}

@@ -4,8 +4,8 @@
 {{- $v := $root.Values -}}
 mlPolicy:
   numNodes: {{ include "neva-pretrain.text" $v.training.nodes }}
-  torch:
-    numProcPerNode: {{ include "neva-pretrain.text" $v.training.gpusPerNode }}
+  # The TrainJob says how many processes: since Trainer 2.2 this has no field for it.
+  torch: {}
 {{- with $v.scheduling.schedulingPolicy }}
 podGroupPolicy:
   coscheduling:
