@@ -120,4 +120,11 @@ def test_files_are_written_and_replaced(folder: Path) -> None:
     assert there.startswith(b"# yaml-language-server: $schema=file:///")
     assert call("monitor", ["train.log", "--once", "--html", "report.html"], folder, WINDOWS)[0] == 0
     assert (folder / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
-    assert sorted(path.name for path in (folder / "made").iterdir()) == ["values.yaml"]
+    sweep = ["--gpus", "8", "--sweep", "lr=1e-3,2e-3", "--write", "made/sweep"]
+    assert call("main", sweep, folder, WINDOWS) == (0, "")
+    assert call("main", sweep, folder) == (0, "")
+    assert sorted(path.name for path in (folder / "made").rglob("*.yaml")) == [
+        "neva-lr-1e-3.yaml",
+        "neva-lr-2e-3.yaml",
+        "values.yaml",
+    ]
