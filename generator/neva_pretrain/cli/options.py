@@ -122,6 +122,8 @@ plot = Option(
     metavar="FILE",
     help="Also draw it, as .png, .svg or .pdf; needs pip install 'neva-pretrain[plot]'.",
 )
+namespace = Option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
+context = Option("--context", metavar="NAME", help="Context of the kubeconfig.")
 output = Option(
     "-o",
     "--output",
