@@ -1,8 +1,9 @@
 """The cluster as ``kubectl`` shows it. Its answers may have any shape: anything malformed counts as missing."""
 
 import json
+import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -46,8 +47,24 @@ class Job:
     failed: bool = False
     found: Object = field(default_factory=dict)
 
+    @property
+    def kind_title(self) -> str:
+        """Its kind, as manifests have it."""
+        return _KINDS[self.kind].title
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return word(at(self.found, "metadata").get("namespace"))
+
+    @property
+    def release(self) -> str:
+        """The Helm release that made it."""
+        return word(at(self.found, "metadata", "labels").get("app.kubernetes.io/instance"))
+
 
 class _Kind(NamedTuple):
+    title: str
     resource: str
     pods: str
     master: str
@@ -56,18 +73,26 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "pytorchjob": _Kind(
+        "PyTorchJob",
         "pytorchjobs.kubeflow.org",
         "training.kubeflow.org/job-name={}",
         ",training.kubeflow.org/replica-type=master",
         "pytorch",
     ),
     "trainjob": _Kind(
+        "TrainJob",
         "trainjobs.trainer.kubeflow.org",
         "jobset.sigs.k8s.io/jobset-name={}",
         ",jobset.sigs.k8s.io/replicatedjob-name=node,batch.kubernetes.io/job-completion-index=0",
         "node",
     ),
 }
+
+OURS = "neva-pretrain/model"
+"""Annotation of a job that this chart made, whatever the chart is called."""
+
+LISTS = "--selector=helm.sh/chart"
+"""Part of the calls that list runs: what Helm or Argo CD rendered, since annotations cannot be asked for."""
 
 
 def at(value: object, *path: str) -> Object:
@@ -113,35 +138,63 @@ def conditions(value: Object) -> Iterator[tuple[str, bool, str]]:
 class Kubectl:
     """``kubectl`` with a namespace and context."""
 
-    def __init__(self, namespace: str | None, context: str | None) -> None:
+    def __init__(
+        self,
+        namespace: str | None,
+        context: str | None,
+        show: Callable[[str], None] = lambda _: None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Take where to look, what is told of each call, and how long one may take."""
+        self._context = context
+        self._show = show
+        self._timeout = timeout
         self._options = [
             *([f"--namespace={namespace}"] if namespace else []),
             *([f"--context={context}"] if context else []),
         ]
         self.refused: tuple[str, ...] = ()
 
+    def within(self, namespace: str) -> "Kubectl":
+        """Return the same for another namespace."""
+        return Kubectl(namespace, self._context, self._show, self._timeout)
+
     def find(self, name: str) -> Job | None:
         """Return the newest job of that Helm release, else the job of that name.
 
         A kind of job that the user may not list is passed over, and told in ``refused``.
         """
+        queries = [f"--selector=app.kubernetes.io/instance={name}"], [f"--field-selector=metadata.name={name}"]
+        for kind, found in self._of_each_kind(*queries):
+            return _job(kind, max(found, key=created))
+        return None
+
+    def jobs(self, everywhere: bool = False) -> list[Job]:
+        """Return the jobs of this chart, of this namespace or of all; refusals are as in :meth:`find`."""
+        query = [LISTS, *(["--all-namespaces"] if everywhere else [])]
+        found = [_job(kind, each) for kind, jobs in self._of_each_kind(query) for each in jobs]
+        return [job for job in found if OURS in job.annotations]
+
+    def _of_each_kind(self, *queries: list[str]) -> Iterator[tuple[str, list[Object]]]:
+        """Yield the jobs of each kind that the first fruitful query finds.
+
+        Raises:
+            ForbiddenError: no kind may be listed.
+        """
         refused: list[ForbiddenError] = []
         for kind, facts in _KINDS.items():
-            for query in (
-                [f"--selector=app.kubernetes.io/instance={name}"],
-                [f"--field-selector=metadata.name={name}"],
-            ):
+            for query in queries:
                 try:
                     found = self._list(facts.resource, query)
                 except ForbiddenError as error:
                     refused.append(error)
                     break
                 if found:
-                    return _job(kind, max(found, key=created))
+                    yield kind, found
+                    break
         if len(refused) == len(_KINDS):
             raise refused[0]
         self.refused = tuple(map(str, refused))
-        return None
 
     def master(self, job: Job) -> tuple[str, str] | None:
         """Return the master pod's name and its container's identity, once that has started."""
@@ -176,14 +229,16 @@ class Kubectl:
         options = [f"--container={container}", f"--tail={LOG_LINES}", *(["--previous"] if previous else [])]
         return self._ask(["logs", *options, pod]).decode("utf-8", "replace").splitlines()
 
-    def logs(self, job: Job, pod: str, since: str, follow: bool) -> subprocess.Popen[bytes]:
-        """Start to read the log of that pod, each line with the time it was written."""
+    def logs(self, job: Job, pod: str, since: str, follow: bool, tail: int | None = None) -> subprocess.Popen[bytes]:
+        """Start to read the log of that pod, or its last lines, each with the time it was written."""
+        words = [
+            *("logs", "--timestamps", f"--follow={str(follow).lower()}"),
+            *([f"--since-time={since}"] if since else []),
+            *([f"--tail={tail}"] if tail else []),
+            *(f"--container={_KINDS[job.kind].container}", pod),
+        ]
         return subprocess.Popen(
-            [
-                *("kubectl", *self._options, "logs", "--timestamps", f"--follow={str(follow).lower()}"),
-                *([f"--since-time={since}"] if since else []),
-                *(f"--container={_KINDS[job.kind].container}", pod),
-            ],
+            self._call(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -203,14 +258,20 @@ class Kubectl:
             raise ClusterError(f"kubectl get {resource}: its answer is not a list of objects; is it the real kubectl?")
         return [item for item in objects(parsed["items"]) if name_of(item) or not named]
 
+    def _call(self, words: Sequence[str]) -> list[str]:
+        """Return a call of kubectl, once it is told."""
+        call = ["kubectl", *self._options, *words]
+        self._show(shlex.join(call))
+        return call
+
     def _ask(self, words: Sequence[str]) -> bytes:
         """Return what a call of kubectl prints."""
         try:
             done = subprocess.run(
-                ["kubectl", *self._options, *words],
+                self._call(words),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=TIMEOUT,
+                timeout=self._timeout,
                 check=False,
             )
         except FileNotFoundError:
@@ -218,7 +279,7 @@ class Kubectl:
         except OSError as error:
             raise ClusterError(f"kubectl: cannot be run: {error.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"kubectl: no answer from the API server for {TIMEOUT} s") from None
+            raise ClusterError(f"kubectl: no answer from the API server for {self._timeout:g} s") from None
         if done.returncode == 0:
             return done.stdout
         raise trouble(f"kubectl {' '.join(words[:2])}", done.stderr)

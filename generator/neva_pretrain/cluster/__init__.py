@@ -1,1 +1,0 @@
-"""A run against the cluster that it is meant for, before it is installed."""
