@@ -122,6 +122,8 @@ plot = Option(
     metavar="FILE",
     help="Also draw it, as .png, .svg or .pdf; needs pip install 'neva-pretrain[plot]'.",
 )
+namespace = Option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
+context = Option("--context", metavar="NAME", help="Context of the kubeconfig.")
 output = Option(
     "-o",
     "--output",
@@ -154,7 +156,7 @@ def completion(program: str) -> str:
     """Return what a program's --help says of completion."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
     return f"""\b
-Completion of options, models, GPUs, checks and keys, for the shell's startup file:
+Completion of options and their values, for the shell's startup file:
   bash  eval "$({variable}=bash_source {program})"
   zsh   eval "$({variable}=zsh_source {program})"
   fish  {variable}=fish_source {program} | source
