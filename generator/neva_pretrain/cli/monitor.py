@@ -26,7 +26,7 @@ from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import compare, compare_page, inputs, listing, page, plot, report, settings
 from neva_pretrain.monitor.inputs import Input
-from neva_pretrain.monitor.kubectl import LISTS, Kubectl
+from neva_pretrain.monitor.jobs import LISTS, Jobs
 from neva_pretrain.output import Boundary, say, write
 
 _EPILOG = f"""
@@ -59,7 +59,7 @@ def _sources(context: click.Context, _argument: click.Parameter, typed: str) -> 
     """Complete a file, and where a namespace is named, a run in it."""
     found = [CompletionItem(typed, type="file")]
     if context.params.get("namespace"):
-        kubectl = Kubectl(context.params["namespace"], context.params.get("context"), timeout=_COMPLETION_SECONDS)
+        kubectl = Jobs(context.params["namespace"], context.params.get("context"), timeout=_COMPLETION_SECONDS)
         with suppress(NevaError):
             found += [CompletionItem(name) for name in sorted({job.release or job.name for job in kubectl.jobs()})]
     return [item for item in found if item.type == "file" or item.value.startswith(typed)]
@@ -74,9 +74,9 @@ class _Monitor(Boundary):
 
 @click.command("neva-monitor", cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", shell_complete=_sources)
-@click.option("-n", "--namespace", metavar="NS", help="Namespace of the jobs.")
+@options.namespace()
 @click.option("-A", "--all-namespaces", is_flag=True, help="List the runs of all namespaces.")
-@click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
+@options.context()
 @options.values()
 @options.gpus(show_default="of the run")
 @options.gpu(show_default="the planned one")
@@ -151,7 +151,7 @@ def command(
     said = settings.Options(values, model, max_steps, global_batch, gpus, step_time, GPUS[gpu] if gpu else None)
     if not sources and not namespace and not all_namespaces and _is_piped():
         sources = (inputs.STANDARD_INPUT,)
-    kubectl = Kubectl(namespace, context, _Shown(listing=not sources, each=show_commands))
+    kubectl = Jobs(namespace, context, _Shown(listing=not sources, each=show_commands))
     if not sources:
         _refuse("needs a SOURCE", *_OF_A_RUN, *_OF_ONE_RUN)
         return _list(kubectl, all_namespaces, limits, output)
@@ -176,7 +176,7 @@ class _Files(NamedTuple):
     html: Path | None
 
 
-def _list(kubectl: Kubectl, everywhere: bool, limits: Limits, output: str) -> int:
+def _list(kubectl: Jobs, everywhere: bool, limits: Limits, output: str) -> int:
     found = listing.runs(kubectl, everywhere, limits)
     if output == "json":
         say(json.dumps(listing.as_dict(found), indent=2))

@@ -16,7 +16,7 @@ from neva_pretrain.errors import NevaError
 from neva_pretrain.monitor import settings, sources
 from neva_pretrain.monitor.decode import is_compressed
 from neva_pretrain.monitor.findings import LOG, NOT_STARTED
-from neva_pretrain.monitor.kubectl import Job, Kubectl
+from neva_pretrain.monitor.jobs import Job, Jobs
 from neva_pretrain.monitor.sources import Chunk
 
 STANDARD_INPUT = "-"
@@ -93,7 +93,7 @@ class Input:
         return found, state
 
 
-def opened(source: str, kubectl: Kubectl, said: settings.Options, once: bool = False, named: bool = False) -> Input:
+def opened(source: str, kubectl: Jobs, said: settings.Options, once: bool = False, named: bool = False) -> Input:
     """Return the run that a source names.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any
 from neva_pod.monitor.judge import Judgement, Severity, Status
 from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.run import Run
+from neva_pretrain.kubectl import ClusterError
 from neva_pretrain.monitor import inputs, report, settings, sources
 from neva_pretrain.monitor.findings import unreadable
-from neva_pretrain.monitor.kubectl import ClusterError, Job, Kubectl, created
+from neva_pretrain.monitor.jobs import Job, Jobs, created
 from neva_pretrain.monitor.text import duration, folded, number, percent, table
 
 TAIL = 1000
@@ -44,7 +45,7 @@ class Listed:
     status: Status
 
 
-def runs(kubectl: Kubectl, everywhere: bool, limits: Limits) -> list[Listed]:
+def runs(kubectl: Jobs, everywhere: bool, limits: Limits) -> list[Listed]:
     """Return the runs of a namespace, or of all, by namespace and name.
 
     Raises:
@@ -63,7 +64,7 @@ def runs(kubectl: Kubectl, everywhere: bool, limits: Limits) -> list[Listed]:
         return list(pool.map(listed, sorted(named, key=lambda entry: (entry[1].namespace, _natural(entry[0])))))
 
 
-def _listed(name: str, job: Job, kubectl: Kubectl, limits: Limits) -> Listed:
+def _listed(name: str, job: Job, kubectl: Jobs, limits: Limits) -> Listed:
     log = inputs.of_job(sources.JobLog(kubectl, name, job=job, tail=TAIL), settings.Options(), once=True)
     try:
         run = log.read()

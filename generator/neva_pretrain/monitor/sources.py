@@ -18,9 +18,10 @@ from typing import NamedTuple
 from neva_pod.monitor.judge import Judgement
 from neva_pod.monitor.tail import CHUNK, Tail, newest_log
 from neva_pretrain.errors import InputError
+from neva_pretrain.kubectl import ClusterError, ForbiddenError, trouble
 from neva_pretrain.monitor.decode import Decoder, is_compressed
 from neva_pretrain.monitor.findings import unreadable
-from neva_pretrain.monitor.kubectl import ClusterError, ForbiddenError, Job, Kubectl, trouble
+from neva_pretrain.monitor.jobs import Job, Jobs
 from neva_pretrain.monitor.pods import Look
 
 POLL_SECONDS = 1.0
@@ -185,7 +186,7 @@ class JobLog:
 
     def __init__(
         self,
-        kubectl: Kubectl,
+        kubectl: Jobs,
         name: str,
         wait: Callable[[float], None] = time.sleep,
         job: Job | None = None,

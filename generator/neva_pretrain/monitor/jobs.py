@@ -1,29 +1,14 @@
-"""The cluster as ``kubectl`` shows it. Its answers may have any shape: anything malformed counts as missing."""
+"""Jobs of a cluster as ``kubectl`` shows them: found, listed, their pods, events and logs."""
 
-import json
-import shlex
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from neva_pretrain.errors import NevaError
-
-Object = Mapping[str, Any]
-
-TIMEOUT = 60
-"""Seconds that one question to the API server may take."""
+from neva_pretrain.kubectl import ForbiddenError, Kubectl, Object, at, conditions, name_of, objects, word
 
 LOG_LINES = 200
 """Lines of a finished container's log that are looked through."""
-
-
-class ClusterError(NevaError):
-    """The cluster cannot be asked, or has no such job."""
-
-
-class ForbiddenError(ClusterError):
-    """The user may not ask this."""
 
 
 @dataclass(frozen=True)
@@ -95,28 +80,6 @@ LISTS = "--selector=helm.sh/chart"
 """Part of the calls that list runs: what Helm or Argo CD rendered, since annotations cannot be asked for."""
 
 
-def at(value: object, *path: str) -> Object:
-    """Return the mapping at a path of keys, empty where there is none."""
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def objects(value: object) -> list[Object]:
-    """Return the mappings of a list, none where it is no list."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def word(value: object) -> str:
-    """Return a text, empty where it is none."""
-    return value if isinstance(value, str) else ""
-
-
-def name_of(value: Object) -> str:
-    """Return an object's name."""
-    return word(at(value, "metadata").get("name"))
-
-
 def created(value: Object) -> str:
     """Return when an object was made; such times sort as text."""
     return word(at(value, "metadata").get("creationTimestamp"))
@@ -128,36 +91,19 @@ def restarts(status: Object) -> int:
     return count if isinstance(count, int) else 0
 
 
-def conditions(value: Object) -> Iterator[tuple[str, bool, str]]:
-    """Yield the conditions of an object: type, whether it holds, and why."""
-    for condition in objects(at(value, "status").get("conditions")):
-        said = word(condition.get("message")) or word(condition.get("reason"))
-        yield word(condition.get("type")), condition.get("status") == "True", said
+class Jobs(Kubectl):
+    """The jobs that training operators have, of a namespace and context.
 
+    Attributes:
+        refused: why a kind of job was not looked for.
 
-class Kubectl:
-    """``kubectl`` with a namespace and context."""
+    """
 
-    def __init__(
-        self,
-        namespace: str | None,
-        context: str | None,
-        show: Callable[[str], None] = lambda _: None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        """Take where to look, what is told of each call, and how long one may take."""
-        self._context = context
-        self._show = show
-        self._timeout = timeout
-        self._options = [
-            *([f"--namespace={namespace}"] if namespace else []),
-            *([f"--context={context}"] if context else []),
-        ]
-        self.refused: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
-    def within(self, namespace: str) -> "Kubectl":
+    def within(self, namespace: str) -> "Jobs":
         """Return the same for another namespace."""
-        return Kubectl(namespace, self._context, self._show, self._timeout)
+        return Jobs(namespace, self._context, self._show, self._timeout)
 
     def find(self, name: str) -> Job | None:
         """Return the newest job of that Helm release, else the job of that name.
@@ -243,61 +189,6 @@ class Kubectl:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-
-    def _list(self, resource: str, query: list[str], named: bool = True) -> list[Object]:
-        """Return the objects of a kind that a query picks, none where the cluster has no such kind."""
-        try:
-            answer = self._ask(["get", resource, *query, "--output=json"])
-        except _NoSuchKindError:
-            return []
-        try:
-            parsed = json.loads(answer)
-        except (ValueError, RecursionError):
-            raise ClusterError(f"kubectl get {resource}: its answer is not JSON; is it the real kubectl?") from None
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("items"), list):
-            raise ClusterError(f"kubectl get {resource}: its answer is not a list of objects; is it the real kubectl?")
-        return [item for item in objects(parsed["items"]) if name_of(item) or not named]
-
-    def _call(self, words: Sequence[str]) -> list[str]:
-        """Return a call of kubectl, once it is told."""
-        call = ["kubectl", *self._options, *words]
-        self._show(shlex.join(call))
-        return call
-
-    def _ask(self, words: Sequence[str]) -> bytes:
-        """Return what a call of kubectl prints."""
-        try:
-            done = subprocess.run(
-                self._call(words),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._timeout,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise ClusterError("kubectl: not found; install it, or pipe a log into neva-monitor") from None
-        except OSError as error:
-            raise ClusterError(f"kubectl: cannot be run: {error.strerror}") from None
-        except subprocess.TimeoutExpired:
-            raise ClusterError(f"kubectl: no answer from the API server for {self._timeout:g} s") from None
-        if done.returncode == 0:
-            return done.stdout
-        raise trouble(f"kubectl {' '.join(words[:2])}", done.stderr)
-
-
-class _NoSuchKindError(ClusterError):
-    """The cluster does not know this kind of object."""
-
-
-def trouble(call: str, stderr: bytes) -> ClusterError:
-    """Return what kubectl's last words mean."""
-    said = stderr.decode("utf-8", "replace").strip()
-    last = f"{call}: {said.splitlines()[-1] if said else 'failed'}"
-    if "doesn't have a resource type" in said or "could not find the requested resource" in said:
-        return _NoSuchKindError(last)
-    if "(Forbidden)" in said:
-        return ForbiddenError(last)
-    return ClusterError(last)
 
 
 def _job(kind: str, found: Object) -> Job:
