@@ -23,8 +23,8 @@ install: $(VENV)/.installed  ## Install the package and its development tools in
 release: tools  ## A release's files in dist/, nothing published; KEY=NAME KEYRING=FILE signs, PUSH=oci://... pushes the chart
 	@$(BIN)/python -m tests.tools.release $(if $(KEY),--key '$(KEY)' --keyring '$(KEYRING)') $(if $(PUSH),--push '$(PUSH)')
 
-tools: install  ## Build helm, kubeconform and helm-docs, once
-	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs
+tools: install  ## Build helm, kubeconform, helm-docs and actionlint, once
+	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs actionlint
 
 docs: tools  ## Make what follows from other files: values.schema.json, the chart's README and annotations, rules, field reports
 	@$(BIN)/python -m tests.tools.schema
@@ -43,7 +43,7 @@ $(VENV)/.site: $(VENV)/.installed
 site: $(VENV)/.site  ## The documents as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm lint --strict; README and schema up to date
+lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, actionlint, helm lint --strict; made files up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
@@ -51,6 +51,7 @@ lint: tools  ## ruff, codespell, mypy --strict, import-linter, shellcheck, helm 
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy --python-version 3.10 --package neva_pod
 	$(BIN)/shellcheck $(CHART)/files/*.sh
+	$$($(BIN)/python -m tests.tools path actionlint) -shellcheck $(BIN)/shellcheck .github/workflows/*.yml
 	$$($(BIN)/python -m tests.tools path helm) lint --strict --kube-version 1.37.0 $(CHART)
 	$(BIN)/python -m tests.tools.docs $(CHART)
 	$(BIN)/python -m tests.tools.schema --check

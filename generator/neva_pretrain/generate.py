@@ -5,20 +5,20 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values as chart_values
-from neva_pretrain.chart.access import section
+from neva_pretrain.chart.access import mapping, section
 from neva_pretrain.check import rules
 from neva_pretrain.check.verdict import judge, possible_gain, saves, with_prediction
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
-from neva_pretrain.model.hardware import Gpu
 from neva_pretrain.output import printable
 from neva_pretrain.plan import explain, recorded, saving, search
 from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Plan, Request, make_plan, warmup_for
@@ -42,6 +42,7 @@ class Options(NamedTuple):
         image: repository and tag or digest of the container's image.
         site: file with partial values of a site, merged over the plan's; None is Scitix.
         optimize: take the planner's parallelism and micro batch.
+        chosen: values of a sweep's run, over all others.
     """
 
     save_every: int | None = None
@@ -53,6 +54,7 @@ class Options(NamedTuple):
     image: Mapping[str, str] | None = None
     site: Path | None = None
     optimize: bool = False
+    chosen: Mapping[str, Any] = MappingProxyType({})
 
     def values(self) -> dict[str, Any]:
         """Return what is said, as values."""
@@ -75,7 +77,7 @@ class Options(NamedTuple):
         image = section(site, "image")
         if self.image and image:
             site = {**site, "image": {key: image[key] for key in image if key not in ("repository", "tag", "digest")}}
-        return chart_values.overlay(site, self.values())
+        return chart_values.overlay(chart_values.overlay(site, self.values()), self.chosen)
 
 
 def generate(request: Request, options: Options, command: str, output: Path | None = None) -> tuple[str, list[str]]:
@@ -97,7 +99,7 @@ def generate(request: Request, options: Options, command: str, output: Path | No
     notes = [] if options.site else [f"  site: Scitix ({SITE}); --site FILE names another"]
     chosen: dict[str, Any] = {}
     if options.optimize and not refused:
-        plan, chosen, more = _optimize(plan, request, model, recorded.gpu(said), options)
+        plan, chosen, more = _optimize(plan, request, model, said)
         notes += more
     values = chart_values.overlay(from_plan(plan, model, chosen), said)
     facts = Facts.of(values)
@@ -130,17 +132,18 @@ def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:
 
 
 def _optimize(
-    plan: Plan, request: Request, model: catalog.Model, gpu: Gpu, options: Options
+    plan: Plan, request: Request, model: catalog.Model, said: Mapping[str, Any]
 ) -> tuple[Plan, dict[str, Any], list[str]]:
     """Return the planner's best plan for the same GPUs and global batch, its values, and what it needs."""
+    kernels = mapping(said, "training").get("kernels")  # judged only later
     found = search.search(
         search.SearchRequest(
             model,
             request.gpus,
-            gpu=gpu,
+            gpu=recorded.gpu(said),
             gpus_per_node=request.gpus_per_node,
             fixed_global_batch_size=plan.global_batch_size,
-            kernels=options.kernels or "reference",
+            kernels=next((known for known in get_args(Kernels) if known == kernels), "reference"),
             tensor_parallel_size=request.tensor_parallel,
             pipeline_parallel_size=request.pipeline_parallel,
             micro_batch_size=request.micro_batch,

@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,6 +109,45 @@ def write(path: Path, content: str | bytes, option: str = "") -> None:
         _write(path, data)
     except OSError as error:
         raise InputError(f"{option} {path}: cannot be written: {error.strerror}".lstrip()) from None
+
+
+def write_all(files: Mapping[Path, str], option: str) -> None:
+    """Write files of new names, all or none; folders are made.
+
+    Raises:
+        InputError: one cannot be written; what was made is gone.
+    """
+    made: list[Path] = []
+    try:
+        for path, content in files.items():
+            for folder in reversed(path.parents):
+                if not folder.exists():
+                    _make(folder, option)
+                    made.append(folder)
+            if not path.exists():
+                write(path, content, option)
+                made.append(path)
+    except BaseException:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _make(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot be written: {error.strerror}") from None
+
+
+def holds_another(path: Path, data: bytes) -> bool:
+    """Return whether something else is where a file would be written."""
+    try:
+        return path.read_bytes() != data
+    except FileNotFoundError:
+        return False
+    except OSError:  # a folder, or below a file
+        return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -29,6 +29,7 @@ def renders(cases: Sequence[Values]) -> list[str]:
         cases,
         '{{ $text := "" }}{{ range include "neva-pretrain.violations" $root | fromJsonArray }}'
         '{{ $text = printf "%sERROR: %s\\n" $text . }}{{ end }}{{ if not $text }}'
+        '{{ $_ := set $root "Values" . }}'  # as given: the templates judge them, too
         f'{{{{ range list {paths} }}}}{{{{ $text = printf "%s\\n---\\n%s" $text (include . $root) }}}}{{{{ end }}}}'
         "{{ end }}{{ $text | toJson }}",
         {str(file.relative_to(helm.CHART)): "" for file in scripts},

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from neva_pretrain.cluster.references import references
+from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.helm import notes
 
@@ -66,7 +68,7 @@ def test_notes_of_prepare_name_what_is_made_and_how_to_train(folder: Path) -> No
     assert "kubectl logs -f job/neva-prepare-" in text
     assert "/Llama-2-7b-chat/tokenizer_neva.model" in text
     assert re.search(r"dataset +off", text)
-    assert "--set prepare.enabled=false" in text
+    assert "--reset-then-reuse-values --set prepare.enabled=false" in text  # N24: the chart may be a newer one then
     assert "pytorchjob" not in text
 
 
@@ -134,3 +136,26 @@ def test_u10_claims_are_looked_up_only_where_helm_reads_claims_anyway(folder: Pa
     )
     used = {"wandb": {"enabled": True}, "secrets": {"wandb": {"name": "w"}, "huggingface": {"name": "h"}}}
     assert "secret/w secret/h" in notes(folder, {**used, "hf": {"online": True}})
+
+
+def test_check_of_a_cluster_looks_for_what_the_notes_name(folder: Path) -> None:
+    values: dict[str, Any] = {
+        "image": {"pullSecrets": ["ngc"]},
+        "secrets": {"env": {"A": {"name": "s", "key": "a"}}, "wandb": {"name": "w"}, "huggingface": {"name": "h"}},
+        "wandb": {"enabled": True},
+        "hf": {"online": True},
+        "storage": {"datasets": {"existingClaim": "data"}, "models": {"storageClassName": "fast"}},
+        "extraVolumes": [
+            {"name": "a", "secret": {"secretName": "certs"}},
+            {"name": "b", "persistentVolumeClaim": {"claimName": "more"}},
+            {"name": "c", "configMap": {"name": "c"}},
+            {"name": "d", "configMap": {"name": "d", "optional": True}},
+            {"name": "e", "secret": {"secretName": "e", "optional": True}},
+        ],
+        "scheduling": {"priorityClassName": "high", "queue": {"name": "lq", "priorityClass": "first"}},
+        "serviceAccount": {"create": False, "name": "trainer"},
+    }
+    _, _, must = notes(folder, values).partition("Must be there before pods can start:\n")
+    named = {each for line in must.splitlines()[:2] for each in line.split() if "/" in each}
+    assert {str(each) for each in references(Facts.of(values).shaped)} == named
+    assert len(named) == 13

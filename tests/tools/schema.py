@@ -89,12 +89,12 @@ def described(node: Schema, words: dict[tuple[str, ...], str], path: tuple[str, 
 
 def with_renamed(schema: Schema) -> Schema:
     """Return the schema with the old names of keys."""
-    for path, now in chart.rules()["renamed"].items():
+    for path, renamed in chart.rules()["renamed"].items():
         *sections, key = path.split(".")
         part = schema
         for section in sections:
             part = part["properties"][section]
-        old = {"$ref": "#/definitions/scalar", "description": f"Replaced by {now}."}
+        old = {"$ref": "#/definitions/scalar", "description": f"Replaced by {renamed['now']}."}
         part["properties"][key] = old
     return schema
 

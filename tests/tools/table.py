@@ -114,6 +114,11 @@ GROUPS: dict[str, Group] = {
             stamps=("main.version={version}",),
         ),
         Group(
+            "actionlint",
+            "github.com/rhysd/actionlint",
+            (Tool("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),),
+        ),
+        Group(
             "registry",
             "github.com/distribution/distribution/v3",
             (Tool("registry", "neva-pretrain/tests/tools/registry"),),

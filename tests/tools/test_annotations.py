@@ -1,5 +1,7 @@
 """What Artifact Hub is told of the chart."""
 
+import re
+
 import yaml
 
 from neva_pretrain import chart
@@ -48,6 +50,28 @@ def test_changes_are_those_of_the_version() -> None:
     ]
     assert list(annotations.changes(CHANGELOG, "0.1.0")) == [{"kind": "added", "description": "All."}]
     assert list(annotations.changes(CHANGELOG, "0.3.0")) == []
+
+
+def test_the_changelog_has_versions_and_keeps_its_form() -> None:
+    """https://keepachangelog.com/en/1.1.0: what is unreleased, then each version, newest first, by kind of change."""
+    text = annotations.CHANGELOG.read_text("utf-8")
+    unreleased, *released = re.findall(r"^## (.+)", text, re.MULTILINE)
+    assert unreleased == "Unreleased"
+    versions = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) - (\d{4}-\d\d-\d\d)", heading) for heading in released]
+    assert all(versions), released
+    numbers = [tuple(map(int, found.groups()[:3])) for found in versions if found]
+    dates = [found[4] for found in versions if found]
+    assert numbers
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert dates == sorted(dates, reverse=True)
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        found = re.findall(r"^### (.+)", section, re.MULTILINE)
+        assert found
+        assert set(found) <= set(kinds)
+        assert len(set(found)) == len(found)
+    chart_is = tuple(map(int, str(yaml.safe_load(annotations.FILE.read_text("utf-8"))["version"]).split(".")))
+    assert chart_is >= numbers[0]
 
 
 def test_images_are_those_of_the_defaults() -> None:

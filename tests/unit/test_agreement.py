@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from neva_pod.monitor.records import RunSettings
 from neva_pretrain import chart
 from neva_pretrain.chart import access, values
+from neva_pretrain.chart.access import without_nulls
 from neva_pretrain.check import formats, rules, schema
+from neva_pretrain.cluster.references import references
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
@@ -352,9 +354,10 @@ MADE = """{{ $errors := include "neva-pretrain.violations" $root | fromJsonArray
 {{- else -}}
 {{- $f := include "neva-pretrain.uncheckedFacts" $root | fromJson -}}{{- $both := dict "root" $root "facts" $f -}}
 {{ dict "settings" (include "neva-pretrain.settings" $both | fromJson) "pods" (add 1 $f.workers)
+  "references" (include "neva-pretrain.references" $root | fromJsonArray)
   "annotations" (include "neva-pretrain.jobAnnotations" $both | fromYaml) | toJson }}
 {{- end }}"""
-"""What a case comes to in the chart: its sentences, or facts, pods and the job's annotations."""
+"""What a case comes to in the chart: its sentences, or facts, pods, what it names and the job's annotations."""
 
 
 MANY = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
@@ -395,6 +398,7 @@ def assert_agree(partials: list[dict[str, Any]]) -> None:
         assert made.get("errors", []) == ours, partial
         if not ours:
             assert made["pods"] == Plan.from_values(complete).nodes
+            assert {each["what"] for each in made["references"]} == set(map(str, references(without_nulls(complete))))
             told = assert_same_facts(complete, made["settings"])
             assert replace(monitor.from_facts(monitor.of_annotations(made["annotations"])), name="neva") == told
 

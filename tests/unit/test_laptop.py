@@ -1,16 +1,19 @@
 """What a laptop does (generate, check, plan, report) runs on macOS and Windows, too.
 
-Here is Linux, so each command runs once as it is and once without what Windows lacks: modules, functions, signals,
-``select`` of pipes, moves of open files; paths are shown with backslashes, and stdout has a code page.
+Here is Linux, so each command runs once as it is, once without what Windows lacks: modules, functions, signals,
+``select`` of pipes, moves of open files; paths are shown with backslashes, and stdout has a code page; and once without
+what macOS lacks: /proc, and some functions.
 """
 
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import neva_pretrain
 from tests.unit.monitor.nemo_logs import bar
 
 WINDOWS = r"""
@@ -48,6 +51,22 @@ class WindowsPath(pathlib.PosixPath):
 pathlib.Path = pathlib.WindowsPath = WindowsPath
 os.name, sys.platform = "nt", "win32"
 warnings.filterwarnings("error", category=EncodingWarning, module="neva_")
+"""
+
+MACOS = r"""
+import builtins, io, os, pathlib, sys
+import click, jsonschema, rich.console, rich.live, subprocess, tempfile, yaml  # theirs is what their authors test
+
+for name in ("copy_file_range", "eventfd", "getrandom", "memfd_create", "pipe2", "posix_fadvise", "posix_fallocate",
+             "sched_getaffinity", "sched_setaffinity", "sendfile", "setresuid", "splice"):
+    delattr(os, name)
+
+def only_macos(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(("/proc", "/sys", "/dev/shm")):
+        raise FileNotFoundError(2, "No such file or directory", arguments[0])
+
+sys.addaudithook(only_macos)
+sys.platform = "darwin"
 """
 
 CALL = "from neva_pretrain.cli.{} import main; main()"
@@ -99,8 +118,19 @@ def test_the_same_words_as_here(folder: Path, module: str, arguments: list[str],
     log = (folder / "train.log").read_text(encoding="utf-8") if module == "monitor" else ""
     here = call(module, arguments, folder, stdin=log)
     assert here[0] == code
-    assert call(module, arguments, folder, WINDOWS, stdin=log) == here
     assert here[1]
+    assert call(module, arguments, folder, WINDOWS, stdin=log) == here
+    assert call(module, arguments, folder, MACOS, stdin=log) == here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", [WINDOWS, MACOS], ids=["Windows", "macOS"])
+def test_all_of_the_package_is_imported(folder: Path, system: str) -> None:
+    names = sorted(module.name for module in pkgutil.walk_packages(neva_pretrain.__path__, "neva_pretrain."))
+    assert len(names) > 60
+    code = f"{system}\nimport importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -120,4 +150,11 @@ def test_files_are_written_and_replaced(folder: Path) -> None:
     assert there.startswith(b"# yaml-language-server: $schema=file:///")
     assert call("monitor", ["train.log", "--once", "--html", "report.html"], folder, WINDOWS)[0] == 0
     assert (folder / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
-    assert sorted(path.name for path in (folder / "made").iterdir()) == ["values.yaml"]
+    sweep = ["--gpus", "8", "--sweep", "lr=1e-3,2e-3", "--write", "made/sweep"]
+    assert call("main", sweep, folder, WINDOWS) == (0, "")
+    assert call("main", sweep, folder) == (0, "")
+    assert sorted(path.name for path in (folder / "made").rglob("*.yaml")) == [
+        "neva-lr-1e-3.yaml",
+        "neva-lr-2e-3.yaml",
+        "values.yaml",
+    ]

@@ -263,6 +263,12 @@ class TestCompletion:
         assert self.offered("bash", "neva-values preflight --skip dataset,vi") == ["dataset,vision"]
         assert "dataset,dataset" not in self.offered("bash", "neva-values preflight --only dataset,")
 
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_keys_of_a_sweep(self, shell: str) -> None:
+        line = "neva-values --gpus 8 --sweep training.m"
+        keys = ["microBatchSize", "maxSteps", "minLearningRate"]
+        assert self.offered(shell, line) == [f"training.{key}=" for key in keys]
+
     def test_options_and_commands(self) -> None:
         assert "--optimize" in self.offered("bash", "neva-values --op")
         assert self.offered("bash", "neva-values m") == ["models"]

@@ -422,7 +422,8 @@ class TestSchema:
 
     def test_a_required_value_that_is_null_is_missed(self) -> None:
         (violation,) = schema.violations(values.complete({"training": {"nodes": None}}))
-        assert str(violation) == "training.nodes: got nothing; must be set; leave the default, or set it"
+        fix = "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)"
+        assert str(violation) == f"training.nodes: got nothing; must be set; {fix}"
 
     def test_all_come_at_once(self) -> None:
         partial = {"training": {"nodes": "a", "gpuPerNode": 8}, "traning": {}, "image": {"tag": 1}}

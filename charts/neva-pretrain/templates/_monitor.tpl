@@ -3,6 +3,7 @@
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}
 neva-pretrain/model: {{ $f.modelName }}
+neva-pretrain/image: {{ include "neva-pretrain.image" $root | quote }}
 neva-pretrain/gpus: {{ include "neva-pretrain.text" $f.worldSize | quote }}
 neva-pretrain/max-steps: {{ include "neva-pretrain.text" $v.training.maxSteps | quote }}
 neva-pretrain/global-batch-size: {{ include "neva-pretrain.text" $v.training.globalBatchSize | quote }}

@@ -1,7 +1,8 @@
 {{/*
 What the values name and the chart does not make, as a JSON list of maps: what, as kubectl takes it; whether it is the
 cluster's; and whether it may be looked up. A lookup that is forbidden fails the install, so only what Helm reads anyway
-is: Secrets, where it keeps its releases, and claims where the release has some of its own. Takes the root.
+is: Secrets, where it keeps its releases, and claims where the release has some of its own. The twin of
+neva_pretrain/cluster/references.py. Takes the root.
 */}}
 {{- define "neva-pretrain.references" -}}
 {{- $v := .Values -}}{{- $s := $v.scheduling -}}{{- $queue := $s.queue -}}
@@ -28,7 +29,12 @@ is: Secrets, where it keeps its releases, and claims where the release has some 
   {{- if kindIs "map" .persistentVolumeClaim -}}
     {{- $claims = append $claims .persistentVolumeClaim.claimName -}}
   {{- end -}}
-  {{- if kindIs "map" .secret -}}{{- $secrets = append $secrets .secret.secretName -}}{{- end -}}
+  {{- if and (kindIs "map" .secret) (not .secret.optional) -}}
+    {{- $secrets = append $secrets .secret.secretName -}}
+  {{- end -}}
+  {{- if and (kindIs "map" .configMap) (not .configMap.optional) -}}
+    {{- $others = append $others (printf "configmap/%s" .configMap.name) -}}
+  {{- end -}}
 {{- end -}}
 {{- $account := $v.serviceAccount -}}
 {{- if and (not $account.create) $account.name -}}

@@ -20,16 +20,15 @@
   {{- end -}}
 {{- end -}}
 {{- range $path, $_ := $missing -}}
-  {{- $later := ternary "" " (with helm upgrade: --reset-then-reuse-values)" (contains "." $path) -}}
   {{- include "neva-pretrain.violation" (dict "key" $path "got" "nothing"
-    "rule" "must be set" "fix" (print "leave the default, or set it" $later)) -}}
+    "rule" "must be set" "fix" "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)") -}}
 {{- end -}}
-{{- range $path, $now := $rules.renamed -}}
+{{- range $path, $renamed := $rules.renamed -}}
   {{- range include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
     {{- if ne .kind "invalid" -}}
       {{- include "neva-pretrain.violation" (dict "key" $path
         "got" (include "neva-pretrain.show" .text | default "nothing")
-        "rule" (printf "must not be set, since %s has replaced it" $now) "fix" (printf "use %s" $now)) -}}
+        "rule" (printf "must not be set, since %s has replaced it" $renamed.now) "fix" $renamed.fix) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

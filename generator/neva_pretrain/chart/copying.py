@@ -4,7 +4,7 @@ from pathlib import Path
 
 from neva_pretrain import chart
 from neva_pretrain.errors import InputError, RefusedError, Violation
-from neva_pretrain.output import write
+from neva_pretrain.output import holds_another, write
 
 EXAMPLES = "values"
 
@@ -17,7 +17,7 @@ def copy(folder: Path) -> Path:
         InputError: the folder cannot be written to.
     """
     ours = {name: (chart.root() / name).read_bytes() for name in [*_files(chart.CHART), *_files(EXAMPLES)]}
-    others = [name for name, data in ours.items() if _is_another(folder / name, data)]
+    others = [name for name, data in ours.items() if holds_another(folder / name, data)]
     # Helm would render what an older version left among the templates.
     others += [name for name in _files(chart.CHART, folder) if name not in ours]
     if others:
@@ -40,12 +40,3 @@ def _files(part: str, root: Path | None = None) -> list[str]:
     base = root or chart.root()
     found = (file for file in (base / part).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     return sorted(file.relative_to(base).as_posix() for file in found)
-
-
-def _is_another(file: Path, data: bytes) -> bool:
-    try:
-        return file.read_bytes() != data
-    except FileNotFoundError:
-        return False
-    except OSError:  # a folder, or below a file
-        return True

@@ -16,13 +16,13 @@ def check_formats(values: Values) -> Iterator[Violation]:
     ]
     missing = {e.path for path, _ in required for e in select(values, path) if e.node is None}
     for path in sorted(missing - {name for names in facts["optional"].values() for name in names}):
-        later = "" if "." in path else " (with helm upgrade: --reset-then-reuse-values)"
-        yield Violation(path, "nothing", "must be set", f"leave the default, or set it{later}")
-    for path, now in facts["renamed"].items():
+        fix = "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)"
+        yield Violation(path, "nothing", "must be set", fix)
+    for path, renamed in facts["renamed"].items():
         for entry in select(values, path):
             if entry.node is not None:
-                rule = f"must not be set, since {now} has replaced it"
-                yield Violation(path, show(text(entry.node)) or "nothing", rule, f"use {now}")
+                rule = f"must not be set, since {renamed['now']} has replaced it"
+                yield Violation(path, show(text(entry.node)) or "nothing", rule, renamed["fix"])
     for form in facts["formats"]:
         for entry in (e for path in form["keys"].split() for e in select(values, path)):
             said = text(entry.node)

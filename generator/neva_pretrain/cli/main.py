@@ -21,12 +21,14 @@ from neva_pretrain.output import Boundary, say
 if TYPE_CHECKING:  # --help does not wait for these
     from neva_pretrain.plan.plan import BatchPolicy
     from neva_pretrain.plan.setup import Kernels
+    from neva_pretrain.sweep import Axis
 
 EPILOG = f"""\b
 Examples:
   neva-values --gpus 128 > values.yaml
   neva-values --nodes 1 --model llama2_13b_chat --site site.yaml --write values.yaml
   neva-values --gpus 128 --optimize
+  neva-values --gpus 64 --sweep training.learningRate=1e-3,2e-3 --write sweep
   neva-values plan --gpus 128
   neva-values check values/*.yaml
   helm install neva $(neva-values chart) -f values.yaml
@@ -123,6 +125,54 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     return image
 
 
+def _axes(_context: click.Context, _option: click.Parameter, said: tuple[str, ...]) -> list[Axis]:
+    """Return what --sweep says; few commands have it, so the others do not wait for its module."""
+    if not said:
+        return []
+    from neva_pretrain.sweep import Axis
+
+    try:
+        axes = [Axis.parse(words) for words in said]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"got {error}; must be KEY=VALUE,VALUE, such as training.learningRate=1e-3,2e-3"
+        ) from None
+    keys = [axis.key for axis in axes]
+    if twice := [key for at, key in enumerate(keys) if key in keys[:at]]:
+        raise click.BadParameter(f"names {twice[0]} twice; give all its values at once")
+    return axes
+
+
+_SAYS = {
+    "gpus": "training.nodes",
+    "nodes": "training.nodes",
+    "gpus_per_node": "training.gpusPerNode",
+    "gpu": "training.gpu",
+    "model": "model.name",
+    "tensor_parallel": "training.tensorParallelSize",
+    "pipeline_parallel": "training.pipelineParallelSize",
+    "micro_batch": "training.microBatchSize",
+    "global_batch": "training.globalBatchSize",
+    "batch_policy": "training.globalBatchSize",
+    "max_steps": "training.maxSteps",
+    "epochs": "training.maxSteps",
+    "learning_rate": "training.learningRate",
+    "save_every": "checkpoint.everyNSteps",
+    "no_checkpoint": "checkpoint.everyNSteps",
+    "kernels": "training.kernels",
+}
+"""Keys that options decide."""
+
+
+def _exclude_swept(ctx: click.Context, keys: list[str]) -> None:
+    """Refuse to sweep what an option says."""
+    for parameter in ctx.command.params:
+        key = _SAYS.get(parameter.name or "")
+        given = ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if key in keys and given:
+            raise click.UsageError(f"{parameter.opts[0]} and --sweep {key} exclude each other.")
+
+
 @click.group(
     "neva-values",
     cls=_Group,
@@ -165,7 +215,22 @@ def _image(_context: click.Context, _option: click.Parameter, reference: str | N
     show_default="Scitix",
     help="Partial values of your site, merged over the plan's.",
 )
-@click.option("--write", "file", type=FILE, metavar="FILE", show_default="stdout", help="Write here, atomically.")
+@click.option(
+    "--sweep",
+    multiple=True,
+    callback=_axes,
+    shell_complete=options.keys,
+    metavar="KEY=A,B",
+    help="A run for each of these values of a key of the chart; several make all combinations.",
+)
+@click.option(
+    "--write",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    show_default="stdout",
+    help="Write here, atomically; with --sweep a folder.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
 @click.version_option(package_name="neva-pretrain")
 @click.pass_context
@@ -192,6 +257,7 @@ def main(
     run_id: str | None,
     image: dict[str, str] | None,
     site: Path | None,
+    sweep: list[Axis],
     file: Path | None,
     verbose: bool,
 ) -> None:
@@ -204,15 +270,22 @@ def main(
             if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"{parameter.opts[0]} must follow {ctx.invoked_subcommand}.")
         return
-    total = options.size(gpus, nodes, gpus_per_node)
+    keys = [axis.key for axis in sweep]
+    _exclude_swept(ctx, keys)
+    total = gpus_per_node if "training.nodes" in keys else options.size(gpus, nodes, gpus_per_node)
     exclude(max_steps=max_steps, epochs=epochs)
     exclude(max_steps=max_steps, samples=samples)
     exclude(batch_policy=batch_policy, global_batch=global_batch)
     exclude(save_every=save_every, no_checkpoint=no_checkpoint)
+    if sweep and file is None:
+        raise click.UsageError("--sweep needs --write DIR, the folder of its files.")
+    if file and file.exists() and file.is_dir() != bool(sweep):
+        kind = "is no folder, and --sweep writes into one" if sweep else "is a directory"
+        raise click.BadParameter(f"{str(file)!r} {kind}.", ctx, param_hint="'--write'")
     if isinstance(ctx.command, _Group):
         ctx.command.writes_values = file is None
     # Here, so that --help does not wait for them.
-    from neva_pretrain.cli.generate import write
+    from neva_pretrain.cli.generate import write, write_sweep
     from neva_pretrain.generate import Options
     from neva_pretrain.plan.plan import SAMPLES_PER_EPOCH, Request
 
@@ -229,19 +302,18 @@ def main(
         samples=samples or SAMPLES_PER_EPOCH,
         batch_policy=batch_policy or "per-node",
     )
-    write(
-        request,
-        Options(
-            save_every=save_every,
-            checkpoint=not no_checkpoint,
-            learning_rate=learning_rate,
-            run_id=run_id,
-            kernels=kernels,
-            gpu=gpu,
-            image=image,
-            site=site,
-            optimize=optimize,
-        ),
-        file,
-        verbose=verbose,
+    said = Options(
+        save_every=save_every,
+        checkpoint=not no_checkpoint,
+        learning_rate=learning_rate,
+        run_id=run_id,
+        kernels=kernels,
+        gpu=gpu,
+        image=image,
+        site=site,
+        optimize=optimize,
     )
+    if sweep and file:
+        write_sweep(sweep, request, said, file, verbose=verbose)
+    else:
+        write(request, said, file, verbose=verbose)

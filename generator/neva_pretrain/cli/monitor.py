@@ -1,38 +1,41 @@
-"""``neva-monitor``: watch a training run by its log."""
+"""``neva-monitor``: list training runs, watch one, compare several."""
 
 import json
+import os
+import re
+import stat
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 from rich.console import Console
-from rich.live import Live
 
-from neva_pod.monitor.judge import Judgement, Severity, Status, exit_code, judge, status
+from neva_pod.monitor.judge import exit_code
 from neva_pod.monitor.limits import Limits
-from neva_pod.monitor.parser import LogParser
-from neva_pod.monitor.records import RunSettings
 from neva_pod.monitor.run import Run
 from neva_pretrain.cli import options
-from neva_pretrain.cli.options import FILE, Number
+from neva_pretrain.cli.options import FILE, Number, exclude
+from neva_pretrain.cli.watching import FINISHED, TRAINING, Wait, print_summary, watch
 from neva_pretrain.errors import NevaError
 from neva_pretrain.model.hardware import GPUS
-from neva_pretrain.monitor import page, report, settings, sources, view
-from neva_pretrain.monitor.decode import is_compressed
-from neva_pretrain.monitor.findings import NOT_STARTED
-from neva_pretrain.monitor.kubectl import Kubectl
-from neva_pretrain.monitor.sources import Chunk
+from neva_pretrain.monitor import compare, compare_page, inputs, listing, page, plot, report, settings
+from neva_pretrain.monitor.inputs import Input
+from neva_pretrain.monitor.jobs import LISTS, Jobs
 from neva_pretrain.output import Boundary, say, write
 
 _EPILOG = f"""
 \b
 Examples:
+  neva-monitor -n training                  list the runs of a namespace
   neva-monitor neva -n training             follow the job of the release "neva"
+  neva-monitor neva -n training --wait --timeout 7200
+  neva-monitor lr-1 lr-2 -n training --html compared.html
   neva-monitor results/run-1 --once         newest log of a results folder, once
   kubectl logs -f neva-master-0 | neva-monitor -
   neva-monitor train.log --once -o json | jq .step
@@ -40,49 +43,29 @@ Examples:
 
 \b
 Exit codes:
-  0  training or finished      2  wrong usage, no such log or job
-  1  failed, or cannot start   3  a warning, or waiting with a reason
+  0    training or finished; a list, a comparison
+  1    failed, or cannot start
+  2    wrong usage, no such log or job
+  3    a warning, or waiting with a reason
+  124  --timeout has passed
 
 {options.completion("neva-monitor")}"""
 
-_SEVERITY = (Severity.FAILED, Severity.WARNING, Severity.OK)
-_PLAIN_EVERY = 30.0
-_FRAME_EVERY = 0.5
-_WIDEST = 110
+_OF_A_RUN = ("values", "gpus", "gpu", "model", "global_batch", "max_steps", "step_time", "plot", "html")
+_OF_ONE_RUN = ("wait", "until", "timeout")
 
 
-@dataclass(frozen=True)
-class _Input:
-    """A log to read.
+def _sources(context: click.Context, _argument: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete a file, and where a namespace is named, a run in it."""
+    found = [CompletionItem(typed, type="file")]
+    if context.params.get("namespace"):
+        kubectl = Jobs(context.params["namespace"], context.params.get("context"), timeout=_COMPLETION_SECONDS)
+        with suppress(NevaError):
+            found += [CompletionItem(name) for name in sorted({job.release or job.name for job in kubectl.jobs()})]
+    return [item for item in found if item.type == "file" or item.value.startswith(typed)]
 
-    Attributes:
-        chunks: its bytes, as they come.
-        settings: what the run is meant to do.
-        ending: why it ended, empty if the run may go on, and whether the job failed.
-        grows: it has no end of its own: stop when the trainer reports that it is done.
-        findings: what is known of the run beside its log.
 
-    """
-
-    chunks: Iterator[Chunk]
-    settings: RunSettings
-    ending: Callable[[], tuple[str, bool]]
-    grows: bool = False
-    findings: Callable[[], list[Judgement]] = list
-
-    def judged(self, run: Run, limits: Limits) -> tuple[list[Judgement], Status]:
-        """Return all that can be said of the run now, worst first, and where it stands."""
-        beside = [] if run.is_finished else self.findings()
-        codes = {j.code for j in beside}
-        waits = not codes.isdisjoint(NOT_STARTED)  # what does not run does not stall
-        of_log = [
-            j for j in judge(run, time.time(), limits) if j.code not in codes and not (waits and j.code == "stalled")
-        ]
-        found = sorted([*beside, *of_log], key=lambda j: _SEVERITY.index(j.level))
-        state = status(run, found)
-        if state is Status.STARTING or (waits and state is Status.TRAINING):
-            state = Status.WAITING if exit_code(beside) == Severity.WARNING.value else state
-        return found, state
+_COMPLETION_SECONDS = 3.0
 
 
 class _Monitor(Boundary):
@@ -90,9 +73,10 @@ class _Monitor(Boundary):
 
 
 @click.command("neva-monitor", cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", required=False)
-@click.option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
-@click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...", shell_complete=_sources)
+@options.namespace()
+@click.option("-A", "--all-namespaces", is_flag=True, help="List the runs of all namespaces.")
+@options.context()
 @options.values()
 @options.gpus(show_default="of the run")
 @options.gpu(show_default="the planned one")
@@ -101,6 +85,9 @@ class _Monitor(Boundary):
 @options.max_steps(show_default="of the run")
 @click.option("--step-time", type=Number(0, min_open=True), metavar="S", help="Planned step time.")
 @click.option("--once", is_flag=True, help="Report on the log as it is, then exit.")
+@click.option("--wait", is_flag=True, help="Wait until the run has ended; its exit code tells how.")
+@click.option("--until", type=click.Choice([TRAINING, FINISHED]), help="Wait until then, or until the run has ended.")
+@click.option("--timeout", type=Number(0, min_open=True), metavar="S", help="Wait no longer than this.")
 @options.output()
 @options.plot()
 @click.option("--html", type=FILE, metavar="FILE", help="Write a report page.")
@@ -128,10 +115,12 @@ class _Monitor(Boundary):
     metavar="SHARE",
     help="Share of the planned speed below which a run is slow.",
 )
+@click.option("--show-commands", is_flag=True, help="Show each command of kubectl that is run, on stderr.")
 @click.version_option(package_name="neva-pretrain", prog_name="neva-monitor")
 def command(
-    source: str | None,
+    sources: tuple[str, ...],
     namespace: str | None,
+    all_namespaces: bool,
     context: str | None,
     values: Path | None,
     gpus: int | None,
@@ -141,131 +130,150 @@ def command(
     max_steps: int | None,
     step_time: float | None,
     once: bool,
+    wait: bool,
+    until: str | None,
+    timeout: float | None,
     output: str,
     plot: Path | None,
     html: Path | None,
     stall_after: float,
     nan_steps: int,
     slow_below: float,
+    show_commands: bool,
 ) -> int:
-    """Watch a NeVa pretraining run: progress, loss, speed against the plan, and what is wrong.
+    """List NeVa pretraining runs, watch one, or compare several: progress, loss, speed against the plan, what is wrong.
 
-    SOURCE is a Helm release or job name, a log file, a folder of logs, or - for standard input.
-    A name that is also a file is read as the file; with -n it is a name in the cluster. Of a cluster it asks what
-    kubectl may see; nothing is sent anywhere else.
+    SOURCE is a Helm release or job name, a log file, a folder of logs, or - for standard input. Without one, the runs
+    of the namespace are listed; two or more are compared. A name that is also a file is read as the file; with -n it
+    is a name in the cluster. Of a cluster it asks what kubectl may see; nothing is sent anywhere else.
     """
     limits = Limits(stall_seconds=stall_after, nan_in_a_row=nan_steps, slow_share=slow_below)
     said = settings.Options(values, model, max_steps, global_batch, gpus, step_time, GPUS[gpu] if gpu else None)
-    log = _open(source, namespace, context, once, said)
-    run = Run(log.settings)
-    ended = _watch(run, log, limits, live=not once and output == "text")
-    if ended:
-        run.end(*log.ending())
-    judgements, state = log.judged(run, limits)
+    if not sources and not namespace and not all_namespaces and _is_piped():
+        sources = (inputs.STANDARD_INPUT,)
+    kubectl = Jobs(namespace, context, _Shown(listing=not sources, each=show_commands))
+    if not sources:
+        _refuse("needs a SOURCE", *_OF_A_RUN, *_OF_ONE_RUN)
+        return _list(kubectl, all_namespaces, limits, output)
+    _refuse("is for the list; with a SOURCE, name its namespace with -n", "all_namespaces")
+    files = _Files(output, plot, html)
+    if len(sources) == 1:
+        exclude(once=once, wait=wait, until=until)
+        if timeout and not (wait or until):
+            raise click.UsageError("--timeout needs --wait or --until.")
+        log = inputs.opened(sources[0], kubectl, said, once, named=bool(namespace))
+        return _watch(log, limits, once, Wait(until or (FINISHED if wait else None), timeout, limits), files)
+    _refuse("takes one SOURCE", *_OF_ONE_RUN)
+    logs = [inputs.opened(source, kubectl, said, once=True, named=bool(namespace)) for source in _different(sources)]
+    return _compare(sources, logs, limits, files)
+
+
+class _Files(NamedTuple):
+    """What is asked for beside text: ``json`` in place of it, a picture, a page."""
+
+    output: str
+    plot: Path | None
+    html: Path | None
+
+
+def _list(kubectl: Jobs, everywhere: bool, limits: Limits, output: str) -> int:
+    found = listing.runs(kubectl, everywhere, limits)
     if output == "json":
-        say(json.dumps(report.as_dict(run, judgements, state), indent=2))
+        say(json.dumps(listing.as_dict(found), indent=2))
+    elif found:
+        say(listing.as_text(found, everywhere, _width()))
     else:
-        _print_summary(run, judgements, state)
-    if plot:
-        report.save_plot(run, plot)
-    if html:
-        written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        write(html, page.html(run, judgements, state, written), "--html")
-    return exit_code(judgements)
+        say("no runs here" + ("" if everywhere else "; -n names another namespace, -A looks in all"), err=True)
+    for words in kubectl.refused:
+        say(f"warning: {words}", err=True)
+    return 0
 
 
-def _open(source: str | None, namespace: str | None, context: str | None, once: bool, said: settings.Options) -> _Input:
-    if source is None and not sys.stdin.isatty():
-        source = "-"
-    if source is None:
-        raise click.UsageError("give a release name, a log file, a folder of logs, or - for standard input")
-    if source == "-":
-        chosen = settings.chosen({}, said)
-        chunks = sources.decoded(sources.pipe(sys.stdin.fileno(), once), "standard input")
-        return _Input(chunks, chosen, lambda: ("" if once else "end of the input", False))
-    path = Path(source)
-    if path.exists() and namespace is None:
-        packed = sources.only_compressed(path)
-        if packed:
-            raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")
-        recorded, trouble = settings.of_record(path)
-        if trouble:
-            say(f"warning: {trouble}", err=True)
-        chosen = settings.chosen(recorded, said)
-        chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
-        return _Input(chunks, chosen, lambda: ("", False), grows=True)
-    if "/" in source or is_compressed(source) or path.suffix in (".log", ".txt", ".out"):
-        raise NevaError(f"{source}: no such file or folder")
-    log = sources.JobLog(Kubectl(namespace, context), source)
-    chosen = settings.chosen(settings.of_annotations(log.job.annotations), said, log.job.name)
-    return _Input(log.chunks(once), chosen, lambda: (log.job.outcome, log.job.failed), findings=lambda: log.findings)
-
-
-def _watch(run: Run, log: _Input, limits: Limits, live: bool) -> bool:
-    """Feed the run until its log ends; return whether that was the end, not the user's Ctrl-C."""
-    console = Console(stderr=True)
-    if live and console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as screen:
-            draw = partial(_draw, screen, console, run, log, limits)
-            return _feed(run, log, draw, _FRAME_EVERY)
-    if live:
-        return _feed(run, log, _Lines(run, log, limits).print, _PLAIN_EVERY)
-    return _feed(run, log, lambda: None, _PLAIN_EVERY)
-
-
-def _feed(run: Run, log: _Input, show: Callable[[], None], every: float) -> bool:
-    parser = LogParser()
-    shown = float("-inf")
-    try:
-        for chunk in log.chunks:
-            if chunk.new_process:
-                run.new_process()
-            if not chunk.waiting:
-                run.update(parser.feed(chunk.data), chunk.when)
-            if log.grows and run.finished and not chunk.data:
-                break
-            if time.monotonic() - shown >= every:
-                shown = time.monotonic()
-                show()
-    except KeyboardInterrupt:
-        return False
-    rest = parser.close()
-    if rest:
-        run.update(rest, run.last_event_at or time.time())
-    return True
-
-
-def _draw(screen: Live, console: Console, run: Run, log: _Input, limits: Limits) -> None:
+def _watch(log: Input, limits: Limits, once: bool, wait: Wait, files: _Files) -> int:
+    if log.trouble:
+        say(f"warning: {log.trouble}", err=True)
+    run = Run(log.settings)
+    watch(run, log, limits, live=not once and files.output == "text", wait=wait)
     judgements, state = log.judged(run, limits)
-    screen.update(view.render(run, judgements, state, min(console.width, _WIDEST)), refresh=True)
+    code = exit_code(judgements) if wait.code is None else wait.code
+    if files.output == "json":
+        say(json.dumps({**report.as_dict(run, judgements, state), "exitCode": code}, indent=2))
+    else:
+        print_summary(run, judgements, state)
+    if files.plot:
+        plot.save_plot(run, files.plot)
+    if files.html:
+        write(files.html, page.html(run, judgements, state, _now()), "--html")
+    return code
 
 
-class _Lines:
-    """The run for what is no terminal: a line now and then, a finding once when it appears."""
+def _compare(sources: Sequence[str], logs: Sequence[Input], limits: Limits, files: _Files) -> int:
+    runs = []
+    for name, source, log in zip(compare.names(sources), sources, logs, strict=True):
+        if log.trouble:
+            say(f"warning: {log.trouble}", err=True)
+        run = log.read()
+        runs.append(compare.Compared(name, source, log.sheet, run, *log.judged(run, limits)))
+    found = compare.Comparison(runs)
+    if files.output == "json":
+        say(json.dumps(compare.as_dict(found), indent=2))
+    else:
+        say(compare.as_text(found, _width()))
+    if files.plot:
+        plot.save_comparison(found, files.plot)
+    if files.html:
+        write(files.html, compare_page.html(found, _now()), "--html")
+    return 0
 
-    def __init__(self, run: Run, log: _Input, limits: Limits) -> None:
-        self._run = run
-        self._log = log
-        self._limits = limits
-        self._said: set[str] = set()
 
-    def print(self) -> None:
-        judgements, state = self._log.judged(self._run, self._limits)
-        say(view.plain_line(self._run, state))
-        for judgement in judgements:
-            if judgement.code not in self._said:
-                say("\n".join(view.judgement_lines(judgement)))
-        self._said = {j.code for j in judgements}
+class _Shown:
+    """Shows calls of kubectl on stderr: those that list runs, or each of them, once, however often it is made."""
+
+    def __init__(self, listing: bool, each: bool) -> None:
+        self._listing = listing
+        self._each = each
+        self._seen: set[str] = set()
+
+    def __call__(self, call: str) -> None:
+        """Show a call."""
+        call = re.sub(r" --since-time=\S+", "", call)
+        if call not in self._seen and (self._each or (self._listing and LISTS in call)):
+            self._seen.add(call)
+            say(f"+ {call}", err=True)
 
 
-def _print_summary(run: Run, judgements: list[Judgement], state: Status) -> None:
+def _is_piped() -> bool:
+    """Tell whether there is something to read: a pipe, a socket or a file, not a terminal or /dev/null."""
+    try:
+        return not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):  # none, or closed
+        return False
+
+
+def _refuse(why: str, *names: str) -> None:
+    """Refuse options that were given and have no meaning here."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name in names:
+            raise click.UsageError(f"{parameter.opts[-1]} {why}.")
+
+
+def _different(sources: Sequence[str]) -> Sequence[str]:
+    for source in sources:
+        if sources.count(source) > 1:
+            raise click.UsageError(f"{source} is named twice.")
+    return sources
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal, None where stdout is none."""
     console = Console()
-    if console.is_terminal:
-        console.print(view.render(run, judgements, state, min(console.width, _WIDEST)))
-        return
-    say(view.plain_line(run, state))
-    for judgement in judgements:
-        say("\n".join(view.judgement_lines(judgement)))
+    return console.width if console.is_terminal else None
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ files are named by ``--write``, ``--plot`` and ``--html``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +73,17 @@ def checks(_context: click.Context, _option: click.Parameter, typed: str) -> lis
     return [f"{before}{comma}{name}" for name in names if name.startswith(start)]
 
 
+def keys(_context: click.Context, _option: click.Parameter, typed: str) -> list[str]:
+    """Complete a key of the chart's values, up to its values."""
+    from neva_pretrain import chart
+
+    def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
+        for name, below in node.get("properties", {}).items():
+            yield from leaves(below, f"{path}{name}.") if "properties" in below else [f"{path}{name}="]
+
+    return [key for key in leaves(chart.schema()) if key.startswith(typed)]
+
+
 gpus = Option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job.")
 nodes = Option("--nodes", type=POSITIVE, metavar="N", help="Nodes of the job, in place of --gpus.")
 gpus_per_node = Option(
@@ -111,6 +122,8 @@ plot = Option(
     metavar="FILE",
     help="Also draw it, as .png, .svg or .pdf; needs pip install 'neva-pretrain[plot]'.",
 )
+namespace = Option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
+context = Option("--context", metavar="NAME", help="Context of the kubeconfig.")
 output = Option(
     "-o",
     "--output",
@@ -143,7 +156,7 @@ def completion(program: str) -> str:
     """Return what a program's --help says of completion."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
     return f"""\b
-Completion of options, models, GPUs and checks, for the shell's startup file:
+Completion of options and their values, for the shell's startup file:
   bash  eval "$({variable}=bash_source {program})"
   zsh   eval "$({variable}=zsh_source {program})"
   fish  {variable}=fish_source {program} | source

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from itertools import pairwise
+from statistics import fmean
+from typing import NamedTuple
 
 from neva_pod.monitor.records import Point
 from neva_pretrain.monitor.text import number
@@ -10,7 +13,30 @@ from neva_pretrain.monitor.text import number
 Curve = list[tuple[float, float]]
 
 
-def curves_of(points: Iterable[Point], value: Callable[[Point], float | None]) -> list[Curve]:
+COLOURS = 8
+"""Lines that a chart's page tells apart by colour; later ones are dashed."""
+
+
+class Line(NamedTuple):
+    """What a chart shows of one run.
+
+    Attributes:
+        name: for the key.
+        curves: its lines.
+        noisy: they are drawn faintly, below their running mean.
+
+    """
+
+    name: str
+    curves: list[Curve]
+    noisy: bool = False
+
+
+def curves_of(
+    points: Iterable[Point],
+    value: Callable[[Point], float | None],
+    place: Callable[[Point], float] = lambda point: point.step,
+) -> list[Curve]:
     """Return the lines to draw: a new one after each restart and each gap."""
     curves: list[Curve] = []
     attempt = 0
@@ -22,7 +48,7 @@ def curves_of(points: Iterable[Point], value: Callable[[Point], float | None]) -
         if point.attempt != attempt:
             curves.append([])
             attempt = point.attempt
-        curves[-1].append((point.step, y))
+        curves[-1].append((place(point), y))
     return curves
 
 
@@ -38,17 +64,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 26
 def svg(
     title: str,
     unit: str,
-    curves: list[Curve],
-    restarts: list[int],
+    lines: Sequence[Line],
+    restarts: Sequence[int] = (),
     planned: float | None = None,
     from_zero: bool = True,
+    axis: str = "step",
+    top: float | None = None,
 ) -> str:
     """Return a line chart as a section with an inline SVG."""
-    every = [p for curve in curves for p in curve]
+    every = [p for line in lines for curve in line.curves for p in curve]
     if len(every) < 2:
         return ""
     xs, ys = [x for x, _ in every], [y for _, y in every]
-    high = max(without_outliers(ys), planned or 0)
+    high = top or max(without_outliers(ys), planned or 0)
     x_ticks, y_ticks = ticks(min(xs), max(xs), 8), ticks(0 if from_zero else min(ys), high, 5)
     x0, x1 = min(xs), max(max(xs), min(xs) + 1)
     y0, y1 = y_ticks[0], y_ticks[-1]
@@ -78,13 +106,20 @@ def svg(
         f' y2="{_HEIGHT - _BOTTOM}"><title>restart at step {s:,}</title></line>'
         for s in restarts
     ]
-    parts.append(f'<text class="unit" x="{_LEFT - 8}" y="{_HEIGHT - 6}" text-anchor="end">step</text>')
+    parts.append(f'<text class="unit" x="0" y="{_HEIGHT - 6}">{axis}</text>')
     if planned is not None:
         parts.append(
             f'<line class="planned" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(planned):.1f}" y2="{py(planned):.1f}"/>'
         )
-    parts += ['<polyline points="' + " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in curve) + '"/>' for curve in curves]
-    key = ['<span class="key line">measured</span>']
+    key = []
+    for place, line in enumerate(lines):
+        look = f"c{place % COLOURS}" + (" again" if place >= COLOURS else "")
+        for curve in line.curves:
+            drawn = [(f"{look} noise", curve), (look, smoothed(curve))] if line.noisy else [(look, curve)]
+            for style, shown in drawn:
+                points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in shown if top is None or y <= y1)
+                parts.append(f'<polyline class="{style}" points="{points}"/>')
+        key.append(f'<span class="key {look}">{escape(line.name)}</span>')
     if planned is not None:
         key.append(f'<span class="key dash">planned {number(planned)}</span>')
     if restarts:
@@ -93,9 +128,20 @@ def svg(
         f'<section class="card"><div class="row"><h2>{title}</h2><span class="quiet">{unit}</span>'
         f'<span class="keys">{"".join(key)}</span></div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}, {unit}, over'
-        ' steps">'
+        f' {axis}">'
         f"{''.join(parts)}</svg></section>"
     )
+
+
+def smoothed(curve: Curve) -> Curve:
+    """Return the running mean over a fiftieth of a line's points, of each the middle eight tenths."""
+    half = len(curve) // 100
+    smooth = []
+    for i, (x, _) in enumerate(curve):
+        near = sorted(y for _, y in curve[max(0, i - half) : i + half + 1])
+        cut = len(near) // 10
+        smooth.append((x, fmean(near[cut : len(near) - cut])))
+    return smooth
 
 
 def without_outliers(values: list[float]) -> float:

@@ -10,6 +10,9 @@ SHOWN = 3
 MAX_WORDS = 2000
 """Characters of an object's words that are shown."""
 
+LOG = "log"
+"""The code of a log that cannot be read."""
+
 
 class _Advice(NamedTuple):
     title: str
@@ -83,7 +86,7 @@ _ADVICE = {
         "see its last lines",
         "`kubectl logs POD` shows the full log, with `--previous` after a restart",
     ),
-    "log": _Advice(
+    LOG: _Advice(
         "the master's log cannot be read",
         "no permission for pods/log, or its node does not answer",
         "`kubectl auth can-i get pods/log`; `kubectl get nodes`",
@@ -134,7 +137,7 @@ def _named(pods: list[str]) -> str:
 
 def unreadable(words: str) -> Judgement:
     """Return that the master's log cannot be read."""
-    return grouped([Trouble("log", Severity.WARNING, short(words))], 0)[0]
+    return grouped([Trouble(LOG, Severity.WARNING, short(words))], 0)[0]
 
 
 def short(said: str) -> str:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from neva_pod.monitor.judge import Judgement, Status
 from neva_pod.monitor.records import Point
 from neva_pod.monitor.run import Run
-from neva_pretrain.monitor.curves import curves_of, restart_steps, svg
+from neva_pretrain.monitor.curves import Line, curves_of, restart_steps, svg
 from neva_pretrain.monitor.text import UNKNOWN, duration, number, percent
 from neva_pretrain.output import printable
 
@@ -26,14 +26,14 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
         svg(
             "Loss",
             "reduced_train_loss",
-            curves_of(points, lambda point: point.loss),
+            [Line("measured", curves_of(points, lambda point: point.loss))],
             restart_steps(points),
             from_zero=False,
         ),
         svg(
             "Step time",
             "seconds per step",
-            curves_of(points, lambda point: point.seconds),
+            [Line("measured", curves_of(points, lambda point: point.seconds))],
             restart_steps(points),
             run.settings.planned_step_seconds,
         ),
@@ -41,6 +41,11 @@ def html(run: Run, judgements: list[Judgement], status: Status, written: str) ->
         _table("Restarts and checkpoints", _history(run)),
         _table("Configuration", _configuration(run)),
     ]
+    return filled(title, sections)
+
+
+def filled(title: str, sections: Sequence[str]) -> str:
+    """Return a page of these sections; empty ones are left out."""
     page = files("neva_pretrain.monitor").joinpath("page.html").read_text("utf-8")
     return printable(page.replace("{{title}}", escape(title)).replace("{{body}}", "\n".join(filter(None, sections))))
 
@@ -126,7 +131,7 @@ def _throughput(run: Run, points: Sequence[Point]) -> str:
     return svg(
         "Throughput",
         "samples per second",
-        curves_of(points, rate),
+        [Line("measured", curves_of(points, rate))],
         restart_steps(points),
         batch / planned if planned else None,
     )

@@ -10,20 +10,9 @@ from contextlib import suppress
 from datetime import datetime
 
 from neva_pod.monitor.judge import Judgement, Severity
+from neva_pretrain.kubectl import ClusterError, Object, at, conditions, name_of, objects, word
 from neva_pretrain.monitor.findings import Trouble, grouped, short
-from neva_pretrain.monitor.kubectl import (
-    ClusterError,
-    Job,
-    Kubectl,
-    Object,
-    at,
-    conditions,
-    created,
-    name_of,
-    objects,
-    restarts,
-    word,
-)
+from neva_pretrain.monitor.jobs import Job, Jobs, created, restarts
 
 UNSEEN_SECONDS = 60
 """A job or pod that nobody has taken up for so long has no operator or scheduler."""
@@ -61,7 +50,7 @@ _ERROR_LINE = re.compile(r"^neva: ERROR: |^[\w.]*(?:Error|Exception)\b")
 class Look:
     """Asks the cluster why a job does not run. Logs of finished containers are read once."""
 
-    def __init__(self, kubectl: Kubectl, now: Callable[[], float]) -> None:
+    def __init__(self, kubectl: Jobs, now: Callable[[], float]) -> None:
         self._kubectl = kubectl
         self._now = now
         self._events: dict[str, list[Object]] = {}

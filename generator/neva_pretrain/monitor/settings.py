@@ -148,6 +148,7 @@ def of_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
         "architecture": _json(said.get("architecture")),
         "checkpoint": _json(said.get("checkpoint")),
         "plan": _json(said.get("plan")),
+        "image": said.get("image"),
     }
 
 

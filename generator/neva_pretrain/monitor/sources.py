@@ -18,9 +18,10 @@ from typing import NamedTuple
 from neva_pod.monitor.judge import Judgement
 from neva_pod.monitor.tail import CHUNK, Tail, newest_log
 from neva_pretrain.errors import InputError
+from neva_pretrain.kubectl import ClusterError, ForbiddenError, trouble
 from neva_pretrain.monitor.decode import Decoder, is_compressed
 from neva_pretrain.monitor.findings import unreadable
-from neva_pretrain.monitor.kubectl import ClusterError, ForbiddenError, Kubectl, trouble
+from neva_pretrain.monitor.jobs import Job, Jobs
 from neva_pretrain.monitor.pods import Look
 
 POLL_SECONDS = 1.0
@@ -183,15 +184,24 @@ class JobLog:
     ``job`` is its newest state, ``findings`` what the cluster says of why it does not run.
     """
 
-    def __init__(self, kubectl: Kubectl, name: str, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        kubectl: Jobs,
+        name: str,
+        wait: Callable[[float], None] = time.sleep,
+        job: Job | None = None,
+        tail: int | None = None,
+    ) -> None:
+        """Take the release or job by its name, or as it was found; ``tail`` is how many last lines are read."""
         self._kubectl = kubectl
         self._name = name
         self._wait = wait
+        self._tail = tail
         self._look = Look(kubectl, time.time)
         self._next_look = float("-inf")
         self._unread: list[Judgement] = []
         self._of_pods: list[Judgement] = []
-        found = kubectl.find(name)
+        found = job or kubectl.find(name)
         if found is None:
             refused = "".join(f"; {words}" for words in kubectl.refused)
             raise ClusterError(
@@ -212,7 +222,7 @@ class JobLog:
         failures = 0
         while True:
             try:
-                last = self._has_ended() or once
+                last = once or self._has_ended()
                 master = self._kubectl.master(self.job)
                 self._look_at_pods(now=last)
                 failures = 0
@@ -253,7 +263,7 @@ class JobLog:
                 self._of_pods = found
 
     def _read(self, pod: str, stamped: Stamped, follow: bool) -> Iterator[Chunk]:
-        with self._kubectl.logs(self.job, pod, stamped.last, follow) as process:
+        with self._kubectl.logs(self.job, pod, stamped.last, follow, self._tail) as process:
             assert process.stdout is not None  # noqa: S101 (it is a pipe)
             assert process.stderr is not None  # noqa: S101 (it is a pipe)
             asked, came = time.monotonic(), False

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from neva_pod.monitor.judge import Severity, Status, exit_code
 from neva_pod.monitor.run import Run
+from neva_pretrain.kubectl import ClusterError, trouble
 from neva_pretrain.model.hardware import H100
 from neva_pretrain.monitor import page, report, view
 from neva_pretrain.monitor import settings as of_run
 from neva_pretrain.monitor.findings import CODES
-from neva_pretrain.monitor.kubectl import ClusterError, Kubectl, trouble
+from neva_pretrain.monitor.jobs import Jobs
 from neva_pretrain.monitor.pods import Look
 from neva_pretrain.monitor.sources import JobLog
 from neva_pretrain.output import printable
@@ -47,7 +48,7 @@ preflight: 2 failed, 0 warning, 2 ok, 0 skipped
 """
 
 
-class Recorded(Kubectl):
+class Recorded(Jobs):
     """A kubectl that gives what it was seen to give, by kind, or by ``logs POD CONTAINER``."""
 
     def __init__(self, **answers: object) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neva_pod.monitor.tail import Tail, newest_log
+from neva_pretrain.kubectl import ClusterError
 from neva_pretrain.monitor import sources
-from neva_pretrain.monitor.kubectl import ClusterError, Kubectl
+from neva_pretrain.monitor.jobs import Jobs
 from neva_pretrain.monitor.sources import Chunk, JobLog, Stamped
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.nemo_logs import bar
@@ -210,7 +211,7 @@ def test_job_is_followed_to_its_end(cluster: Path) -> None:
     (cluster / "log-2").write_text(line(2, "b") + line(3, "c"))
     write(cluster / "after-2.json", job("Succeeded"))
     (cluster / "log-3").write_text(line(3, "c") + line(4, "d"))
-    log = JobLog(Kubectl("training", "lab"), "neva")
+    log = JobLog(Jobs("training", "lab"), "neva")
     chunks = list(log.chunks())
     assert b"".join(c.data for c in chunks) == b"a\nb\nc\nd\n"
     assert not any(c.new_process for c in chunks)
@@ -240,7 +241,7 @@ def test_a_stream_that_stays_open_ends_with_the_job(cluster: Path, monkeypatch: 
     (cluster / "open-1").touch()
     write(cluster / "after-1.json", job("Failed"))
     (cluster / "log-2").write_text(line(1, "a") + line(2, "b"))
-    log = JobLog(Kubectl(None, None), "neva")
+    log = JobLog(Jobs(None, None), "neva")
     assert b"".join(c.data for c in log.chunks()) == b"a\nb\n"
     assert log.job.failed
 
@@ -253,7 +254,7 @@ def test_restarted_container_is_a_new_process(cluster: Path) -> None:
     write(cluster / "pods-1.json", pod(restarts=1))
     (cluster / "log-2").write_text(line(2, "b"))
     write(cluster / "after-2.json", job("Failed"))
-    log = JobLog(Kubectl(None, None), "neva")
+    log = JobLog(Jobs(None, None), "neva")
     chunks = list(log.chunks())
     assert [c.new_process for c in chunks].count(True) == 1
     assert b"".join(c.data for c in chunks) == b"a\nb\n"
@@ -274,7 +275,7 @@ def test_pod_that_does_not_run_yet_is_waited_for(cluster: Path) -> None:
         if waits == 3:
             write(cluster / "pods.json", pod())
 
-    data = b"".join(c.data for c in JobLog(Kubectl(None, None), "neva", wait).chunks())
+    data = b"".join(c.data for c in JobLog(Jobs(None, None), "neva", wait).chunks())
     assert data == b"a\n"
     assert waits >= 3
 
@@ -283,7 +284,7 @@ def test_deleted_job_ends(cluster: Path) -> None:
     """Helm uninstall while the monitor looks."""
     write(cluster / "pytorchjobs.json", job("Running"))
     write(cluster / "pods.json")
-    log = JobLog(Kubectl(None, None), "neva", lambda _: write(cluster / "pytorchjobs.json"))
+    log = JobLog(Jobs(None, None), "neva", lambda _: write(cluster / "pytorchjobs.json"))
     assert all(c.data == b"" for c in log.chunks())
     assert log.job.outcome == "the pytorchjob neva-1 was deleted"
 
@@ -293,7 +294,7 @@ def test_lost_api_server_is_tolerated_for_a_while(cluster: Path, monkeypatch: py
     monkeypatch.setattr(sources, "LOST_AFTER", 3)
     write(cluster / "pytorchjobs.json", job("Running"))
     write(cluster / "pods.json")
-    log = JobLog(Kubectl(None, None), "neva")
+    log = JobLog(Jobs(None, None), "neva")
     (cluster / "pytorchjobs.json").write_text('{"items": 1}')
     (cluster.parent / "bin" / "kubectl").write_text(
         f"#!{sys.executable}\nimport sys\nsys.exit('Unable to connect to the server: x')\n"
@@ -307,7 +308,7 @@ def test_trainjob(cluster: Path) -> None:
     write(cluster / "trainjobs.json", job("Complete"))
     write(cluster / "pods.json", pod(container="node"))
     (cluster / "log-1").write_text(line(1, "a"))
-    log = JobLog(Kubectl(None, None), "neva")
+    log = JobLog(Jobs(None, None), "neva")
     assert b"".join(c.data for c in log.chunks()) == b"a\n"
     assert log.job.outcome.startswith("trainjob neva-1: Complete")
     assert "batch.kubernetes.io/job-completion-index=0" in (cluster / "calls").read_text()
@@ -317,14 +318,14 @@ def test_no_such_job(cluster: Path) -> None:
     """The message says what to look at."""
     write(cluster / "pytorchjobs.json")
     with pytest.raises(ClusterError, match=r"neva: no PyTorchJob .*`helm list`"):
-        JobLog(Kubectl(None, None), "neva")
+        JobLog(Jobs(None, None), "neva")
 
 
 def test_no_kubectl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not installed."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ClusterError, match="kubectl: not found"):
-        JobLog(Kubectl(None, None), "neva")
+        JobLog(Jobs(None, None), "neva")
 
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room\u009b31m"}
@@ -383,7 +384,7 @@ def test_u02_it_is_followed_from_waiting_to_the_end(cluster: Path, monkeypatch: 
     write(cluster / "pods.json", pending())
     (cluster / "log-1").write_text(line(1, "a"))
     write(cluster / "after-1.json", job("Succeeded"))
-    log = JobLog(Kubectl(None, None), "neva", lambda _: write(cluster / "pods.json", pod()))
+    log = JobLog(Jobs(None, None), "neva", lambda _: write(cluster / "pods.json", pod()))
     seen = [(chunk.waiting, [j.code for j in log.findings]) for chunk in log.chunks()]
     assert seen[0] == (True, ["unschedulable"])
     assert seen[-1] == (False, [])
@@ -415,4 +416,4 @@ def test_once_does_not_wait_for_an_api_server_that_is_lost(cluster: Path) -> Non
     write(cluster / "pytorchjobs.json", job("Running"))
     (cluster / "pods.json").write_text("Unable to connect")
     with pytest.raises(ClusterError, match="is not JSON"):
-        list(JobLog(Kubectl(None, None), "neva", lambda _: pytest.fail("waits")).chunks(once=True))
+        list(JobLog(Jobs(None, None), "neva", lambda _: pytest.fail("waits")).chunks(once=True))
