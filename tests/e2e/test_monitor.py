@@ -204,6 +204,64 @@ def test_a_run_that_fails_is_told_with_its_cause_and_exit_code_1(
     assert f"evidence: {oom}" in said
 
 
+def test_runs_are_listed_compared_and_waited_for(
+    sandbox: Sandbox, release: Release, tmp_path: Path, command: Command
+) -> None:
+    """One trains, one has no node; a wait ends with the job, with --until before it, or in time."""
+    argv, environment = command
+    here = ("-n", release.namespace)
+
+    def monitor(*words: str) -> tuple[int, str, str]:
+        call = [*argv, *words, *here]
+        done = subprocess.run(
+            call, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    master = running_master(release, tmp_path)
+    other = Release(sandbox, release.namespace, "lr-2")
+    install(other, tmp_path, NO_NODE, {"training": {**VALUES["training"], "learningRate": 2e-3}})
+    sandbox.write_logs("\n".join(map(line, range(20))), master, container="pytorch", namespace=release.namespace)
+
+    def runs() -> dict[str, Any]:
+        code, out, err = monitor("-o", "json")
+        assert code == 0, err
+        return {run["name"]: run for run in json.loads(out)["runs"]}
+
+    def reasons() -> list[str]:
+        return [judgement["code"] for judgement in runs()["lr-2"]["judgements"]]
+
+    until(lambda: reasons() == ["unschedulable"], lambda: f"lr-2 has no node: {runs()['lr-2']}")
+    seen = runs()
+    assert list(seen) == ["lr-2", "neva"]
+    assert (seen["lr-2"]["status"], seen["lr-2"]["exitCode"]) == ("waiting", 3)
+    assert (seen["neva"]["status"], seen["neva"]["step"], seen["neva"]["maxSteps"]) == ("training", 20, STEPS)
+    code, out, err = monitor()
+    assert code == 0
+    assert re.search(r"^lr-2 +PyTorchJob +16 +0/40 +waiting\n  WARNING: cannot be scheduled: 2 of 2 pods: ", out, re.M)
+    assert re.search(r"^neva +PyTorchJob +16 +20/40 +training ", out, re.M)
+    assert "get pytorchjobs.kubeflow.org --selector=helm.sh/chart" in err
+
+    code, out, _ = monitor("neva", "lr-2", "-o", "json")
+    assert code == 0
+    assert json.loads(out)["differences"] == {"training.learningRate": {"neva": "0.001", "lr-2": "0.002"}}
+
+    assert monitor("lr-2", "--until", "training", "--timeout", "1")[0] == 124
+    assert monitor("neva", "--until", "training")[0] == 0
+    waiting = [*argv, "neva", *here, "--wait", "--timeout", "3600"]
+    with ended(
+        subprocess.Popen(waiting, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    ) as waiter:
+        rest = "\n".join([*map(line, range(20, STEPS)), SAVED.format(STEPS), FINISHED])
+        sandbox.write_logs(rest, master, container="pytorch", namespace=release.namespace)
+        sandbox.complete(master, namespace=release.namespace)
+        release.wait_for("Succeeded")
+        said, _ = waiter.communicate(timeout=PATIENCE)
+    assert waiter.returncode == 0, said
+    assert f"finished: {STEPS} steps" in said
+    assert runs()["neva"]["status"] == "finished"
+
+
 # Why nothing runs (U02)
 
 

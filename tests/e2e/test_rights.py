@@ -112,5 +112,7 @@ def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: 
     monitor = str(Path(sys.executable).with_name("neva-monitor"))
     report = json.loads(tenant.run(monitor, release.name, "-n", release.namespace, "--once", "-o", "json"))
     assert (report["step"], report["settings"]["gpus"]) == (1000, 16)
+    (listed,) = json.loads(tenant.run(monitor, "-n", release.namespace, "-o", "json"))["runs"]
+    assert (listed["name"], listed["kind"], listed["step"]) == (release.name, release.kind, 1000)
     tenant.helm("uninstall")
     release.sandbox.wait(lambda: not release.sandbox.pods(namespace=release.namespace), "pods gone")
