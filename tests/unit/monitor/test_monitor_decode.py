@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_n13_much_in_little_is_given_in_pieces() -> None:
         (bytes(range(256)) * 9, "must be a text log, but is binary"),
         (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00\x01" * 99, "is binary"),
     ],
+    ids=count(),  # bytes that chance made are no name
 )
 def test_n13_what_is_no_log_is_refused_in_words(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=f"^x: .*{words}"):
