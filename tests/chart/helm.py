@@ -79,6 +79,11 @@ def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind and not of_rollback(manifest)]
 
 
+def pods_config_maps(manifests: list[Manifest]) -> list[Manifest]:
+    """The ConfigMaps that are made for pods: all but the record of the job's kind."""
+    return [each for each in of_kind(manifests, "ConfigMap") if set(each["data"]) != {"kind"}]
+
+
 def of_rollback(manifest: Manifest) -> bool:
     """Whether Helm makes it for a rollback only."""
     hook = (manifest.get("metadata", {}).get("annotations") or {}).get("helm.sh/hook")

@@ -64,7 +64,7 @@ def name_of(values: dict[str, Any] | None = None) -> str:
 def test_nothing_is_there_unless_asked_for() -> None:
     manifests = helm.render(NODES)
     assert not [m["kind"] for m in manifests if m["kind"] in OURS]
-    assert len(helm.of_kind(manifests, "ConfigMap")) == 2
+    assert len(helm.pods_config_maps(manifests)) == 2
     assert not inits(manifests)
     assert not [name for name in environment(manifests) if name.startswith("WANDB")]
     assert "create_wandb_logger: false" in helm.config_data(manifests)["neva_pretrain.yaml"]

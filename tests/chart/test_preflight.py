@@ -166,7 +166,7 @@ def test_prepare_writes_where_training_only_reads_and_trains_nothing() -> None:
     assert job["spec"]["podReplacementPolicy"] == "Failed"
     names = [source["name"] for source in helm.sources(spec["volumes"][0])]
     assert names == [job["metadata"]["name"], f"{job['metadata']['name']}-prepare"]
-    assert names == [config["metadata"]["name"] for config in helm.of_kind(manifests, "ConfigMap")]
+    assert names == [config["metadata"]["name"] for config in helm.pods_config_maps(manifests)]
     assert not {"launch.sh", "neva_pretrain.yaml"} & set(helm.config_data(manifests))
 
 

@@ -337,7 +337,7 @@ def test_a11_unchanged_values_render_the_same_bytes() -> None:
 
 def test_a11_the_config_map_has_the_jobs_name_and_cannot_change() -> None:
     manifests = helm.render()
-    configs = helm.of_kind(manifests, "ConfigMap")
+    configs = helm.pods_config_maps(manifests)
     assert all(config["immutable"] is True for config in configs)
     name = helm.job(manifests)["metadata"]["name"]
     names = [name, f"{name}-supervisor"]

@@ -49,7 +49,8 @@ def test_helm_makes_the_runtime_before_the_job() -> None:
     """Trainer's webhook refuses a TrainJob whose runtime it has not seen; the ConfigMap between gives it time."""
     kinds = [manifest["kind"] for manifest in helm.render(trainjob()) if not helm.of_rollback(manifest)]
     assert kinds[-5:] == ["TrainingRuntime", "ConfigMap", "ConfigMap", "TrainJob", "Pod"], "the Pod is helm's test"
-    assert kinds.count("ConfigMap") == 2
+    assert kinds.index("ConfigMap") < kinds.index("TrainingRuntime"), "the record of the job's kind"
+    assert kinds.count("ConfigMap") == 3
 
 
 @pytest.mark.parametrize("more", [{}, {"extraVolumes": [{"name": "a", "emptyDir": {}}], "fabric": "efa"}])

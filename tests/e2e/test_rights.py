@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.release import CHART, KINDS, ROOT, Release, provide_storage
+from tests.e2e.release import CHART, KINDS, ROOT, Release, names, provide_storage
 from tests.sandbox import Sandbox
 from tests.tools import path
 from tests.unit.monitor.nemo_logs import bar
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -48,6 +49,22 @@ class Tenant:
 
     def helm(self, verb: str, *args: str) -> str:
         return self.run(str(path("helm")), verb, self.release.name, *args, "--namespace", self.release.namespace)
+
+    def helm_with_hook(self, verb: str, *args: str) -> None:
+        """Run Helm while the pods of its hooks end by themselves; the job's pods run on."""
+        sandbox, where = self.release.sandbox, ("--namespace", self.release.namespace)
+        command = [str(path("helm")), verb, self.release.name, *args, *where]
+        with subprocess.Popen(command, env=self.env, stdout=-1, stderr=subprocess.STDOUT, text=True) as running:
+
+            def ended() -> bool:
+                of_jobs = ",".join(f"!{kind.label}" for kind in KINDS.values())
+                if others := names(sandbox.pods(of_jobs, self.release.namespace)):
+                    sandbox.complete(*others, namespace=self.release.namespace)
+                return running.poll() is not None
+
+            until(ended, f"helm {verb}", pause=0.5)
+            said, _ = running.communicate()
+        assert running.returncode == 0, said
 
     def may(self, *what: str) -> bool:
         command = [str(path("kubectl")), "auth", "can-i", *what]
@@ -93,10 +110,10 @@ def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: 
     assert not tenant.may("list", other, *namespace)
     assert not tenant.may("get", "persistentvolumes")
 
-    names = ("datasets", "models", "results")
+    mounted = ("datasets", "models", "results")
     storage = yaml.safe_load((ROOT / "values" / "dynamic.yaml").read_text())["storage"]
     if volumes == "existing":
-        storage = {name: {"existingClaim": f"own-{name}", "gpfs": {"nodePath": None}} for name in names}
+        storage = {name: {"existingClaim": f"own-{name}", "gpfs": {"nodePath": None}} for name in mounted}
     values = {
         "job": {"kind": release.kind},
         "training": {"nodes": 2, "globalBatchSize": 512},
@@ -114,5 +131,19 @@ def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: 
     assert (report["step"], report["settings"]["gpus"]) == (1000, 16)
     (listed,) = json.loads(tenant.run(monitor, "-n", release.namespace, "-o", "json"))["runs"]
     assert (listed["name"], listed["kind"], listed["step"]) == (release.name, release.kind, 1000)
+
+    first = release.job()["metadata"]
+    tenant.helm("upgrade", str(CHART), "-f", str(file))
+    assert release.job()["metadata"]["uid"] == first["uid"], "the same values change nothing"
+    changed = ("upgrade", str(CHART), "-f", str(file), "--set", "training.maxSteps=500")
+    with pytest.raises(AssertionError, match=f"must not replace the job {first['name']}, which has not ended"):
+        tenant.helm(*changed)
+    tenant.run("kubectl", "delete", KINDS[release.kind].resource, first["name"], *namespace)
+    tenant.helm(*changed)
+    assert release.job()["metadata"]["name"] != first["name"]
+    tenant.helm_with_hook("rollback", "1")
+    assert release.job()["metadata"]["name"] == first["name"]
+    tenant.helm_with_hook("test")
     tenant.helm("uninstall")
-    release.sandbox.wait(lambda: not release.sandbox.pods(namespace=release.namespace), "pods gone")
+    label = KINDS[release.kind].label
+    release.sandbox.wait(lambda: not release.sandbox.pods(label, release.namespace), "the job's pods gone")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,13 +56,15 @@ def command_of(pid: int) -> bytes:
 class Pod:
     """One container's processes."""
 
-    def __init__(self, rank: int, name: str, environment: Mapping[str, str], output: Path) -> None:
+    def __init__(
+        self, rank: int, name: str, environment: Mapping[str, str], output: Path, runtime: Sequence[str] = ()
+    ) -> None:
         self.rank, self.name, self.uid = rank, name, uuid.uuid4().hex
         self.output = output
         self._environment = {**environment, MARK: self.uid, "POD_NAME": name}
         with output.open("ab") as file:
             self.process = subprocess.Popen(
-                ["bash", str(FILES / "launch.sh")],
+                [*runtime, "bash", str(FILES / "launch.sh")],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -122,6 +124,8 @@ class Job:
     namespace: str = "ns"
     name: str = field(default_factory=lambda: f"neva-{uuid.uuid4().hex[:8]}")
     """Of its own: /dev/shm, where the sign of life is, is a pod's own in a cluster, and shared here."""
+    runtime: Sequence[str] = ()
+    """What starts a pod's first process: as another user, or in another network."""
     step_seconds: float = 0.05
     results: Path = Path()
     pods: dict[int, Pod] = field(default_factory=dict)
@@ -194,7 +198,7 @@ class Job:
             "HOME": str(scratch / "home"),
             "NODE_NAME": f"node-{rank}",
         }
-        return Pod(rank, name, {**self.environment, **own}, self.folder / f"pod-{rank}.log")
+        return Pod(rank, name, {**self.environment, **own}, self.folder / f"pod-{rank}.log", self.runtime)
 
     def start(self) -> None:
         """Make all pods, and look after them."""

@@ -1,6 +1,7 @@
 """launch.sh and the supervisor for real, between stand-ins of nvidia-smi and torchrun."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -647,14 +648,17 @@ def adapters(root: Path, *ports: dict[int, tuple[str, str]], local: Sequence[str
         (port / "link_layer").write_text("Ethernet\n")
         for index in range(16):
             kind, address = gids.get(index, ("", ""))
-            parts = [int(part) for part in address.split(".")] if address else [0] * 4
-            mapped = "0000:" * 5 + "ffff:{:02x}{:02x}:{:02x}{:02x}".format(*parts)
-            gid = mapped if address else "fe80:0000:0000:0000:a288:c2ff:fe3b:506a"
+            gid = f"::ffff:{address}" if "." in address else address or "fe80::a288:c2ff:fe3b:506a"
+            gid = ipaddress.IPv6Address(gid).exploded
             (port / "gids" / str(index)).write_text(f"{gid}\n")
             if kind:  # of an empty entry the kernel says EINVAL
                 (port / "gid_attrs" / "types" / str(index)).write_text(f"{kind}\n")
-    trie = "".join(f"           |-- {address}\n              /32 host LOCAL\n" for address in local)
+    trie = "".join(f"           |-- {each}\n              /32 host LOCAL\n" for each in local if "." in each)
     (root / "proc" / "net").mkdir(parents=True)
+    # Scope 20 is link-local, 10 the loopback's.
+    inet6 = ["fe80::a288:c2ff:fe3b:506a 20", "::1 10", *(f"{each} 00" for each in local if ":" in each)]
+    lines = (f"{ipaddress.IPv6Address(a).packed.hex()} 02 40 {scope} 80 eth0\n" for a, scope in map(str.split, inet6))
+    (root / "proc" / "net" / "if_inet6").write_text("".join(lines))
     # A route to another pod, and a longer address that begins alike.
     routes = "     |-- 10.9.9.9\n        /32 link UNICAST\n     |-- 10.1.2.30\n        /32 host LOCAL\n"
     (root / "proc" / "net" / "fib_trie").write_text(f"Main:\n{routes}{trie}")
@@ -684,6 +688,29 @@ def test_n25_the_gid_of_roce_is_found_in_the_pod(
 ) -> None:
     """RoCE v2 over an address of this pod; none where the adapters differ, which NCCL 2.21 sorts out by itself."""
     root = adapters(tmp_path / "root", *ports)
+    done = world.run(world.env(), arguments=["gid-index", str(root)])
+    assert (done.returncode, done.stdout) == (0, index), done.stderr
+
+
+SIX = "2001:db8:0:7::a1"
+SIX_ONLY = {0: (V1, ""), 1: (V2, ""), 2: (V1, SIX), 4: (V2, "2001:db8:0:7::ff"), 5: (V2, SIX)}
+
+
+@pytest.mark.parametrize(
+    ("ports", "local", "index"),
+    [
+        ([SIX_ONLY], (SIX,), "5"),
+        ([SIX_ONLY, SIX_ONLY], (SIX,), "5"),
+        ([SIX_ONLY, {3: (V2, SIX)}], (SIX,), ""),
+        ([SIX_ONLY], ("2001:db8::9",), ""),
+        ([{**SIX_ONLY, 7: (V2, "10.1.2.3")}], (SIX, "10.1.2.3"), "7"),
+    ],
+)
+def test_n25_an_ipv6_only_pod_has_its_own_gid(
+    world: World, tmp_path: Path, ports: list[dict[int, tuple[str, str]]], local: tuple[str, ...], index: str
+) -> None:
+    """Not the link-local one, which is not routed; IPv4 goes first where both are there."""
+    root = adapters(tmp_path / "root", *ports, local=local)
     done = world.run(world.env(), arguments=["gid-index", str(root)])
     assert (done.returncode, done.stdout) == (0, index), done.stderr
 

@@ -60,24 +60,43 @@ operator="the training operator or Trainer sets it: check that this pod belongs 
 : "${NEVA_WAIT_SECONDS=900}"
 number NEVA_WAIT_SECONDS 0 999999999 "set rendezvous.waitSeconds" >/dev/null
 
-# Prints the index of RoCE v2 over an IPv4 address of this pod, where all adapters that have one agree. NCCL before 2.21
-# takes 0, which is not routed, and no value can tell: nodes, macvlans and virtual functions differ. Takes a root folder.
-gid_index() {
-  local port gid index address found=
+# Whether a GID is an address of this pod, link-local ones aside. Takes a root folder, 4 or 6, and the GID.
+own_gid() {
+  local address
+  if [[ $2 == 6 ]]; then
+    # Address, interface, length, scope: 00 is global.
+    grep -qE "^${3//:/} [0-9a-f]+ [0-9a-f]+ 00 " "$1/proc/net/if_inet6" 2>/dev/null
+    return
+  fi
+  [[ $3 =~ ^(0000:){5}ffff:(..)(..):(..)(..)$ ]] || return
+  address=$(printf '%d\\.' "0x${BASH_REMATCH[2]}" "0x${BASH_REMATCH[3]}" "0x${BASH_REMATCH[4]}" "0x${BASH_REMATCH[5]}")
+  [[ $(grep -E -A1 -- "-- ${address%\\.}\$" "$1/proc/net/fib_trie" 2>/dev/null) == *LOCAL* ]]
+}
+
+# Prints the index of RoCE v2 over an address of this pod, where all adapters that have one agree. NCCL before 2.21
+# takes 0, which is not routed, and no value can tell: nodes, macvlans and virtual functions differ. Takes a root folder,
+# and 4 or 6.
+gid_index_of() {
+  local port gid index found=
   for port in "$1"/sys/class/infiniband/*/ports/*; do
     [[ $(cat "$port/link_layer" 2>/dev/null) == Ethernet ]] || return 0
     for gid in $(printf '%s\n' "$port"/gids/* | sort -V); do
       index=${gid##*/}
       [[ $(cat "$port/gid_attrs/types/$index" 2>/dev/null) == *v2 ]] || continue
-      [[ $(cat "$gid" 2>/dev/null) =~ ^(0000:){5}ffff:(..)(..):(..)(..)$ ]] || continue
-      address=$(printf '%d\\.' "0x${BASH_REMATCH[2]}" "0x${BASH_REMATCH[3]}" "0x${BASH_REMATCH[4]}" "0x${BASH_REMATCH[5]}")
-      [[ $(grep -E -A1 -- "-- ${address%\\.}\$" "$1/proc/net/fib_trie" 2>/dev/null) == *LOCAL* ]] || continue
+      own_gid "$1" "$2" "$(cat "$gid" 2>/dev/null)" || continue
       [[ ${found:-$index} == "$index" ]] || return 0
       found=$index
       break
     done
   done
   printf '%s' "$found"
+}
+
+# The same over IPv4, else over IPv6: an IPv6-only cluster's pods have no other.
+gid_index() {
+  local found
+  found=$(gid_index_of "$1" 4)
+  printf '%s' "${found:-$(gid_index_of "$1" 6)}"
 }
 if [[ ${1:-} == gid-index ]]; then gid_index "${2:-}"; exit 0; fi
 

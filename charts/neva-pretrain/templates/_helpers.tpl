@@ -133,20 +133,45 @@ stay beside the user's, since Helm merges maps (N05). Takes a dict: given, defau
 {{- end -}}
 {{- end -}}
 
-{{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it; and one that would
-leave a failed job as it is: it would start nothing, and say nothing. lookup is empty in helm template, so the output
-never depends on it. Takes a dict: root, name. */}}
-{{- define "neva-pretrain.refuseUpgrade" -}}
-{{- $root := .root -}}{{- $name := .name -}}
+{{/* The kind of job that a release makes. Takes a dict: root, facts. */}}
+{{- define "neva-pretrain.ownKind" -}}
+{{- ternary "Job" .root.Values.job.kind (eq .facts.mode "prepare") -}}
+{{- end -}}
+
+{{/* Name of the ConfigMap that says that a release has a job of a kind. Each kind has its own: an upgrade that fails
+half way leaves the old one. Takes a dict: root, kind. */}}
+{{- define "neva-pretrain.kindRecord" -}}
+{{- printf "%s-%s" (include "neva-pretrain.fullname" .root) (lower .kind) -}}
+{{- end -}}
+
+{{/* The kinds of job that a release may have, as a JSON list of maps: api and kind. A lookup fails on a kind that this
+user has no rights on, so an upgrade asks for its own kind and those that the release has recorded; of a release by an
+older chart, which recorded none, for all that the cluster has. Takes a dict: root, facts. */}}
+{{- define "neva-pretrain.releasedKinds" -}}
+{{- $root := .root -}}{{- $own := include "neva-pretrain.ownKind" . -}}
+{{- $found := list -}}{{- $here := list -}}{{- $recorded := false -}}
 {{- range list
     (dict "api" "kubeflow.org/v1" "kind" "PyTorchJob")
     (dict "api" "trainer.kubeflow.org/v1alpha1" "kind" "TrainJob")
     (dict "api" "batch/v1" "kind" "Job") -}}
+{{- if $root.Capabilities.APIVersions.Has (printf "%s/%s" .api .kind) -}}
+  {{- $here = append $here . -}}
+  {{- $record := include "neva-pretrain.kindRecord" (dict "root" $root "kind" .kind) -}}
+  {{- $old := and $root.Release.IsUpgrade (lookup "v1" "ConfigMap" $root.Release.Namespace $record) -}}
+  {{- if $old -}}{{- $recorded = true -}}{{- end -}}
+  {{- if or $old (eq .kind $own) -}}{{- $found = append $found . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- ternary $found $here (or $recorded (not $root.Release.IsUpgrade)) | toJson -}}
+{{- end -}}
+
+{{/* An upgrade that would replace a job that still runs is refused: the user says when to stop it; and one that would
+leave a failed job as it is: it would start nothing, and say nothing. lookup is empty in helm template, so the output
+never depends on it. Takes a dict: root, facts, name. */}}
+{{- define "neva-pretrain.refuseUpgrade" -}}
+{{- $root := .root -}}{{- $name := .name -}}
+{{- range include "neva-pretrain.releasedKinds" . | fromJsonArray -}}
 {{- $kind := .kind -}}
-{{- /* lookup fails on a kind that the cluster does not have, or that this user has no rights on: a new release has made
-none of the other kind. */ -}}
-{{- $asked := or $root.Release.IsUpgrade (has $kind (list "Job" $root.Values.job.kind)) -}}
-{{- if and $asked ($root.Capabilities.APIVersions.Has (printf "%s/%s" .api .kind)) -}}
 {{- range (lookup .api .kind $root.Release.Namespace "").items -}}
   {{- $ours := eq (dig "metadata" "labels" "app.kubernetes.io/instance" "" .) $root.Release.Name -}}
   {{- if and $ours (not (dig "metadata" "annotations" "helm.sh/hook" "" .)) -}}
@@ -171,7 +196,6 @@ none of the other kind. */ -}}
         $root.Release.Name $name $rule $fix | fail -}}
     {{- end -}}
   {{- end -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -154,6 +154,7 @@ def command(
     kubectl = Jobs(namespace, context, _Shown(listing=not sources, each=show_commands))
     if not sources:
         _refuse("needs a SOURCE", *_OF_A_RUN, *_OF_ONE_RUN)
+        exclude(namespace=namespace, all_namespaces=all_namespaces)
         return _list(kubectl, all_namespaces, limits, output)
     _refuse("is for the list; with a SOURCE, name its namespace with -n", "all_namespaces")
     files = _Files(output, plot, html)

@@ -167,6 +167,7 @@ def test_at_80_columns_reasons_are_folded(cluster: Cluster, invoke: Invoke, monk
         (["-f", "x.yaml"], "--values needs a SOURCE"),
         (["--html", "x.html"], "--html needs a SOURCE"),
         (["--wait"], "--wait needs a SOURCE"),
+        (["-A", "-n", "team"], "--namespace and --all-namespaces exclude each other"),
         (["neva", "-A"], "--all-namespaces is for the list"),
         (["neva", "--timeout", "5"], "--timeout needs --wait or --until"),
         (["neva", "--once", "--wait"], "--once and --wait exclude each other"),
