@@ -138,8 +138,8 @@ stay beside the user's, since Helm merges maps (N05). Takes a dict: given, defau
 {{- ternary "Job" .root.Values.job.kind (eq .facts.mode "prepare") -}}
 {{- end -}}
 
-{{/* A cluster that is seen to have the other kind of job alone is told so, in the words of check --cluster; helm template
-sees none of both. Takes the root. */}}
+{{/* A cluster that is seen to have the other kind of job alone is told so, in the words of check --cluster; helm
+template sees none of both. Takes the root. */}}
 {{- define "neva-pretrain.refuseOtherKind" -}}
 {{- $kinds := dict
   "PyTorchJob" (dict "api" "kubeflow.org/v1" "brought" "the Kubeflow training operator 1.9 or newer")
@@ -150,8 +150,8 @@ sees none of both. Takes the root. */}}
 {{- end -}}
 {{- $kind := .Values.job.kind -}}
 {{- if and $has (not (has $kind $has)) -}}
-  {{- printf "\n\nERROR: job.kind: got %s; must be a kind of job that the cluster has; use %s, which it has, or install %s"
-    $kind (first $has) (get $kinds $kind).brought | fail -}}
+  {{- printf "\n\nERROR: job.kind: got %s; %s; use %s, which it has, or install %s" $kind
+    "must be a kind of job that the cluster has" (first $has) (get $kinds $kind).brought | fail -}}
 {{- end -}}
 {{- end -}}
 
