@@ -38,6 +38,23 @@ def pods(manifests: list[helm.Manifest]) -> Iterator[helm.Manifest]:
     return walk(manifests)
 
 
+IDS = {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"}
+EVERY_POD = {"tensorboard": {"enabled": True}, "monitoring": {"exporter": {"enabled": True}}}
+
+
+@pytest.mark.parametrize("partial", [TWO_NODES, PREPARE, {**TWO_NODES, "job": {"kind": "TrainJob"}}])
+def test_no_pod_has_a_user_that_the_values_do_not_name(partial: dict[str, Any]) -> None:
+    """OpenShift gives each namespace a range of its own, and admits no pod with an id of another."""
+    seen = list(pods(helm.render({**EVERY_POD, **partial})))
+    assert len(seen) >= 4, "job or prepare, TensorBoard, helm test, rollback"
+    for named in ({}, {"runAsUser": 1000730005, "runAsGroup": 0}):
+        for pod in pods(helm.render({**EVERY_POD, **partial, "securityContext": named})):
+            assert not IDS & set(pod.get("securityContext", {}))
+            for container in [*pod["containers"], *pod.get("initContainers", [])]:
+                ids = {key: value for key, value in container["securityContext"].items() if key in IDS}
+                assert ids == named, container["name"]
+
+
 @pytest.mark.parametrize("partial", [TWO_NODES, PREPARE, {**TWO_NODES, "fabric": "tcp"}, *OPTIONS.values()])
 def test_every_container_has_the_least_privilege(partial: dict[str, Any]) -> None:
     manifests = helm.render(partial)

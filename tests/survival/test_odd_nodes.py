@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.survival.job import HERE, Job, running
+from tests.survival.job import FILES, HERE, Job, running
+from tests.unit.preflight_tools import hub_llama, tokenizer, world, write_folder, write_vision
+from tests.unit.test_prepare import write_release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -113,3 +115,35 @@ def test_n06_a_uid_of_openshifts_range() -> None:
         made = [file for file in job.results.rglob("*") if file.is_file()]
         assert made
         assert {file.stat().st_uid for file in made} == {UID}
+
+
+@AS_ROOT
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is of util-linux")
+def test_n06_such_a_user_prepares_and_checks() -> None:
+    """Without any environment of its own; what it made is its own, and preflight is content with it."""
+    packages = str(Path(torch.__file__).parents[1])
+    python = python_of_others(packages)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings, source, out = world(folder), folder / "source", folder / "out"
+        write_release(source / "release")
+        write_vision(source / "clip")
+        write_folder(source / "llama", {**hub_llama(), "tokenizer.model": tokenizer()})
+        settings["model"] |= {"visionEncoderPath": str(out / "clip"), "tokenizerPath": str(out / "tokenizer.model")}
+        settings["data"] |= {"annotations": str(out / "data" / "blip.json"), "images": str(out / "data" / "images")}
+        settings["prepare"] = {
+            "tokenizer": {"enabled": True, "source": str(source / "llama")},
+            "vision": {"enabled": True, "source": str(source / "clip")},
+            "llm": {"enabled": False},
+            "dataset": {"enabled": True, "source": str(source / "release")},
+        }
+        (folder / "settings.json").write_text(json.dumps(settings))
+        out.mkdir()
+        for each in (folder, *folder.rglob("*")):
+            each.chmod(0o770 if each in (folder, out) else 0o750 if each.is_dir() else 0o640)
+        environment = ("env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={FILES}:{packages}", "PYTHONDONTWRITEBYTECODE=1")
+        for module in ("neva_pod.prepare", "neva_pod.preflight"):
+            command = [*AS_UID, *environment, python, "-m", module, "--settings", str(folder / "settings.json")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert {file.stat().st_uid for file in out.rglob("*")} == {UID}

@@ -388,6 +388,23 @@ def test_prepare_needs_no_operator_and_no_gpu() -> None:
     assert "auth can-i create jobs.batch" in cluster.asked
 
 
+@pytest.mark.helm
+@pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
+def test_helm_tells_a_cluster_with_the_other_kind_alone_in_the_same_words(kind: str) -> None:
+    apis = {"PyTorchJob": "kubeflow.org/v1/PyTorchJob", "TrainJob": "trainer.kubeflow.org/v1alpha1/TrainJob"}
+    (other,) = set(apis) - {kind}
+    values = {"job": {"kind": kind}}
+    only = Recorded(TRAINER if other == "TrainJob" else OPERATOR)
+    assert helm.render_fails(values, "--api-versions", apis[other]) == [words(only, **values)[0]]
+    for seen in (
+        [],
+        ["--api-versions", apis[kind]],
+        [part for api in apis.values() for part in ("--api-versions", api)],
+    ):
+        assert helm.render(values, *seen)
+    assert helm.render({**ALL["preparing"], **values}, "--api-versions", apis[other])
+
+
 ON: Object = {"enabled": True}
 ALL: dict[str, Object] = {
     "a TrainJob": {"job": {"kind": "TrainJob"}},

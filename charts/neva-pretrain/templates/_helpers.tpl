@@ -138,6 +138,23 @@ stay beside the user's, since Helm merges maps (N05). Takes a dict: given, defau
 {{- ternary "Job" .root.Values.job.kind (eq .facts.mode "prepare") -}}
 {{- end -}}
 
+{{/* A cluster that is seen to have the other kind of job alone is told so, in the words of check --cluster; helm
+template sees none of both. Takes the root. */}}
+{{- define "neva-pretrain.refuseOtherKind" -}}
+{{- $kinds := dict
+  "PyTorchJob" (dict "api" "kubeflow.org/v1" "brought" "the Kubeflow training operator 1.9 or newer")
+  "TrainJob" (dict "api" "trainer.kubeflow.org/v1alpha1" "brought" "Kubeflow Trainer 2") -}}
+{{- $has := list -}}
+{{- range $kind, $one := $kinds -}}
+  {{- if $.Capabilities.APIVersions.Has (printf "%s/%s" $one.api $kind) }}{{ $has = append $has $kind }}{{ end -}}
+{{- end -}}
+{{- $kind := .Values.job.kind -}}
+{{- if and $has (not (has $kind $has)) -}}
+  {{- printf "\n\nERROR: job.kind: got %s; %s; use %s, which it has, or install %s" $kind
+    "must be a kind of job that the cluster has" (first $has) (get $kinds $kind).brought | fail -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Name of the ConfigMap that says that a release has a job of a kind. Each kind has its own: an upgrade that fails
 half way leaves the old one. Takes a dict: root, kind. */}}
 {{- define "neva-pretrain.kindRecord" -}}
