@@ -117,7 +117,7 @@ class Kubectl:
                 check=False,
             )
         except FileNotFoundError:
-            raise ClusterError("kubectl: not found; install it, or pipe a log into neva-monitor") from None
+            raise ClusterError("kubectl: not found on PATH; install it") from None
         except OSError as error:
             raise ClusterError(f"kubectl: cannot be run: {error.strerror}") from None
         except subprocess.TimeoutExpired:
