@@ -2,9 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -334,27 +331,3 @@ def test_n04_a_mount_is_of_a_volume_that_is_there() -> None:
         (line,) = helm.render_fails(values)
         assert line.startswith(key)
     assert helm.render({"extraVolumeMounts": [{"name": "shm", "mountPath": "/a"}]})
-
-
-@pytest.mark.parametrize("client", ["helm", "helm4"])
-@pytest.mark.parametrize("again", [False, True])
-def test_n15_a_parent_chart_takes_default_volumes_away(client: str, again: bool, tmp_path: Path) -> None:
-    """Under an alias, by null or by naming another source alone; with the parent's values given by -f as well."""
-    parent = tmp_path / "parent"
-    shutil.copytree(helm.CHART, parent / "charts" / "neva-pretrain")
-    needs = {"name": "neva-pretrain", "version": ">=0.0.0-0", "alias": "neva"}
-    about = {"apiVersion": "v2", "name": "parent", "version": "0.1.0", "dependencies": [needs]}
-    (parent / "Chart.yaml").write_text(json.dumps(about))
-    storage = {
-        "datasets": {"existingClaim": "d", "gpfs": {"nodePath": None}},
-        "models": {"existingClaim": "m", "gpfs": None},
-        "results": {"existingClaim": "r"},
-    }
-    (parent / "values.yaml").write_text(json.dumps({"neva": {"storage": storage}}))
-    command = [helm.tool(client), "template", "neva", str(parent), "--kube-version", helm.KUBERNETES]
-    command += ["-f", str(parent / "values.yaml")] if again else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    kinds = {manifest["kind"] for manifest in helm.parse(done.stdout)}
-    assert "PyTorchJob" in kinds
-    assert not {"PersistentVolume", "PersistentVolumeClaim"} & kinds

@@ -48,9 +48,12 @@ def render(umbrella: tuple[str, Path], values: Manifest, *args: str) -> list[Man
     return helm.parse(done.stdout)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["", "by -f as well"])
 @pytest.mark.parametrize("values", SOURCES.values(), ids=SOURCES)
-def test_n15_a_source_of_the_parent_replaces_the_default(umbrella: tuple[str, Path], values: Manifest) -> None:
-    kinds = [found["kind"] for found in render(umbrella, values)]
+def test_n15_a_source_of_the_parent_replaces_the_default(
+    umbrella: tuple[str, Path], values: Manifest, again: bool
+) -> None:
+    kinds = [found["kind"] for found in render(umbrella, values, *(("-f", f"{umbrella[1]}/values.yaml") * again))]
     assert "PyTorchJob" in kinds
     assert not [kind for kind in kinds if kind.startswith("PersistentVolume")]
 
