@@ -1,5 +1,6 @@
 """What watches a TrainJob: the same as of a PyTorchJob, where all nodes have one template."""
 
+import json
 import threading
 import urllib.request
 from pathlib import Path
@@ -20,10 +21,45 @@ EXPORTER: dict[str, Any] = {"monitoring": {"exporter": {"enabled": True}}}
 def test_every_node_has_the_exporter_since_any_may_be_the_first() -> None:
     pod = helm.pod(helm.render({**TRAINJOB, **EXPORTER}), "Node")
     assert [c["name"] for c in pod["initContainers"]] == ["exporter"]
+    silent = {"monitoring": {**EXPORTER["monitoring"], "trainJobStatus": {"enabled": False}}}
+    ours = helm.pod(helm.render({**TRAINJOB, **silent}), "Node")
     theirs = helm.pod(helm.render({"training": TRAINJOB["training"], **EXPORTER}), "Master")
-    assert pod["initContainers"] == theirs["initContainers"]
+    assert ours["initContainers"] == theirs["initContainers"]
     plain = helm.pod(helm.render(TRAINJOB), "Node")
     assert "initContainers" not in plain
+
+
+def test_the_exporter_has_what_trainer_gives_a_training_container() -> None:
+    """Of Trainer 2.3: pkg/runtime/framework/plugins/trainjobstatus; no more rights than its token's audience."""
+    manifests = helm.render({**TRAINJOB, **EXPORTER})
+    job, pod = helm.job(manifests)["metadata"], helm.pod(manifests, "Node")
+    status = f"trainer.kubeflow.org/v1alpha1/namespaces/default/trainjobs/{job['name']}/status"
+    (exporter,) = pod["initContainers"]
+    server = "https://kubeflow-trainer-controller-manager.kubeflow-system.svc:10443"
+    assert {e["name"]: e["value"] for e in exporter["env"] if e["name"].startswith("KUBEFLOW_")} == {
+        "KUBEFLOW_TRAINER_SERVER_URL": f"{server}/apis/{status}",
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": "/var/run/secrets/kubeflow/trainer/ca.crt",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": "/var/run/secrets/kubeflow/trainer/token",
+    }
+    (mount,) = (m for m in exporter["volumeMounts"] if m["name"] == "kubeflow-trainer-token")
+    assert mount == {
+        "name": "kubeflow-trainer-token",
+        "mountPath": "/var/run/secrets/kubeflow/trainer",
+        "readOnly": True,
+    }
+    (volume,) = (v for v in pod["volumes"] if v["name"] == "kubeflow-trainer-token")
+    token, ca = volume["projected"]["sources"]
+    assert token == {"serviceAccountToken": {"audience": status, "expirationSeconds": 3600, "path": "token"}}
+    assert ca["configMap"]["name"] == f"{job['name']}-tls-config"
+    assert ca["configMap"]["optional"], "no such ConfigMap without the feature gate, nor before Trainer 2.2"
+    assert ca["configMap"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+    assert pod["automountServiceAccountToken"] is False
+    assert not [m for m in manifests if m["kind"] in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")]
+
+
+def test_without_exporter_or_trainjob_no_pod_has_a_token() -> None:
+    for values in (TRAINJOB, EXPORTER):
+        assert "serviceAccountToken" not in json.dumps(helm.render(values))
 
 
 @pytest.mark.parametrize(("index", "told"), [(None, True), ("0", True), ("1", False), ("12", False)])

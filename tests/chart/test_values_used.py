@@ -51,7 +51,7 @@ SCENES: list[dict[str, Any]] = [
         "hf": {"online": True},
         "secrets": {"huggingface": {"name": "hf"}},
     },
-    {"job": {"kind": "TrainJob"}, "rdma": ENABLED},
+    {"job": {"kind": "TrainJob"}, "rdma": ENABLED, "monitoring": {"exporter": ENABLED}},
     {
         "scheduling": {"schedulerName": "kai-scheduler", "kai": {"queue": "k"}, "gpuType": {"values": ["A"]}},
         "rendezvous": {"port": 24000},
@@ -89,6 +89,7 @@ FLIPS: dict[str, Any] = {
     "training.tensorParallelSize": 8,
     "model.architecture": {"vocabSize": 64000},
     "monitoring.podMonitor.interval": "15s",
+    "monitoring.trainJobStatus.server": "https://trainer.example.com",
     "networkPolicy.egress": {"hub": {"ports": [{"port": 443}]}},
     "networkPolicy.ingress": {"a": {"from": [{"namespaceSelector": {}}]}},
     "podSecurityContext.sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}],

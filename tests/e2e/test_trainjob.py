@@ -1,8 +1,16 @@
 """The chart as a TrainJob: real Kubeflow Trainer and JobSet with their webhooks, real Kueue, real gang scheduler."""
 
 import json
+import os
+import re
+import signal
+import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +18,24 @@ from typing import Any
 import pytest
 import yaml
 
+from neva_pod.monitor.trainjob import RefusedError, Server
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import CHART, ROOT, Release, check_pod, names, process_environment
+from tests.e2e.release import (
+    CHART,
+    ROOT,
+    Release,
+    check_pod,
+    container_environment,
+    mount,
+    names,
+    process_environment,
+)
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 from tests.sandbox.operators.gang import SCHEDULER
+from tests.sandbox.operators.trainer import Trainer
+from tests.tools import path
+from tests.waiting import PATIENCE, ended, until
 
 pytestmark = pytest.mark.e2e
 
@@ -187,3 +208,153 @@ def test_the_monitor_finds_a_trainjob(full: Sandbox, release: Release) -> None:
     done = subprocess.run([*command, "--once", "-o", "json"], env=full.env, capture_output=True, text=True, check=False)
     report: dict[str, Any] = json.loads(done.stdout)
     assert (report["step"], report["maxSteps"], report["settings"]["gpus"]) == (1000, 2170, 16), done
+
+
+CLUSTER_DNS = """
+import socket
+real = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **more: real("127.0.0.1" if host.endswith(".svc") else host, *rest, **more)
+"""
+TRAINER = "KUBEFLOW_TRAINER_SERVER_"
+
+
+def token(release: Release, pod: dict[str, Any], audience: str) -> str:
+    """A token as the kubelet projects it into the pod."""
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name={pod['metadata']['name']}"]
+    account = pod["spec"]["serviceAccountName"]
+    command = ["create", "token", account, "-n", release.namespace, f"--audience={audience}", *bound]
+    return release.sandbox.kubectl(*command).strip()
+
+
+def mount_status(release: Release, pod: dict[str, Any], folder: Path) -> None:
+    """Write what the kubelet mounts of the volume with which a pod reports its progress."""
+    (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "kubeflow-trainer-token")
+    for source in volume["projected"]["sources"]:
+        if projected := source.get("serviceAccountToken"):
+            (folder / projected["path"]).write_text(token(release, pod, projected["audience"]))
+        else:
+            (item,) = source["configMap"]["items"]
+            data = release.sandbox.get("configmap", source["configMap"]["name"], namespace=release.namespace)["data"]
+            (folder / item["path"]).write_text(data[item["key"]])
+
+
+def answer_of_the_api(full: Sandbox, bearer: str) -> int:
+    """What the API server says to who comes with this token."""
+    (cluster,) = yaml.safe_load(full.kubectl("config", "view", "--raw", "-o", "yaml"))["clusters"]
+    request = urllib.request.Request(cluster["cluster"]["server"] + "/api")  # noqa: S310 - ours, on loopback
+    request.add_header("Authorization", f"Bearer {bearer}")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=PATIENCE)  # noqa: S310, S323
+    refused.value.close()
+    return refused.value.code
+
+
+def trainer_status(release: Release) -> dict[str, Any]:
+    return dict(release.job().get("status", {}).get("trainerStatus", {}))
+
+
+def numbers(status: dict[str, Any]) -> dict[str, str]:
+    return {metric["name"]: metric["value"] for metric in status["metrics"]}
+
+
+def at_home(real: Callable[..., Any], host: str, *rest: Any, **more: Any) -> Any:
+    return real("127.0.0.1" if host.endswith(".svc") else host, *rest, **more)
+
+
+def columns(release: Release) -> dict[str, str]:
+    """What the command of docs/how-to/trainjob.md prints of the one job."""
+    text = (ROOT / "docs" / "how-to" / "trainjob.md").read_text()
+    (shown,) = re.findall(r"^    S=.*\n    kubectl get trainjob -n training (?:.*\n)+", text, re.MULTILINE)
+    command = (
+        re.sub(r"(?m)^    ", "", shown)
+        .replace("kubectl", f"'{path('kubectl')}'")
+        .replace("-n training", f"-n {release.namespace}")
+    )
+    done = subprocess.run(["bash", "-c", command], env=release.sandbox.env, capture_output=True, text=True, check=True)
+    head, row = done.stdout.splitlines()
+    return dict(zip(head.split(), row.split(), strict=True))
+
+
+def test_the_trainjob_shows_how_far_it_is(
+    full: Sandbox, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter's command, files and environment as the pod has them; the log is the stand-in training's.
+
+    Not there on one machine: cluster DNS and the kubelet, which mounts token and CA.
+    """
+    values = {
+        "job": {"kind": "TrainJob"},
+        "training": {"nodes": 2, "globalBatchSize": 512, "maxSteps": 40, "warmupSteps": 2},
+        "checkpoint": {"everyNSteps": 10},
+        "storage": {"results": {"mountPath": str(tmp_path / "results")}},
+        "monitoring": {"exporter": {"enabled": True}, "trainJobStatus": {"server": Trainer.status_server(full)}},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    release.install("-f", str(tmp_path / "values.yaml"))
+    full.wait_for_phase("Running", 2, namespace=release.namespace)
+    name = release.job()["metadata"]["name"]
+    first = next(pod for pod in release.pods().values() if "-node-0-0-" in pod["metadata"]["name"])
+    (exporter,) = first["spec"]["initContainers"]
+    given = {key: v for key, v in process_environment(first).items() if key.startswith(TRAINER)}
+    assert len(given) == 3
+    ours = container_environment(first, exporter)
+    assert {key: v for key, v in ours.items() if key.startswith(TRAINER)} == given, "as Trainer's own"
+
+    config, secrets = tmp_path / "etc", tmp_path / "secrets"
+    log = tmp_path / "results" / release.name / "logs" / "node-00000.log"
+    for folder in (config, secrets, log.parent, tmp_path / "dns", tmp_path / "faults"):
+        folder.mkdir(parents=True, exist_ok=True)
+    mount(release, first, "config", config)
+    mount_status(release, first, secrets)
+    (tmp_path / "dns" / "sitecustomize.py").write_text(CLUSTER_DNS)
+    found = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    moved = {f"{TRAINER}CA_CERT": str(secrets / "ca.crt"), f"{TRAINER}TOKEN": str(secrets / "token")}
+    environment = {**ours, **found, **moved, "PYTHONPATH": str(tmp_path / "dns")}
+    arguments = [argument for argument in exporter["args"] if not argument.startswith("--listen")]
+    command = [*exporter["command"], *arguments, "--listen=127.0.0.1:0"]
+    training = {
+        **found,
+        **{"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "0", "TORCHELASTIC_RUN_ID": "0"},
+        "NEVA_CONFIG_DIR": str(config),
+        "STAND_IN_STEP_SECONDS": "0.02",
+        "STAND_IN_CHECKPOINT": str(ROOT / "tests/data/checkpoints/saved"),
+        "STAND_IN_LEDGER": str(tmp_path / "ledger"),
+        "STAND_IN_FAULTS": str(tmp_path / "faults"),
+    }
+    stand_in = [sys.executable, str(ROOT / "tests/survival/training.py")]
+
+    hang = tmp_path / "faults" / "sleep-20"
+    hang.touch()
+    with log.open("ab") as output:
+        with ended(subprocess.Popen(stand_in, env=training, stdout=output)):
+            until(lambda: not hang.exists(), lambda: f"it hangs after step 20: {log.read_bytes()!r}")
+        with ended(subprocess.Popen(command, cwd=config, env=environment, stdout=subprocess.DEVNULL)) as reporting:
+            full.wait(lambda: bool(trainer_status(release)), "the status is there")
+            status = trainer_status(release)
+            assert status["progressPercentage"] == 50
+            assert status["estimatedRemainingSeconds"] >= 0
+            assert status["lastUpdatedTime"]
+            assert {"step": "20", "max_steps": "40", "loss": "0.05"}.items() <= numbers(status).items()
+            row = columns(release)
+            assert (row["NAME"], row["%"], row["STEP"], row["LOSS"]) == (name, "50", "20", "0.05")
+            assert row["LEFT"].isdecimal()
+            subprocess.run(stand_in, env=training, stdout=output, check=True, timeout=PATIENCE)
+            reporting.send_signal(signal.SIGTERM)  # the kubelet's, once training has ended
+            assert reporting.wait(timeout=PATIENCE) == 0
+    status = trainer_status(release)
+    assert (status["progressPercentage"], status["estimatedRemainingSeconds"]) == (100, 0)
+    assert {"step": "40", "loss": "0.025"}.items() <= numbers(status).items()
+
+    complete(release)
+    assert trainer_status(release) == status, "it outlives the run"
+    assert columns(release)["STATE"] == "Complete"
+    head, row_of_state = full.kubectl("get", "trainjobs", "-n", release.namespace).splitlines()
+    assert (head.split(), row_of_state.split()[:2]) == (["NAME", "STATE", "AGE"], [name, "Complete"])
+
+    monkeypatch.setattr(socket, "getaddrinfo", partial(at_home, socket.getaddrinfo))
+    good = Server(given[f"{TRAINER}URL"], secrets / "ca.crt", secrets / "token")
+    good.post(status)
+    assert answer_of_the_api(full, good.token.read_text()) == 401, "it opens nothing else"
+    (tmp_path / "token").write_text(token(release, first, "trainer.kubeflow.org/another"))
+    with pytest.raises(RefusedError, match="HTTP 403 Forbidden"):
+        Server(good.url, good.ca, tmp_path / "token").post(status)

@@ -405,7 +405,15 @@ def _kwokctl_config() -> Object:
             {
                 "name": "kube-controller-manager",
                 "extraArgs": [{"key": "pvclaimbinder-sync-period", "value": "1s"}],
-            }
+            },
+            # Trainer's status server asks the issuer of a pod's token for its keys; there is no cluster DNS.
+            {
+                "name": "kube-apiserver",
+                "extraArgs": [
+                    {"key": "service-account-issuer", "value": f"https://127.0.0.1:{api}", "override": True},
+                    {"key": "service-account-jwks-uri", "value": f"https://127.0.0.1:{api}/openid/v1/jwks"},
+                ],
+            },
         ],
     }
 

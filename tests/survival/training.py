@@ -172,7 +172,8 @@ def main() -> None:
             _say(event="step", step=step)
             loss = "nan" if _fault(f"nan-{step}") else f"{1 / step:.3f}"
             bar = f"{step}/{STEPS} [00:01<00:01, reduced_train_loss={loss}, global_step={step - 1:.3f}, "
-            print(f"\rEpoch 0: :  50%|#####     | {bar}consumed_samples={step * BATCH:.1f}]", end="", flush=True)
+            bar += f"consumed_samples={step * BATCH:.1f}, train_step_timing in s={SECONDS:.3f}]"
+            print(f"\rEpoch 0: :  50%|#####     | {bar}", end="", flush=True)
             if step % EVERY == 0 or step == STEPS or "stop" in words:
                 if not (step % EVERY and step != STEPS):
                     _save(step, seen, last=False)

@@ -214,6 +214,17 @@ GROUPS: dict[str, Group] = {
                     'certDir = "/tmp/k8s-webhook-server/serving-certs"',
                     'certDir = os.TempDir() + "/k8s-webhook-server/serving-certs"',
                 ),
+                # Its status server finds the API server by its own token; there is no kubelet to mount one.
+                Patch(
+                    "pkg/statusserver/auth.go",
+                    'os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/token")',
+                    'os.ReadFile(os.TempDir() + "/serviceaccount/token")',
+                ),
+                Patch(
+                    "pkg/statusserver/server.go",
+                    'fmt.Sprintf(":%d", *cfg.Port)',
+                    'fmt.Sprintf("127.0.0.1:%d", *cfg.Port)',
+                ),
             ),
         ),
     )

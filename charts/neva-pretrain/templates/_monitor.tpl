@@ -20,11 +20,12 @@ argocd.argoproj.io/sync-options: Prune=confirm
 {{/* The exporter beside the master: a native sidecar, which is stopped when training ends and never keeps the pod
 alive. There is no readiness probe: an unready pod has no name in the master's headless Service, and the workers need
 that name. The nodes of a TrainJob have one template: there it is silent on all but the first. Takes a dict: root,
-facts. */}}
+facts, job (its name). */}}
 {{- define "neva-pretrain.exporter" -}}
 {{- $root := .root -}}{{- $f := .facts -}}
 {{- $v := $root.Values -}}{{- $exporter := $root.Values.monitoring.exporter -}}
 {{- $plan := $root.Values.monitoring.plan -}}
+{{- $reports := include "neva-pretrain.trainJobStatus" $root -}}
 {{- $flags := list
   (list "--log" (printf "%s/logs/node-00000.log" $f.resultsPath))
   (list "--listen" (printf ":%s" (include "neva-pretrain.text" $exporter.port)))
@@ -54,6 +55,9 @@ facts. */}}
   env:
     - name: NVIDIA_VISIBLE_DEVICES
       value: {{ (include "neva-pretrain.noGpu" . | fromJson).NVIDIA_VISIBLE_DEVICES }}
+    {{- if $reports }}
+    {{- include "neva-pretrain.statusEnvironment" (dict "root" $root "job" .job) | trim | nindent 4 }}
+    {{- end }}
   ports:
     - name: metrics
       containerPort: {{ include "neva-pretrain.text" $exporter.port }}
@@ -74,6 +78,11 @@ facts. */}}
       mountPath: /etc/neva
       readOnly: true
     {{- include "neva-pretrain.resultsMount" $root | nindent 4 }}
+    {{- if $reports }}
+    - name: kubeflow-trainer-token
+      mountPath: {{ include "neva-pretrain.statusFolder" . }}
+      readOnly: true
+    {{- end }}
 {{- end -}}
 
 {{/* Privileges of what only reads results: training's user, and nothing else of it. Takes the root. */}}

@@ -10,7 +10,7 @@ terminationGracePeriodSeconds: {{ include "neva-pretrain.text" $v.terminationGra
 {{- /* No init container that can fail: the operator would create its pod anew for ever. */}}
 {{- if $exporter }}
 initContainers:
-  {{- include "neva-pretrain.exporter" (dict "root" $root "facts" $f) | nindent 2 }}
+  {{- include "neva-pretrain.exporter" (dict "root" $root "facts" $f "job" $configMap) | nindent 2 }}
 {{- end }}
 containers:
   # The operator looks for a container pytorch, Trainer for node, to which it adds its port.
@@ -40,6 +40,9 @@ containers:
     {{- end }}
 volumes:
   {{- include "neva-pretrain.volumes" (dict "root" $root "configMap" $configMap) | trim | nindent 2 }}
+  {{- if include "neva-pretrain.trainJobStatus" $root }}
+  {{- include "neva-pretrain.statusVolume" (dict "root" $root "job" $configMap) | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* Port of the master's supervisor. Takes the root. */}}

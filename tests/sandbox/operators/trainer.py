@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import yaml
+
+from tests.sandbox import process
 from tests.sandbox.operators.base import Object, WebhookOperator, files, rename
 
 if TYPE_CHECKING:
@@ -56,6 +59,14 @@ class Trainer(WebhookOperator):
     service = "kubeflow-trainer-controller-manager"
     secret = "kubeflow-trainer-webhook-cert"  # noqa: S105 - the name of a Secret
 
+    @staticmethod
+    def status_server(box: Sandbox) -> str:
+        """Return the address of its status server, which a pod would find by this name."""
+        port = yaml.safe_load((box.folder / "operators" / Trainer.name / "config.yaml").read_text())["statusServer"][
+            "port"
+        ]
+        return f"https://{Trainer.service}.{Trainer.namespace}.svc:{port}"
+
     def crds(self) -> list[Object]:
         """Return the CRDs of TrainJob and its runtimes."""
         return files(self.manifests("manifests", "base", "crds"), "trainer.kubeflow.org_*.yaml")
@@ -65,7 +76,16 @@ class Trainer(WebhookOperator):
         return self.kustomize(box, "manifests", "base", "webhook")
 
     def run(self, box: Sandbox, *, webhook: int, probe: int) -> None:
-        """Start it."""
+        """Start it, with its status server, which finds the API server by a token of its own."""
+        (status,) = process.free_ports(1)
+        token = self.folder(box) / "serviceaccount" / "token"
+        token.parent.mkdir()
+
+        def issued() -> bool:
+            token.write_text(box.kubectl("create", "token", "default", "-n", self.namespace), encoding="utf-8")
+            return True
+
+        box.wait(issued, f"{self.name}: token")
         config = self.write_config(
             box,
             {
@@ -81,6 +101,8 @@ class Trainer(WebhookOperator):
                     "webhookSecretName": self.secret,
                 },
                 "clientConnection": {"qps": 1000, "burst": 2000},
+                "featureGates": {"TrainJobStatus": True},
+                "statusServer": {"port": status},
             },
         )
         box.start("trainer-controller-manager", f"--config={config}", env=self.env(box))

@@ -22,11 +22,14 @@ from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.records import RunSettings
 from neva_pod.monitor.run import Run
 from neva_pod.monitor.tail import Tail
+from neva_pod.monitor.trainjob import Reporter, Server, trainer_status
 
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 FRESH_SECONDS = 0.2
 """Metrics that are younger are served again: many scrapes at once cost one."""
+LAST_CHUNKS = 64
+"""Reads of what the training wrote before it ended."""
 
 
 def metrics(run: Run, now: float, limits: Limits = DEFAULT_LIMITS) -> str:
@@ -110,13 +113,16 @@ class Exporter:
         limits: Limits = DEFAULT_LIMITS,
         pod_start: float = 0.0,
         silent: bool = False,
+        reporter: Reporter | None = None,
     ) -> None:
         self._silent = silent
+        self._reporter = reporter
         self._log = log
         self._trouble = ""
         self._tail = Tail(log)
         self._pod_start = pod_start
         self._parser = LogParser()
+        self._is_old = False
         self._run = Run(settings)
         self._limits = limits
         self._lock = threading.Lock()
@@ -158,24 +164,42 @@ class Exporter:
             self._stop.wait()
         with self._lock:
             self._run.update([], time.time())
-        is_old = False
         while not self._stop.is_set():
-            data, written = self._read()
-            if 0 < written < self._pod_start and data:
-                is_old = True
-            elif is_old and not self._trouble:
-                # A run that is resumed appends to its log: what ended the last pod is no alarm in this one.
-                is_old = False
-                with self._lock:
-                    self._run.new_process()
-            if data:
-                events = self._parser.feed(data)
-                with self._lock:
-                    self._run.update(events, written)
-            else:
+            if not self._follow():
+                self._report()
                 self._stop.wait(POLL_SECONDS)
+        if self._reporter:
+            for _ in range(LAST_CHUNKS):
+                if not self._follow():
+                    break
+            self._report()
+            self._reporter.close()
         self._endpoint.stop()
         self._tail.close()
+
+    def _follow(self) -> bool:
+        """Take what the log has more; tell whether that was anything."""
+        data, written = self._read()
+        if 0 < written < self._pod_start and data:
+            self._is_old = True
+        elif self._is_old and not self._trouble:
+            # A run that is resumed appends to its log: what ended the last pod is no alarm in this one.
+            self._is_old = False
+            with self._lock:
+                self._run.new_process()
+        if not data:
+            return False
+        events = self._parser.feed(data)
+        with self._lock:
+            self._run.update(events, written)
+        return True
+
+    def _report(self) -> None:
+        """Have the TrainJob's status show the run as far as the log tells."""
+        if self._reporter:
+            with self._lock:
+                status = trainer_status(self._run, time.time(), self._limits)
+            self._reporter.tell(status)
 
     def _read(self) -> tuple[bytes, float]:
         """Read on; a log that cannot be read (stale handle, no rights, a path through a file) is not there yet."""
@@ -236,9 +260,12 @@ def _is_first_node() -> bool:
 
 def _open(log: Path, listen: tuple[str, int], settings: RunSettings) -> Exporter:
     """Wait for a port that is in use: a sidecar that ends takes the master's name out of DNS."""
+    silent = not _is_first_node()
+    server = None if silent else Server.of()
+    reporter = Reporter(server) if server else None
     while True:
         try:
-            return Exporter(log, settings, listen, pod_start=_pod_start(), silent=not _is_first_node())
+            return Exporter(log, settings, listen, pod_start=_pod_start(), silent=silent, reporter=reporter)
         except OSError as error:
             reason = (error.strerror or str(error)).partition(" (while ")[0]  # what create_server adds
             print(f"port {listen[1]}: {reason}; trying again", file=sys.stderr, flush=True)
