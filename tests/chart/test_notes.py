@@ -50,7 +50,7 @@ def test_notes_of_a_trainjob_find_its_pods_by_label(folder: Path) -> None:
 
 def test_notes_warn_where_kueue_does_not_place_a_trainjob(folder: Path) -> None:
     topology = {"queue": {"name": "lq", "topology": {"required": "rack"}}}
-    words = "Kueue before 0.15 does not place the pods of a TrainJob"
+    words = "Kueue before 0.17, or Trainer before 2.2, may not place the pods of a TrainJob"
     assert words in notes(folder, {"job": {"kind": "TrainJob"}, "scheduling": topology})
     assert words not in notes(folder, {"scheduling": topology})
 
