@@ -98,6 +98,7 @@ def test_notes_find_the_pod_whose_name_ends_in_random_letters(folder: Path) -> N
     text = notes(folder, values)
     assert f"kubectl port-forward $(kubectl get pod -o name -n default {label}) 9400 -n default &" in text
     assert f"kubectl logs {label} -c node --tail=-1 -n default | grep wandb:" in text
+    assert f"kubectl get trainjob {name} -n default -o jsonpath='{{.status.trainerStatus}}'" in text
     assert "-master-0" not in text
 
 

@@ -264,7 +264,7 @@ def at_home(real: Callable[..., Any], host: str, *rest: Any, **more: Any) -> Any
 def columns(release: Release) -> dict[str, str]:
     """What the command of docs/how-to/trainjob.md prints of the one job."""
     text = (ROOT / "docs" / "how-to" / "trainjob.md").read_text()
-    (shown,) = re.findall(r"^    S=.*\n    kubectl get trainjob -n training (?:.*\n)+", text, re.MULTILINE)
+    (shown,) = re.findall(r"^    S=.*\n(?:    .*\n)+", text, re.MULTILINE)
     command = (
         re.sub(r"(?m)^    ", "", shown)
         .replace("kubectl", f"'{path('kubectl')}'")

@@ -136,6 +136,11 @@ Metrics:
   kubectl port-forward {{ $pod }} {{ $port }} -n {{ $ns }} &
   curl -s http://localhost:{{ $port }}/metrics
 {{- end }}
+{{- if include "neva-pretrain.trainJobStatus" $root }}
+
+Progress, where Trainer's feature gate TrainJobStatus is on:
+  kubectl get trainjob {{ $job }} -n {{ $ns }} -o jsonpath='{.status.trainerStatus}'
+{{- end }}
 {{- range $key, $kind := dict "podMonitor" "PodMonitor" "prometheusRule" "PrometheusRule" }}
 {{- if (get $v.monitoring $key).enabled }}
   kubectl get {{ lower $kind }} {{ include "neva-pretrain.fullname" $root }} -n {{ $ns }}
