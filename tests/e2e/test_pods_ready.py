@@ -53,3 +53,5 @@ def test_a_job_that_cannot_start_gives_way_and_comes_back(impatient: Sandbox, ki
     impatient.wait(requeued, "given way")
     impatient.kubectl("uncordon", *nodes)
     impatient.wait(lambda: len(release.placed()) == 2, "runs by itself")
+    release.uninstall()
+    impatient.wait(lambda: not impatient.pods(namespace=room), "GPUs free")
