@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from neva_pod.monitor import trainjob
 from neva_pod.monitor.exporter import Exporter
@@ -141,24 +142,17 @@ def refused(code: int, message: str = "Forbidden") -> Answer:
     return answer
 
 
-def openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two CAs, and certificates of the first for localhost and for another host."""
     folder = tmp_path_factory.mktemp("tls")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    for name in ("ca", "other"):
-        files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt")
-        openssl("req", "-x509", *curve, "-subj", f"/CN={name}", *files)
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.crt")
+    other.cert_pem.write_to_path(folder / "other.crt")
     for host in ("localhost", "elsewhere"):
-        key, request = folder / f"{host}.key", folder / f"{host}.csr"
-        openssl("req", *curve[:-2], "-subj", f"/CN={host}", "-keyout", key, "-out", request)
-        (folder / "san").write_text(f"subjectAltName=DNS:{host}")
-        signed = ("-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-CAcreateserial", "-days", "2")
-        openssl("x509", "-req", "-in", request, *signed, "-extfile", folder / "san", "-out", folder / f"{host}.crt")
+        issued = ca.issue_cert(host)
+        issued.private_key_pem.write_to_path(folder / f"{host}.key")
+        issued.cert_chain_pems[0].write_to_path(folder / f"{host}.crt")
     return folder
 
 
