@@ -121,7 +121,7 @@ def write_all(files: Mapping[Path, str], option: str) -> None:
     try:
         for path, content in files.items():
             for folder in reversed(path.parents):
-                if not folder.exists():
+                if at(folder) is None:
                     _make(folder, option)
                     made.append(folder)
             if not path.exists():
@@ -140,13 +140,21 @@ def _make(folder: Path, option: str) -> None:
         raise InputError(f"{option} {folder}: cannot be written: {error.strerror}") from None
 
 
+def at(path: Path) -> os.stat_result | None:
+    """Return what is at a path, None where nothing is, or can be: below a file, of too long a name."""
+    with suppress(OSError):
+        return path.stat()
+    return None
+
+
 def holds_another(path: Path, data: bytes) -> bool:
     """Return whether something else is where a file would be written."""
+    old = at(path)
+    if old is None or not stat.S_ISREG(old.st_mode):  # a folder, a pipe, a link to nothing
+        return os.path.lexists(path)
     try:
         return path.read_bytes() != data
-    except FileNotFoundError:
-        return False
-    except OSError:  # a folder, or below a file
+    except OSError:
         return True
 
 

@@ -190,13 +190,18 @@ def _check_axes(axes: Sequence[Axis]) -> Iterator[Violation]:
         yield Violation("--sweep", f"{number} runs", f"must make at most {MOST}", "use fewer values")
         return
     for axis in axes:
+        if (parts := len(_path(axis.key))) > yamlfile.MOST_LEVELS:
+            rule = f"must have at most {yamlfile.MOST_LEVELS}"
+            yield Violation("--sweep", f"a key of {parts} parts", rule, "use a key of the chart")
+            continue
         if axis.key == "run.id":
             rule = "must not be swept, since each run has its own"
             yield Violation("run.id", ",".join(axis.words), rule, "use --run-id for what all begin with")
             continue
         values = [_typed(axis.key, word) for word in axis.words]
         yield from dict.fromkeys(v for value in values for v in _violations(axis.key, value))
-        if twice := [word for at, word in enumerate(axis.words) if values[at] in values[:at]]:
+        kinds = [(type(value), value) for value in values]  # 1 is true, but for Python alone
+        if twice := [word for at, word in enumerate(axis.words) if kinds[at] in kinds[:at]]:
             yield Violation(axis.key, ",".join(axis.words), "must not have duplicates", f"leave out {twice[0]}")
 
 

@@ -15,6 +15,7 @@ from neva_pretrain.cli.main import main
 from neva_pretrain.cluster import checks
 from neva_pretrain.cluster.reader import Cluster
 from neva_pretrain.facts import Facts
+from neva_pretrain.kubectl import ClusterError
 from tests.chart import helm
 
 Object = dict[str, Any]
@@ -482,3 +483,48 @@ def test_without_a_cluster_its_options_are_wrong_usage(shell: Path, option: str)
     done = CliRunner().invoke(main, ["check", str(shell), option])
     assert done.exit_code == 2
     assert "need --cluster" in done.stderr
+
+
+class OneServerIsDown(Recorded):
+    """kubectl shows the kinds of the others, and fails."""
+
+    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        done = super()._run(words)
+        if words[0] != "api-resources":
+            return done
+        said = b"error: unable to retrieve the complete list of server APIs: metrics.k8s.io/v1beta1: stale"
+        return subprocess.CompletedProcess(words, 1, done.stdout, said)
+
+
+def test_a_group_whose_server_is_down_does_not_matter() -> None:
+    assert found(OneServerIsDown()) == ((), (), ())
+
+
+def test_kinds_that_cannot_be_listed_at_all_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Recorded()
+    done = subprocess.CompletedProcess([], 1, b"", b"error: You must be logged in to the server (Unauthorized)")
+    monkeypatch.setattr(cluster, "_run", lambda _: done)
+    with pytest.raises(ClusterError, match=r"kubectl api-resources: error: You must be logged in"):
+        cluster.has("v1", "ConfigMap")
+
+
+def test_a_cluster_that_serves_no_schemas_is_still_checked() -> None:
+    """As Kubernetes before 1.24, whose own version is the thing to tell."""
+    absent = "Error from server (NotFound): the server could not find the requested resource"
+    answers = {"version": {"serverVersion": {"gitVersion": "v1.23.1"}}, "/openapi/v3/apis/kubeflow.org/v1": absent}
+    assert [v.key for v in found(Recorded(answers=answers)).violations] == ["kubeVersion"]
+
+
+def test_malformed_labels_and_modes_count_as_missing() -> None:
+    odd = node()
+    odd["metadata"]["labels"] = {"gpu": ["H100"], "rank": [7]}
+    claim: Object = {"spec": {"accessModes": [None, {}]}}
+    cluster = Recorded(answers={"nodes": {"items": [odd, odd]}, "persistentvolumeclaim/models": claim})
+    ranked = [{"key": "rank", "operator": "Gt", "values": ["3"]}]
+    scheduling = {"gpuType": {"key": "gpu", "values": ["H100"]}, "nodeExpressions": ranked}
+    assert [v.key for v in found(cluster, scheduling=scheduling).violations] == [
+        "storage.models.existingClaim",
+        "scheduling.gpuType.key",
+    ]
+    ranks = found(cluster, scheduling={"gpuType": {"values": []}, "nodeExpressions": ranked}).violations
+    assert [v.key for v in ranks] == ["storage.models.existingClaim", "training.nodes"]

@@ -1,5 +1,6 @@
 """``neva-values --sweep``: a file for each combination, all or none, and no two runs that meet."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -163,8 +164,32 @@ class TestWords:
         assert offered == ["training.learningRate=", "training.logEveryNSteps="]
         assert {f"{key}=" for key in SHORT.values()} <= set(keys(mock.Mock(), mock.Mock(), ""))
 
+    def test_one_is_not_true(self) -> None:
+        found = written("config.trainer.enable_model_summary=1,true")
+        assert [values["config"]["trainer"]["enable_model_summary"] for values in found.values()] == [1, True]
+
 
 class TestRefusals:
+    def test_what_is_in_the_way_is_never_read_if_it_is_no_file(self, folder: Path) -> None:
+        """A pipe would be waited for; a link to nothing would be followed."""
+        (folder / "sweep").mkdir()
+        os.mkfifo(folder / "sweep/neva-lr-1e-3.yaml")
+        (folder / "sweep/neva-lr-2e-3.yaml").symlink_to("elsewhere")
+        assert refused("lr=1e-3,2e-3") == [
+            "--write: got sweep; must have no other file of a run's name, has neva-lr-1e-3.yaml and 1 more; "
+            "use a new folder, or another --run-id"
+        ]
+
+    def test_a_folder_of_too_long_a_name(self) -> None:
+        result = run("--gpus", "16", "--sweep", "lr=1e-3,2e-3", "--write", "a" * 300)
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+        assert result.stderr == f"ERROR: --write {'a' * 300}: cannot be written: File name too long\n"
+
+    def test_a_key_of_very_many_parts(self) -> None:
+        assert refused(f"config{'.a' * 5000}=1,2") == [
+            "--sweep: got a key of 5001 parts; must have at most 100; use a key of the chart"
+        ]
+
     def test_keys_and_types_in_the_words_of_check(self) -> None:
         assert refused("training.learninRate=1", "training.microBatchSize=a,8,0", "fabric=ib,wifi") == [
             "training.learninRate: got 1; must be a known key; use learningRate",

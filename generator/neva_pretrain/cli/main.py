@@ -16,7 +16,7 @@ import click
 from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
-from neva_pretrain.output import Boundary, say
+from neva_pretrain.output import Boundary, at, say
 
 if TYPE_CHECKING:  # --help does not wait for these
     from neva_pretrain.plan.plan import BatchPolicy
@@ -279,7 +279,7 @@ def main(
     exclude(save_every=save_every, no_checkpoint=no_checkpoint)
     if sweep and file is None:
         raise click.UsageError("--sweep needs --write DIR, the folder of its files.")
-    if file and file.exists() and file.is_dir() != bool(sweep):
+    if file and at(file) and file.is_dir() != bool(sweep):
         kind = "is no folder, and --sweep writes into one" if sweep else "is a directory"
         raise click.BadParameter(f"{str(file)!r} {kind}.", ctx, param_hint="'--write'")
     if isinstance(ctx.command, _Group):

@@ -48,6 +48,7 @@ Exit codes:
   2    wrong usage, no such log or job
   3    a warning, or waiting with a reason
   124  --timeout has passed
+  130  Ctrl-C during --wait or --until
 
 {options.completion("neva-monitor")}"""
 

@@ -27,6 +27,8 @@ Judged = tuple[list[Judgement], Status]
 
 TIME_UP = 124
 """Exit code of a wait that took too long, as timeout(1) has it."""
+INTERRUPTED = 130
+"""Exit code of a wait that the user ended: what was waited for is not there."""
 
 
 class Wait:
@@ -58,6 +60,11 @@ class Wait:
             say(f"ERROR: --timeout: not {self._until} after {self._timeout:g} s", err=True)
         return self.code is not None
 
+    def interrupt(self) -> None:
+        """Say that the user will not wait any longer."""
+        if self._until is not None:
+            self.code = INTERRUPTED
+
 
 def watch(run: Run, log: Input, limits: Limits, live: bool, wait: Wait) -> None:
     """Feed the run until its log ends, the wait is over, or the user presses Ctrl-C."""
@@ -86,7 +93,7 @@ def _feed(
                 if wait.is_over(run, log, judged):
                     return
     except KeyboardInterrupt:
-        return
+        wait.interrupt()
 
 
 def _draw(screen: Live, console: Console, run: Run, judged: Callable[[], Judged]) -> None:

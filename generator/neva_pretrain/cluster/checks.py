@@ -294,15 +294,16 @@ def _claim(values: Values, reference: Reference, found: Any) -> Iterator[Violati
     """A claim has its volume, and is mounted on all nodes of the job."""
     if word(at(found, "status").get("phase")) == "Lost":
         yield Violation(reference.value, reference.name, "must have its volume, which is gone", "use another claim")
-    modes = at(found, "spec").get("accessModes")
+    given = at(found, "spec").get("accessModes")
+    modes = list(map(word, given)) if isinstance(given, list) else []
     volume = reference.value.split(".")[1] if reference.value.startswith("storage.") else ""
     wanted = ["ReadWriteMany"]
     if volume and read_only(values, volume):
         wanted.append("ReadOnlyMany")
-    if needs(values).nodes > 1 and isinstance(modes, list) and not set(wanted).intersection(modes):
+    if needs(values).nodes > 1 and isinstance(given, list) and not set(wanted).intersection(modes):
         yield Violation(
             reference.value,
-            f"{reference.name} with access mode {', '.join(map(text, modes))}",
+            f"{reference.name} with access mode {', '.join(modes)}",
             f"must have {' or '.join(wanted)}, since pods of {needs(values).nodes} nodes mount it",
             "use a claim of a shared file system",
         )

@@ -127,7 +127,7 @@ def _unfit(values: Values, wanted: Needs, node: Object) -> str:
     return ""
 
 
-def _holds(expression: Mapping[str, Any], labels: Object) -> bool:
+def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Return whether a node's labels meet an expression, as the scheduler takes it."""
     value, given = labels.get(expression["key"]), [text(each) for each in expression.get("values") or []]
     match expression["operator"]:
@@ -157,8 +157,8 @@ def _tolerates(toleration: Mapping[str, Any], taint: Object) -> bool:
     return exists or (bool(toleration.get("key")) and text(toleration.get("value")) == word(taint.get("value")))
 
 
-def _labels(node: Object) -> Object:
-    return at(node, "metadata", "labels")
+def _labels(node: Object) -> Mapping[str, str]:
+    return {key: value for key, value in at(node, "metadata", "labels").items() if isinstance(value, str)}
 
 
 def _allocatable(node: Object) -> Object:

@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from neva_pretrain.kubectl import ForbiddenError, Kubectl, Object, at, objects, trouble, word
+from neva_pretrain.kubectl import ForbiddenError, Kubectl, NoSuchKindError, Object, at, objects, trouble, word
 
 KEYS = '--output=go-template={{range $key, $_ := .data}}{{$key}}{{"\\n"}}{{end}}'
 """The keys of a Secret: what they hold does not leave kubectl."""
+
+
+PARTIAL = b"unable to retrieve the complete list of server APIs"
+"""What kubectl says where a group's own server is down, often that of metrics: Helm goes on with the others, too."""
 
 
 class Cluster(Kubectl):
@@ -37,8 +41,10 @@ class Cluster(Kubectl):
     @cached_property
     def kinds(self) -> frozenset[tuple[str, str]]:
         """The kinds that the API has: group with version, kind."""
-        rows = self._ask(["api-resources", "--no-headers"]).decode("utf-8", "replace").splitlines()
-        words = [row.split() for row in rows]
+        done = self._run(["api-resources", "--no-headers"])
+        if done.returncode and not (done.stdout and PARTIAL in done.stderr):
+            raise trouble("kubectl api-resources", done.stderr)
+        words = [row.split() for row in done.stdout.decode("utf-8", "replace").splitlines()]
         return frozenset((row[-3], row[-1]) for row in words if len(row) >= 4)
 
     def has(self, api: str, kind: str) -> bool:
@@ -51,7 +57,10 @@ class Cluster(Kubectl):
 
     def schema(self, api: str, kind: str) -> Object:
         """Return a kind's schema, as any user may read it; empty where the API server gives none."""
-        found = self._once("get", "--raw", f"/openapi/v3/apis/{api}")
+        try:
+            found = self._once("get", "--raw", f"/openapi/v3/apis/{api}")
+        except NoSuchKindError:
+            return {}
         group, _, version = api.partition("/")
         wanted = {"group": group, "version": version, "kind": kind}
         for schema in at(found, "components", "schemas").values():

@@ -13,6 +13,9 @@ from neva_pretrain.monitor.text import number
 Curve = list[tuple[float, float]]
 
 
+TOO_LARGE = 1e100
+"""No training has such a value, and sums and ranges of them are infinite."""
+
 COLOURS = 8
 """Lines that a chart's page tells apart by colour; later ones are dashed."""
 
@@ -42,7 +45,7 @@ def curves_of(
     attempt = 0
     for point in points:
         y = value(point)
-        if y is None or not math.isfinite(y):
+        if y is None or not abs(y) < TOO_LARGE:  # nor is NaN
             attempt = 0
             continue
         if point.attempt != attempt:

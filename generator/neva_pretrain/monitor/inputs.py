@@ -76,7 +76,8 @@ class Input:
     def judged(self, run: Run, limits: Limits) -> tuple[list[Judgement], Status]:
         """Return all that can be said of the run now, worst first, and where it stands."""
         job = self.job()
-        if job and job.outcome and not job.failed and run.step is None and not run.stopped:
+        succeeded = job and job.outcome and not job.failed and not job.deleted
+        if job and succeeded and run.step is None and not run.stopped:
             # Its pods are gone, or their log may not be read: the job itself says how it ended.
             done = Judgement("finished", Severity.OK, "finished: the job succeeded", job.outcome)
             return [done], Status.FINISHED

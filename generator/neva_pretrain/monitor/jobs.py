@@ -21,6 +21,7 @@ class Job:
         annotations: its annotations.
         outcome: how it ended, empty while it has not.
         failed: it ended in failure.
+        deleted: it is gone, and how it ended is not known.
         found: the object itself.
 
     """
@@ -30,6 +31,7 @@ class Job:
     annotations: Mapping[str, str]
     outcome: str = ""
     failed: bool = False
+    deleted: bool = False
     found: Object = field(default_factory=dict)
 
     @property
@@ -198,7 +200,8 @@ def _job(kind: str, found: Object) -> Job:
             failed = condition == "Failed"
             outcome = f"{kind} {name}: {condition}. {said}".strip()
     told = at(found, "metadata", "annotations")
-    return Job(kind, name, {k: v for k, v in told.items() if isinstance(v, str)}, outcome, failed, found)
+    annotations = {k: v for k, v in told.items() if isinstance(v, str)}
+    return Job(kind, name, annotations, outcome, failed, found=found)
 
 
 def _happened(event: Object) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from neva_pod.monitor.judge import Judgement
 from neva_pod.monitor.tail import CHUNK, Tail, newest_log
 from neva_pretrain.errors import InputError
-from neva_pretrain.kubectl import ClusterError, ForbiddenError, trouble
+from neva_pretrain.kubectl import TIMEOUT, ClusterError, ForbiddenError, trouble
 from neva_pretrain.monitor.decode import Decoder, is_compressed
 from neva_pretrain.monitor.findings import unreadable
 from neva_pretrain.monitor.jobs import Job, Jobs
@@ -249,7 +249,8 @@ class JobLog:
         if not self.job.outcome:
             found = self._kubectl.find(self._name)
             if found is None or found.name != self.job.name:
-                found = replace(self.job, outcome=f"the {self.job.kind} {self.job.name} was deleted")
+                outcome = f"the {self.job.kind} {self.job.name} was deleted"
+                found = replace(self.job, outcome=outcome, deleted=True)
             self.job = found
         return bool(self.job.outcome)
 
@@ -266,7 +267,8 @@ class JobLog:
         with self._kubectl.logs(self.job, pod, stamped.last, follow, self._tail) as process:
             assert process.stdout is not None  # noqa: S101 (it is a pipe)
             assert process.stderr is not None  # noqa: S101 (it is a pipe)
-            asked, came = time.monotonic(), False
+            asked = heard = time.monotonic()
+            came = False
             try:
                 while True:
                     data = _read(process.stdout.fileno(), POLL_SECONDS)
@@ -278,6 +280,11 @@ class JobLog:
                             if self._has_ended():
                                 return  # what is left is read without following
                             self._look_at_pods()
+                    if data is not None:
+                        heard = time.monotonic()
+                    elif not follow and time.monotonic() - heard >= TIMEOUT:
+                        self._unread = [unreadable(f"kubectl logs: no answer from the API server for {TIMEOUT} s")]
+                        return
                     text = stamped.feed(data or b"")
                     came = came or bool(data)
                     yield Chunk(text, stamped.when if text else time.time())

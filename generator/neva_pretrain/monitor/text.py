@@ -8,6 +8,9 @@ from neva_pretrain.output import printable
 
 UNKNOWN = "?"
 
+_LARGE = 1e15
+"""Numbers from here on, such as the loss of a run that diverges, are shown by their exponent."""
+
 
 def duration(seconds: float | None) -> str:
     """Return the two largest units: ``3 d 4 h``, ``12 min 5 s``, ``0.54 s``."""
@@ -28,7 +31,7 @@ def number(value: float | None) -> str:
         return UNKNOWN
     if not math.isfinite(value):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < _LARGE else f"{value:.4g}"
 
 
 def percent(share: float | None) -> str:

@@ -97,6 +97,21 @@ def test_runs_without_differences_and_without_a_loss(tmp_path: Path, invoke: Inv
     assert invoke(a, b, "--html", page, "--plot", plot)[0] == 0, "no run has a loss"
 
 
+def test_losses_beyond_all_reason_are_shown(tmp_path: Path, invoke: Invoke) -> None:
+    """A run that diverges reaches the largest number of 32 bits; a damaged line can have any."""
+    fine = results(tmp_path, "fine", 20)
+    for name, loss in (("diverged", 3.4e38), ("damaged", 1.7e308), ("below", -1.7e308)):
+        (tmp_path / f"{name}.log").write_text("".join(bar(n, loss=loss) for n in range(20)))
+    logs = [tmp_path / f"{name}.log" for name in ("diverged", "damaged", "below")]
+    code, out, err = invoke(fine, logs[0], "--html", tmp_path / "page.html")
+    assert (code, err) == (0, "")
+    assert "3.4e+38" in out
+    code, out, err = invoke(fine, *logs, "--html", tmp_path / "page.html")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 120
+    assert "Loss" in (tmp_path / "page.html").read_text()
+
+
 def test_logs_alone_are_compared_over_steps(tmp_path: Path, invoke: Invoke) -> None:
     """Batch and GPUs unknown: steps/s."""
     for name, seconds in (("a.log", 1.0), ("b.log", 2.0)):

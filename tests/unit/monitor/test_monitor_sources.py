@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,20 @@ def test_pod_that_does_not_run_yet_is_waited_for(cluster: Path) -> None:
     data = b"".join(c.data for c in JobLog(Jobs(None, None), "neva", wait).chunks())
     assert data == b"a\n"
     assert waits >= 3
+
+
+def test_a_log_that_never_comes_is_not_waited_for(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a node that is lost: the list and the other runs do not hang with it."""
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
+    write(cluster / "pytorchjobs.json", job("Running"))
+    write(cluster / "pods.json", pod())
+    log = JobLog(Jobs(None, None), "neva")
+    hangs = ["sleep", "1000"]
+    monkeypatch.setattr(
+        Jobs, "logs", lambda *_: subprocess.Popen(hangs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    )
+    assert b"".join(chunk.data for chunk in log.chunks(once=True)) == b""
+    assert [j.evidence for j in log.findings] == ["kubectl logs: no answer from the API server for 0.2 s"]
 
 
 def test_deleted_job_ends(cluster: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,35 @@ def test_it_ends_with_the_job(
     ended, out, err = invoke("neva", "--wait", "--timeout", 600, "-o", "json")
     told = json.loads(out)
     assert (ended, told["exitCode"], told["status"], err) == (code, code, status, "")
+
+
+def test_a_job_that_is_deleted_has_not_succeeded(cluster: Cluster, invoke: Invoke) -> None:
+    """Also before its first step: only a job that says so has."""
+    cluster.has("pytorchjobs", job("neva-1", "neva"))
+    cluster.has("pods", master("neva-1", **NO_ROOM))
+    later(lambda: cluster.has("pytorchjobs"))
+    ended, out, _ = invoke("neva", "--wait", "--timeout", 600, "-o", "json")
+    told = json.loads(out)
+    assert (ended, told["exitCode"], told["status"]) == (3, 3, "ended early")
+    assert [j["evidence"] for j in told["judgements"]] == ["the pytorchjob neva-1 was deleted"]
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--wait"], 130), (["--until", "finished"], 130), ([], 0)])
+def test_ctrl_c_is_no_end_of_what_is_waited_for(
+    tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
+) -> None:
+    """What follows it in a script must not run."""
+    log = tmp_path / "a.log"
+    log.touch()
+
+    def interrupted(*_: object) -> Iterator[sources.Chunk]:
+        yield sources.Chunk("".join(TRAINS).encode(), time.time())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "path", interrupted)
+    ended, out, _ = invoke(log, *options)
+    assert ended == code
+    assert "training" in out
 
 
 def test_until_training(cluster: Cluster, invoke: Invoke) -> None:
