@@ -400,12 +400,17 @@ def _kwokctl_config() -> Object:
             "kubeSchedulerPort": scheduler,
             "kwokControllerPort": kwok,
         },
-        # A claim that came a moment too early waits for this period, 15 s unless told.
+        # A claim that came a moment too early waits for the binder's period, 15 s unless told. Who cannot renew a lease
+        # for 10 s ends, and is not started again: a slow machine would be without a scheduler.
         "componentsPatches": [
             {
                 "name": "kube-controller-manager",
-                "extraArgs": [{"key": "pvclaimbinder-sync-period", "value": "1s"}],
+                "extraArgs": [
+                    {"key": "pvclaimbinder-sync-period", "value": "1s"},
+                    {"key": "leader-elect", "value": "false"},
+                ],
             },
+            {"name": "kube-scheduler", "extraArgs": [{"key": "leader-elect", "value": "false"}]},
             # Trainer's status server asks the issuer of a pod's token for its keys; there is no cluster DNS.
             {
                 "name": "kube-apiserver",

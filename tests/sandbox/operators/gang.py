@@ -70,7 +70,12 @@ def _scheduler_config(kubeconfig: str) -> Object:
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         # On a machine that stands still for a while the usual 10 s would end it.
-        "leaderElection": {"leaderElect": True, "resourceName": SCHEDULER, "leaseDuration": "2h", "renewDeadline": "1h"},
+        "leaderElection": {
+            "leaderElect": True,
+            "resourceName": SCHEDULER,
+            "leaseDuration": "2h",
+            "renewDeadline": "1h",
+        },
         "clientConnection": {"kubeconfig": kubeconfig, "qps": 1000, "burst": 2000},
         "profiles": [
             {
