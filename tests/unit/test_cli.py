@@ -257,9 +257,9 @@ class TestWarnings:
     def test_u08_one_line_names_what_to_look_at(self, tmp_path: Path) -> None:
         (line,) = run("--gpus", "2048", "--micro-batch", "16").stderr.splitlines()
         keys = "training.microBatchSize, training.learningRate, training.nodes, --optimize"
-        assert line == f"warning: review {keys}; -v or neva-values check FILE explains why"
+        assert line == f"warning: review {keys}; -v explains why"
         output = tmp_path / "values.yaml"
-        line, _ = run("--gpus", "16", "--write", str(output)).stderr.splitlines()
+        line, _ = run("--gpus", "16", "--optimize", "--write", str(output)).stderr.splitlines()
         assert line.endswith(f"; -v or neva-values check {output} explains why")
         assert f"{output}: warning: training.learningRate: tuned at" in run("check", str(output)).stdout
 

@@ -106,6 +106,7 @@ class TestTable:
         program = name.partition(" ")[0]
         calls = [part for line in examples for part in line.partition("  #")[0].split("|") if program in part]
         assert any(name in call for call in calls)
+        assert max(map(len, text.splitlines())) <= 80
         known = {option for command, o in options() if command.startswith(program) for option in o.opts}
         for call in calls:
             assert {
@@ -116,6 +117,7 @@ class TestTable:
     def test_help_says_that_nothing_is_sent_and_how_completion_is_switched_on(self, name: str) -> None:
         text = CliRunner().invoke(COMMANDS[name], ["--help"]).stdout
         assert "nothing is sent anywhere" in " ".join(text.split())
+        assert "Exit codes:" in text
         variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
         for shell in ("bash", "zsh", "fish"):
             assert f"  {shell}" in text
@@ -212,6 +214,13 @@ class TestSite:
         header, values = self.run(str(site), "--gpus", "8", "--site", str(other))
         assert (header, values["fabric"]) == (f"# neva-values --gpus 8 --site {other}", "ib")
         assert "fabric" not in self.run("", "--gpus", "8")[1]
+
+    def test_a_file_that_is_not_there_is_refused_by_its_variable(self, tmp_path: Path) -> None:
+        env = {"NEVA_SITE": str(tmp_path / "none.yaml")}
+        result = CliRunner().invoke(main, ["--gpus", "8"], env=env)
+        assert result.exit_code == 2
+        assert f"NEVA_SITE: File '{tmp_path / 'none.yaml'}' does not exist." in result.stderr
+        assert CliRunner().invoke(main, ["models"], env=env).exit_code == 0
 
     def test_help_shows_it(self) -> None:
         words = " ".join(CliRunner().invoke(main, ["--help"]).stdout.split())

@@ -88,4 +88,6 @@ def _escaped(word: str) -> str:
 def _summary(warnings: Sequence[str], file: Path | str | None) -> list[str]:
     """Return one line that names what to review."""
     topics = dict.fromkeys(warning.partition(": ")[0] for warning in warnings)
-    return [f"review {', '.join(topics)}; -v or neva-values check {file or 'FILE'} explains why"] if topics else []
+    # A check of the file knows no options, so it would not speak of --optimize.
+    check = "" if any(topic.startswith("--") for topic in topics) else f" or neva-values check {file or 'FILE'}"
+    return [f"review {', '.join(topics)}; -v{check} explains why"] if topics else []

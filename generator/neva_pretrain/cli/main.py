@@ -26,12 +26,18 @@ if TYPE_CHECKING:  # --help does not wait for these
 EPILOG = f"""\b
 Examples:
   neva-values --gpus 128 > values.yaml
-  neva-values --nodes 1 --model llama2_13b_chat --site site.yaml --write values.yaml
+  neva-values --nodes 1 --model llama2_13b_chat --site site.yaml > values.yaml
   neva-values --gpus 128 --optimize
   neva-values --gpus 64 --sweep training.learningRate=1e-3,2e-3 --write sweep
   neva-values plan --gpus 128
   neva-values check values/*.yaml
   helm install neva $(neva-values chart) -f values.yaml
+
+\b
+Exit codes:
+  0  success
+  1  refused, or a check failed
+  2  wrong usage
 
 {options.completion("neva-values")}"""
 
@@ -263,7 +269,7 @@ def main(
 ) -> None:
     """Write consistent values for the neva-pretrain chart from a number of GPUs.
 
-    It reads and writes local files alone: nothing is sent anywhere.
+    It reads and writes local files: nothing is sent anywhere. Only check --cluster asks a cluster, by kubectl.
     """
     if ctx.invoked_subcommand is not None:
         for parameter in ctx.command.params:
@@ -284,6 +290,8 @@ def main(
         raise click.BadParameter(f"{str(file)!r} {kind}.", ctx, param_hint="'--write'")
     if isinstance(ctx.command, _Group):
         ctx.command.writes_values = file is None
+    if site and not site.exists() and ctx.get_parameter_source("site") is click.core.ParameterSource.ENVIRONMENT:
+        raise click.BadParameter(f"File {str(site)!r} does not exist.", ctx, param_hint="the environment's NEVA_SITE")
     # Here, so that --help does not wait for them.
     from neva_pretrain.cli.generate import write, write_sweep
     from neva_pretrain.generate import Options

@@ -107,7 +107,7 @@ Examples:
   neva-values preflight -f values.yaml
   neva-values preflight -f values.yaml --map /models/preset=/mnt/models
   neva-values preflight --model llama2_13b_chat --tp 8 --llm llama-2-13b.nemo
-  neva-values preflight --dataset LLaVA-Pretrain-LCS-558K --decode all --only dataset,images
+  neva-values preflight --dataset LLaVA --decode all --only dataset,images
 """
 
 

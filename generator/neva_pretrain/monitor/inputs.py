@@ -11,6 +11,7 @@ from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.parser import LogParser
 from neva_pod.monitor.records import RunSettings
 from neva_pod.monitor.run import Run
+from neva_pod.monitor.tail import newest_log
 from neva_pretrain.chart.access import Values
 from neva_pretrain.errors import NevaError
 from neva_pretrain.monitor import settings, sources
@@ -123,6 +124,8 @@ def _of_path(path: Path, source: str, said: settings.Options, once: bool) -> Inp
     if packed:
         raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")
     sheet, trouble = settings.of_record(path)
+    if once and path.is_dir() and not (sheet or trouble or newest_log(path)):
+        raise NevaError(f"{path}: has no log and no {settings.RECORD}; name a log, or the results folder of one run")
     chosen = settings.chosen(sheet, said)
     chunks = sources.decoded(sources.path(path, once or is_compressed(source)), source)
     return Input(chunks, chosen, sheet, grows=True, trouble=trouble)

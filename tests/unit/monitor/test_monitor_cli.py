@@ -53,6 +53,15 @@ def test_exit_codes(invoke: Invoke, log: Path, text: str, options: list[str], co
     assert invoke(log, "--once", *options)[0] == code
 
 
+def test_a_folder_without_a_run_is_not_one_that_starts(invoke: Invoke, tmp_path: Path) -> None:
+    """Such as the folder above the runs'; a run without a log yet has its record."""
+    words = f"ERROR: {tmp_path}: has no log and no run.json; name a log, or the results folder of one run\n"
+    assert invoke(tmp_path, "--once") == (2, "", words)
+    (tmp_path / "run.json").write_text(json.dumps({"training": {"maxSteps": 136}}))
+    code, out, _ = invoke(tmp_path, "--once")
+    assert (code, out.split()[0]) == (0, "starting")
+
+
 def test_plain_summary(invoke: Invoke, log: Path) -> None:
     """One line for the run, then each judgement with evidence, cause and action."""
     log.write_text(OOM)
