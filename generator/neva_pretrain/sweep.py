@@ -236,17 +236,19 @@ def _check_name(name: str, limit: int) -> Iterator[Violation]:
 
 
 def _check_releases(runs: Sequence[Run]) -> Iterator[Violation]:
-    """Each id can be the name of its kind of job, and no release has another's full name."""
-    overrides: dict[str, str] = {}
+    """Each id can be the name of its kind of job, and no release makes what another one has made."""
+    owners: dict[tuple[str, str], str] = {}
     for run in runs:
         values = chart_values.complete(yaml.safe_load(run.content))
         yield from _check_name(run.id, chart.rules()["maxNameLength"][values["job"]["kind"]])
-        full = values.get("fullnameOverride")
-        if full in overrides:
-            rule = f"must be another for each run, and is that of {overrides[full]} and {run.id}"
-            yield Violation("fullnameOverride", full, rule, "remove it")
-        elif full:
-            overrides[full] = run.id
+        account = values["serviceAccount"]
+        made = {"fullnameOverride": values["fullnameOverride"]}
+        if account["create"]:
+            made["serviceAccount.name"] = account["name"]
+        for key, name in made.items():
+            if name and (owner := owners.setdefault((key, name), run.id)) != run.id:
+                rule = f"must be another for each run, and is that of {owner} and {run.id}"
+                yield Violation(key, name, rule, "remove it")
 
 
 def _together(refusals: Mapping[str, Mapping[Violation, None]], runs: int) -> Iterator[Violation]:

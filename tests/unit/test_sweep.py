@@ -250,6 +250,16 @@ class TestRefusals:
             "remove it"
         ]
 
+    def test_an_account_that_each_release_would_make(self, folder: Path) -> None:
+        """Helm installs the first alone: the account belongs to it."""
+        (folder / "site.yaml").write_text("serviceAccount: {create: true, name: trainer}\n")
+        assert refused("training.seed=1,2", more=("--site", "site.yaml")) == [
+            "serviceAccount.name: got trainer; must be another for each run, and is that of neva-seed-1 and "
+            "neva-seed-2; remove it"
+        ]
+        (folder / "site.yaml").write_text("serviceAccount: {create: false, name: trainer}\n")
+        assert list(written("training.seed=1,2", more=("--site", "site.yaml"))) == ["neva-seed-1", "neva-seed-2"]
+
     def test_the_id_itself(self) -> None:
         (line,) = refused("run.id=a,b")
         assert line.startswith("run.id: got a,b; must not be swept, since each run has its own; use --run-id")
