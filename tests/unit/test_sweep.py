@@ -120,8 +120,7 @@ class TestFiles:
 class TestWords:
     def test_a_table_and_a_loop_to_paste(self) -> None:
         lines = sweep("training.learningRate=1e-3,2e-3", "gbs=512,1024").stderr.splitlines()
-        assert lines[0].startswith("warning: review training.learningRate")
-        assert "neva-values check sweep/*.yaml" in lines[0]
+        assert lines[0] == "warning: review training.learningRate, --optimize; -v explains why"
         assert lines[1:7] == [
             "wrote 4 runs to sweep",
             "RUN                    LR    GBS",
@@ -158,6 +157,11 @@ class TestWords:
     def test_the_page_shows_it(self) -> None:
         said = sweep("training.learningRate=1e-3,2e-3", size=("--gpus", "64"))
         assert block("how-to/sweep.md", "wrote") in said.stderr
+
+    def test_what_check_says_too_names_it_with_the_files(self) -> None:
+        line = sweep("training.learningRate=1e-3,2e-3", more=("--optimize",)).stderr.splitlines()[0]
+        assert line.startswith("warning: review training.")
+        assert line.endswith("; -v or neva-values check sweep/*.yaml explains why")
 
     def test_keys_are_completed(self) -> None:
         offered = keys(mock.Mock(), mock.Mock(), "training.l")
