@@ -198,11 +198,22 @@ def _check_axes(axes: Sequence[Axis]) -> Iterator[Violation]:
             rule = "must not be swept, since each run has its own"
             yield Violation("run.id", ",".join(axis.words), rule, "use --run-id for what all begin with")
             continue
+        if _path(axis.key)[0] not in chart.schema()["properties"]:
+            fix = f"use {' or '.join(_ending_in(axis.key)) or 'one of values.yaml'}"
+            yield Violation("--sweep", axis.key, "must be a known key", fix)
+            continue
         values = [_typed(axis.key, word) for word in axis.words]
         yield from dict.fromkeys(v for value in values for v in _violations(axis.key, value))
         kinds = [(type(value), value) for value in values]  # 1 is true, but for Python alone
         if twice := [word for at, word in enumerate(axis.words) if kinds[at] in kinds[:at]]:
             yield Violation(axis.key, ",".join(axis.words), "must not have duplicates", f"leave out {twice[0]}")
+
+
+def _ending_in(name: str) -> list[str]:
+    """Return the keys of the chart's sections that have that name."""
+    return [
+        f"{section}.{name}" for section, keys in chart.defaults().items() if isinstance(keys, dict) and name in keys
+    ]
 
 
 def _id(axes: Sequence[Axis], words: Mapping[str, str], prefix: str) -> str:

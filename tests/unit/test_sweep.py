@@ -218,6 +218,12 @@ class TestRefusals:
             "neva-mbs-128: training.microBatchSize: got 128 at tensorParallelSize 1; must fit in the "
         )
 
+    def test_a_key_without_its_section_is_said_once(self) -> None:
+        assert refused("learningRate=1e-3,2e-3", "foo=1,2") == [
+            "--sweep: got learningRate; must be a known key; use training.learningRate",
+            "--sweep: got foo; must be a known key; use one of values.yaml",
+        ]
+
     def test_unknown_models_with_all_else(self) -> None:
         found = refused("model.name=llama9,llama2_7b_chat", "gbs=301,512")
         assert [line.partition(": got")[0] for line in found] == [

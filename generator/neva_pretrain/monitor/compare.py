@@ -27,7 +27,7 @@ START = 0.1
 HEADS = ("RUN", "STATE", "STEP", "LOSS", "STEP TIME", "SMP/S/GPU", "OF PLAN")
 
 _LONG = 24
-_SECTIONS = ("model", "training", "data", "versions")
+_SECTIONS = ("model", "architecture", "training", "data", "versions")
 _NOT_OF_THE_RUN = ("model.checkpointPath", "model.tokenizerPath", "model.visionEncoderPath", "data.images")
 """Paths that follow from the rest, or from where a run was."""
 
@@ -136,7 +136,10 @@ class Comparison:
         """What is known of two runs or more and is not the same, run by run."""
         keys = dict.fromkeys(key for each in self.runs for key in each.facts)
         found = {key: [each.facts.get(key, UNKNOWN) for each in self.runs] for key in keys}
-        return {key: row for key, row in found.items() if len(set(row) - {UNKNOWN}) > 1}
+        differ = {key: row for key, row in found.items() if len(set(row) - {UNKNOWN}) > 1}
+        if "model.name" in differ:  # its shape follows
+            return {key: row for key, row in differ.items() if not key.startswith("architecture.")}
+        return differ
 
     @property
     def note(self) -> str:

@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from neva_pretrain.kubectl import ForbiddenError, Kubectl, Object, at, conditions, name_of, objects, word
 
@@ -177,8 +177,13 @@ class Jobs(Kubectl):
         options = [f"--container={container}", f"--tail={LOG_LINES}", *(["--previous"] if previous else [])]
         return self._ask(["logs", *options, pod]).decode("utf-8", "replace").splitlines()
 
-    def logs(self, job: Job, pod: str, since: str, follow: bool, tail: int | None = None) -> subprocess.Popen[bytes]:
-        """Start to read the log of that pod, or its last lines, each with the time it was written."""
+    def logs(
+        self, job: Job, pod: str, since: str, follow: bool, stderr: IO[bytes], tail: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start to read the log of that pod, or its last lines, each with the time it was written.
+
+        What kubectl says beside goes to a file: nobody reads it meanwhile, and a full pipe would stop the log.
+        """
         words = [
             *("logs", "--timestamps", f"--follow={str(follow).lower()}"),
             *([f"--since-time={since}"] if since else []),
@@ -189,7 +194,7 @@ class Jobs(Kubectl):
             self._call(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
         )
 
 

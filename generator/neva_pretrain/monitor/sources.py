@@ -7,6 +7,7 @@ that who reads can redraw and judge silence. It ends when nothing more will come
 import os
 import select
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -264,9 +265,11 @@ class JobLog:
                 self._of_pods = found
 
     def _read(self, pod: str, stamped: Stamped, follow: bool) -> Iterator[Chunk]:
-        with self._kubectl.logs(self.job, pod, stamped.last, follow, self._tail) as process:
+        with (
+            tempfile.TemporaryFile() as said,
+            self._kubectl.logs(self.job, pod, stamped.last, follow, said, self._tail) as process,
+        ):
             assert process.stdout is not None  # noqa: S101 (it is a pipe)
-            assert process.stderr is not None  # noqa: S101 (it is a pipe)
             asked = heard = time.monotonic()
             came = False
             try:
@@ -288,8 +291,8 @@ class JobLog:
                     text = stamped.feed(data or b"")
                     came = came or bool(data)
                     yield Chunk(text, stamped.when if text else time.time())
-                said = process.stderr.read()
                 failed = process.wait() != 0 and not came
-                self._unread = [unreadable(str(trouble("kubectl logs", said)))] if failed else []
+                said.seek(0)
+                self._unread = [unreadable(str(trouble("kubectl logs", said.read())))] if failed else []
             finally:
                 process.terminate()

@@ -82,6 +82,18 @@ def test_the_table(tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPat
     assert max(map(len, lines)) <= 80
 
 
+def test_models_of_one_name_may_differ(tmp_path: Path, invoke: Invoke) -> None:
+    """Of two models only the names are told, since their shapes follow."""
+    a, b = results(tmp_path, "a", 10), results(tmp_path, "b", 10)
+    sheet = json.loads((b / "run.json").read_text())
+    sheet["architecture"] = {**sheet["architecture"], "vocabSize": 64000}
+    (b / "run.json").write_text(json.dumps(sheet))
+    assert list(told(invoke, a, b)["differences"]) == ["architecture.vocabSize"]
+    sheet["model"] = {**sheet["model"], "name": "llama2_13b_chat"}
+    (b / "run.json").write_text(json.dumps(sheet))
+    assert list(told(invoke, a, b)["differences"]) == ["model.name"]
+
+
 def test_runs_without_differences_and_without_a_loss(tmp_path: Path, invoke: Invoke) -> None:
     """Both are said."""
     a, b = results(tmp_path, "a", 10), results(tmp_path, "b", 10)

@@ -150,6 +150,8 @@ if words[0] == "get":
 else:
     number = len(list(home.glob("served-*"))) + 1
     (home / f"served-{{number}}").touch()
+    if (home / "warns").exists():
+        sys.stderr.write("W1126 warning\\n" * 20_000)
     log = home / f"log-{{number}}"
     sys.stdout.write(log.read_text() if log.exists() else "")
     after = home / f"after-{{number}}.json"
@@ -281,6 +283,17 @@ def test_pod_that_does_not_run_yet_is_waited_for(cluster: Path) -> None:
     assert waits >= 3
 
 
+def test_warnings_of_kubectl_do_not_stop_the_log(cluster: Path) -> None:
+    """More of them than a pipe holds."""
+    write(cluster / "pytorchjobs.json", job("Succeeded"))
+    write(cluster / "pods.json", pod())
+    (cluster / "warns").touch()
+    (cluster / "log-1").write_text(f"{STAMP.format(1)} line\n")
+    log = JobLog(Jobs(None, None), "neva")
+    assert b"".join(chunk.data for chunk in log.chunks(once=True)) == b"line\n"
+    assert log.findings == []
+
+
 def test_a_log_that_never_comes_is_not_waited_for(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a node that is lost: the list and the other runs do not hang with it."""
     monkeypatch.setattr(sources, "TIMEOUT", 0.2)
@@ -288,9 +301,7 @@ def test_a_log_that_never_comes_is_not_waited_for(cluster: Path, monkeypatch: py
     write(cluster / "pods.json", pod())
     log = JobLog(Jobs(None, None), "neva")
     hangs = ["sleep", "1000"]
-    monkeypatch.setattr(
-        Jobs, "logs", lambda *_: subprocess.Popen(hangs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    )
+    monkeypatch.setattr(Jobs, "logs", lambda *_: subprocess.Popen(hangs, stdout=subprocess.PIPE))
     assert b"".join(chunk.data for chunk in log.chunks(once=True)) == b""
     assert [j.evidence for j in log.findings] == ["kubectl logs: no answer from the API server for 0.2 s"]
 

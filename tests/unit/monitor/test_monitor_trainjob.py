@@ -204,7 +204,7 @@ def test_between_posts_is_a_pause_and_the_newest_comes_last(trainer: Trainer) ->
 
 @pytest.mark.parametrize("code", [401, 403, 404, 422, 500, 503])
 def test_a_refusal_is_said_once_and_tried_again(trainer: Trainer, code: int, capfd: pytest.CaptureFixture[str]) -> None:
-    trainer.answer = refused(code)
+    trainer.answer = refused(code, "Forbidden\x1b[31m")
     with reporting(trainer.server) as reporter:
         reporter.tell({"progressPercentage": 7})
         until(lambda: len(trainer.got) == 3, "tried again")
@@ -212,7 +212,7 @@ def test_a_refusal_is_said_once_and_tried_again(trainer: Trainer, code: int, cap
         until(lambda: len(trainer.got) == 4, "and again")
         until(lambda: reporter._posted, "taken")
     first, last = capfd.readouterr().err.splitlines()
-    assert f"HTTP {code} Forbidden; trying again (monitoring.trainJobStatus.server" in first
+    assert f"HTTP {code} Forbidden?[31m; trying again (monitoring.trainJobStatus.server" in first
     assert last == "TrainJob's status: shown again"
 
 

@@ -117,12 +117,13 @@ class Server:
 
 
 def _message(answer: bytes) -> str:
-    """Return the message of a Kubernetes Status."""
+    """Return the message of a Kubernetes Status, on one line and fit for a terminal."""
     try:
         said = json.loads(answer)
     except (ValueError, RecursionError):
         return ""
-    return str(said.get("message", "")).partition("\n")[0][:200] if isinstance(said, dict) else ""
+    first = str(said.get("message", "")).partition("\n")[0][:200] if isinstance(said, dict) else ""
+    return "".join(letter if letter.isprintable() else "?" for letter in first)
 
 
 class Reporter:
