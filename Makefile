@@ -77,7 +77,7 @@ $(VENV)/.e2e: $(VENV)/.installed
 	touch $@
 
 e2e: $(VENV)/.e2e  ## Install on a real API server, operator and scheduler; run real torchrun on CPU
-	$(BIN)/python -m pytest tests/e2e -m e2e
+	$(BIN)/python -m pytest tests/e2e -m e2e --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest tests/survival -m e2e --numprocesses 4
 
 nemo: tools  ## NVIDIA's own NeVa code under the rendered configuration, on CPU (Python 3.11 or 3.12)
