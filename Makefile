@@ -63,7 +63,7 @@ quick: install  ## The fast tests: no Helm, under a minute
 	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench and not helm and not slow"
 
 unit: tools  ## Unit, property and chart tests
-	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench"
+	$(BIN)/python -m pytest tests -m "not e2e and not nemo and not bench" --numprocesses 2 --dist worksteal
 
 fuzz: tools  ## Property tests with new examples, ROUNDS times (default 10)
 	@for round in $$(seq $${ROUNDS:-10}); do NEVA_FUZZ=1 $(BIN)/python -m pytest -q $$(grep -rl '^@given' tests) -m "not e2e" || exit 1; done

@@ -122,7 +122,7 @@ FORMATS: dict[str, Any] = {
     "podAnnotations": {"a b": "x"},
     "wandb": {"project": "a b", "entity": "a b"},
     "tensorboard": {"image": "a:latest"},
-    "monitoring": {"podMonitor": {"interval": "soon"}},
+    "monitoring": {"podMonitor": {"interval": "soon"}, "trainJobStatus": {"server": "http://trainer:10443"}},
     "networkPolicy": {"egress": {"Hub": {"ports": [{"port": 443}]}}},
 }
 
