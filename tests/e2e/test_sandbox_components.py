@@ -86,7 +86,7 @@ def test_a_trainjob_runs_and_completes(full: Sandbox, room: str) -> None:
         "kind": "TrainingRuntime",
         "metadata": {"name": "torch"},
         "spec": {
-            "mlPolicy": {"numNodes": 1, "torch": {"numProcPerNode": "auto"}},
+            "mlPolicy": {"numNodes": 1, "torch": {}},
             "template": {"spec": {"replicatedJobs": [replicated]}},
         },
     }
