@@ -30,6 +30,8 @@ MARK = "POD_UID"
 LIVENESS_SECONDS = 2.0
 LIVENESS_FAILURES = 2
 PROBE_SECONDS = 20.0
+STEPS = 80
+"""Four seconds and more: a fault after step 7 must find the job at work, though this process was held up."""
 
 NVIDIA_SMI = '#!/bin/sh\ni=0\nwhile [ $i -lt $NEVA_GPUS_PER_NODE ]; do echo "GPU $i: stand-in"; i=$((i+1)); done\n'
 
@@ -142,7 +144,7 @@ class Job:
         port, control = free_ports(2)
         settings: dict[str, Any] = {
             "run": {"id": "run", "release": "neva", "namespace": self.namespace},
-            "training": {"nodes": self.nodes, "maxSteps": 40, "globalBatchSize": 4},
+            "training": {"nodes": self.nodes, "maxSteps": STEPS, "globalBatchSize": 4},
             "checkpoint": {"enabled": True, "everyNSteps": 5},
             "resume": "auto",
             "results": {"path": str(self.results), "checkpointsDir": str(self.results / "results" / "checkpoints")},

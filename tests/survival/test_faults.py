@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.survival.job import Job, marked, running, signal_all
+from tests.survival.job import STEPS, Job, marked, running, signal_all
 from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -32,7 +32,7 @@ def fault(job: Job, name: str) -> None:
 def test_without_a_fault(job: Job) -> None:
     job.assert_survives()
     (attempt,) = job.attempts()
-    assert (attempt["reason"], attempt["step"], attempt["failures"]) == ("done", 40, 0)
+    assert (attempt["reason"], attempt["step"], attempt["failures"]) == ("done", STEPS, 0)
     until(lambda: all(p.process.poll() == 0 for p in job.pods.values()), "all pods end with 0")
     lease = json.loads(sorted((job.results / "lease").glob("*.json"))[-1].read_text())
     assert lease["released"]
@@ -182,7 +182,7 @@ def test_a_pod_that_comes_again_after_the_end_has_nothing_to_do(job: Job, rank: 
     again = job.pod(rank)
     until(lambda: again.process.poll() is not None, job.tail)
     assert again.process.returncode == 0, job.tail()
-    assert "this run has ended already, at step 40 (attempt 1, 20" in job.said(rank)
+    assert f"this run has ended already, at step {STEPS} (attempt 1, 20" in job.said(rank)
     assert "or use a new run.id" in job.said(rank)
     assert len(job.attempts()) == 1
 
