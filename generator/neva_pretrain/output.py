@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,6 +89,19 @@ class Boundary(click.Command):
         except Exception as error:
             self.failed([f"internal error: {type(error).__name__}"])
             raise
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
+    """Return rows as lines with columns of one width, set to the right where the first row has such a name."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(rows[0], row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def write(path: Path, content: str | bytes, option: str = "") -> None:

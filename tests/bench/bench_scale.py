@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from tests import tools
-from tests.e2e.release import CHART, Release
+from tests.e2e.release import CHART, Release, has_condition
 from tests.sandbox import Sandbox, SandboxError, process
 from tests.sandbox.cluster import default_folder
 
@@ -102,7 +102,7 @@ class Bench:
             if now - begun > 300 + nodes:
                 raise SandboxError(f"{nodes} nodes: not Running after {now - begun:.0f} s; logs: {self.box.folder}")
             with suppress(SandboxError, subprocess.TimeoutExpired):  # a busy API server: ask again
-                if running is None and _is_running(job()):
+                if running is None and has_condition(job(), "Running"):
                     running = monotonic() - begun
                 if pods is None and self._count() == nodes and not self._first(NOT_RUNNING)["items"]:
                     pods = monotonic() - begun
@@ -139,12 +139,6 @@ def _bare(nodes: int) -> dict[str, Any]:
         "metadata": {"name": BARE},
         "spec": {"pytorchReplicaSpecs": {role: {"replicas": n, "template": pod} for role, n in replicas.items()}},
     }
-
-
-def _is_running(job: dict[str, Any]) -> bool:
-    """Tell whether the operator has seen a job run."""
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Running" and one["status"] == "True" for one in conditions)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

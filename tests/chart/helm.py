@@ -38,10 +38,11 @@ def template(
     namespace: str = "default",
     chart: Path = CHART,
     kubernetes: str = KUBERNETES,
+    client: str = "helm",
 ) -> subprocess.CompletedProcess[str]:
     """Run helm template; values are a map, the text of a values file or its path."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [tool("helm"), "template", release, str(chart), "--namespace", namespace]
+        command = [tool(client), "template", release, str(chart), "--namespace", namespace]
         command += ["--kube-version", kubernetes]
         if values is not None and not isinstance(values, Path):
             file = Path(folder) / "values.yaml"

@@ -32,14 +32,13 @@ SOURCES: dict[str, Manifest] = {
 def umbrella(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, Path]:
     shutil.copytree(helm.CHART, tmp_path / "charts" / "neva-pretrain")
     (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(PARENT), encoding="utf-8")
-    return helm.tool(request.param), tmp_path
+    return request.param, tmp_path
 
 
 def template(umbrella: tuple[str, Path], values: Manifest, *args: str) -> subprocess.CompletedProcess[str]:
     client, folder = umbrella
     (folder / "values.yaml").write_text(yaml.safe_dump({"pretrain": values}), encoding="utf-8")
-    command = [client, "template", "neva", str(folder), "--kube-version", helm.KUBERNETES, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return helm.template(None, *args, chart=folder, client=client)
 
 
 def render(umbrella: tuple[str, Path], values: Manifest, *args: str) -> list[Manifest]:

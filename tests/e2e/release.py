@@ -70,8 +70,7 @@ class Release:
 
     def has_condition(self, kind: str) -> bool:
         """Return whether the job's condition of that kind holds."""
-        conditions = self.job().get("status", {}).get("conditions", [])
-        return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+        return has_condition(self.job(), kind)
 
     def wait_for(self, kind: str) -> None:
         """Wait until the job's condition of that kind holds."""
@@ -85,6 +84,12 @@ class Release:
     def placed(self) -> list[str]:
         """Return the nodes of the job's pods that have one."""
         return [p["spec"]["nodeName"] for p in self.pods().values() if p["spec"].get("nodeName")]
+
+
+def has_condition(job: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a job's condition of that kind holds."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
 
 def process_environment(pod: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.queues import queue
+from tests.e2e.release import has_condition
 from tests.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.e2e
@@ -105,9 +106,4 @@ def test_a_trainjob_runs_and_completes(full: Sandbox, room: str) -> None:
     full.apply([train_job], room)
     full.wait_for_phase("Running", 2, namespace=room)
     full.complete("--all", namespace=room)
-    full.wait(lambda: _done(full.get("trainjob", "neva", namespace=room)), "TrainJob complete")
-
-
-def _done(train_job: dict[str, Any]) -> bool:
-    conditions = train_job.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+    full.wait(lambda: has_condition(full.get("trainjob", "neva", namespace=room), "Complete"), "TrainJob complete")

@@ -13,7 +13,7 @@ import click
 from neva_pretrain import sweep
 from neva_pretrain.chart import values
 from neva_pretrain.generate import Options, generate
-from neva_pretrain.output import say
+from neva_pretrain.output import say, table
 from neva_pretrain.plan.plan import Request
 
 
@@ -43,9 +43,7 @@ def write_sweep(axes: Sequence[sweep.Axis], request: Request, options: Options, 
 
 def _table(axes: Sequence[sweep.Axis], runs: Sequence[sweep.Run]) -> str:
     rows = [["RUN", *(axis.name.upper() for axis in axes)], *([run.id, *run.words.values()] for run in runs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return "\n".join(table(rows))
 
 
 def _loop(ids: Sequence[str], folder: Path) -> str:

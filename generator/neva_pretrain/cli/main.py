@@ -172,10 +172,9 @@ _SAYS = {
 
 def _exclude_swept(ctx: click.Context, keys: list[str]) -> None:
     """Refuse to sweep what an option says."""
-    for parameter in ctx.command.params:
+    for parameter in options.given(ctx):
         key = _SAYS.get(parameter.name or "")
-        given = ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-        if key in keys and given:
+        if key in keys:
             raise click.UsageError(f"{parameter.opts[0]} and --sweep {key} exclude each other.")
 
 
@@ -272,9 +271,8 @@ def main(
     It reads and writes local files: nothing is sent anywhere. Only check --cluster asks a cluster, by kubectl.
     """
     if ctx.invoked_subcommand is not None:
-        for parameter in ctx.command.params:
-            if ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"{parameter.opts[0]} must follow {ctx.invoked_subcommand}.")
+        if early := next(options.given(ctx), None):
+            raise click.UsageError(f"{early.opts[0]} must follow {ctx.invoked_subcommand}.")
         return
     keys = [axis.key for axis in sweep]
     _exclude_swept(ctx, keys)

@@ -7,7 +7,7 @@ import click
 from neva_pretrain.cli import options
 from neva_pretrain.model import catalog
 from neva_pretrain.model.catalog import Model
-from neva_pretrain.output import say
+from neva_pretrain.output import say, table
 
 EPILOG = """\b
 Examples:
@@ -30,10 +30,7 @@ def models(output: str) -> None:
         say(json.dumps([_document(model) for model in known], indent=2))
         return
     rows = [_HEAD, *(_row(model) for model in known)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *sizes, vision in rows:
-        cells = [size.rjust(width) for size, width in zip(sizes, widths[1:-1], strict=True)]
-        say("  ".join([name.ljust(widths[0]), *cells, vision]))
+    say("\n".join(table(rows, right=_HEAD[1:-1])))
 
 
 def _row(model: Model) -> tuple[str, ...]:

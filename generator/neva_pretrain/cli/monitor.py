@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 from rich.console import Console
 
@@ -254,10 +253,8 @@ def _is_piped() -> bool:
 
 def _refuse(why: str, *names: str) -> None:
     """Refuse options that were given and have no meaning here."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name in names:
+    for parameter in options.given(click.get_current_context()):
+        if parameter.name in names:
             raise click.UsageError(f"{parameter.opts[-1]} {why}.")
 
 

@@ -152,6 +152,13 @@ def size(gpus: int | None, nodes: int | None, gpus_per_node: int) -> int:
     return gpus
 
 
+def given(context: click.Context) -> Iterator[click.Parameter]:
+    """Yield what the command line itself names, not the environment or a default."""
+    for parameter in context.command.params:
+        if context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE:
+            yield parameter
+
+
 def completion(program: str) -> str:
     """Return what a program's --help says of completion."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"

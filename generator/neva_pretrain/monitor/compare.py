@@ -16,7 +16,8 @@ from neva_pod.monitor.run import Run
 from neva_pretrain.chart.access import Values, mapping
 from neva_pretrain.monitor import report
 from neva_pretrain.monitor.curves import Curve, curves_of, smoothed
-from neva_pretrain.monitor.text import UNKNOWN, duration, folded, number, percent, table
+from neva_pretrain.monitor.text import UNKNOWN, duration, folded, number, percent
+from neva_pretrain.output import table
 
 WINDOW = 0.05
 """Share of the way to the common point whose losses are averaged: one step's alone is noise."""

@@ -13,7 +13,8 @@ from neva_pretrain.kubectl import ClusterError
 from neva_pretrain.monitor import inputs, report, settings, sources
 from neva_pretrain.monitor.findings import unreadable
 from neva_pretrain.monitor.jobs import Job, Jobs, created
-from neva_pretrain.monitor.text import duration, folded, number, percent, table
+from neva_pretrain.monitor.text import duration, folded, number, percent
+from neva_pretrain.output import table
 
 TAIL = 1000
 """Last lines of a log that the list reads: enough for the step, the loss and a median speed."""

@@ -66,19 +66,6 @@ def braille(values: Sequence[float | None], width: int, height: int) -> list[str
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
-def table(rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
-    """Return rows as lines with columns of one width, set to the right where the first row has such a name."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(rows[0], row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def folded(text: str, width: int | None, indent: str = "") -> list[str]:
     """Return a text in lines of that width, each after the indent; in one line where there is no width."""
     text = printable(text)
