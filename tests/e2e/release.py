@@ -1,5 +1,6 @@
 """A Helm release on the local control plane, for tests and the demo."""
 
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from tests.tools import path
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
+
+
+NO_RUNTIME = "must be created before the TrainJob is created|runtime '[^']+' not found"
+"""What is said of a TrainJob whose runtime is not yet seen: by Trainer's webhook, or by Kueue's, whoever is first."""
 
 
 class Kind(NamedTuple):
@@ -52,7 +57,7 @@ class Release:
     def install(self, *args: str) -> str:
         """Install; of a TrainJob once more where Trainer had not yet seen its runtime (docs/how-to/trainjob.md)."""
         done = self.helm("upgrade", "--install", self.name, str(CHART), *args)
-        if self.kind == "TrainJob" and "must be created before the TrainJob is created" in done.stderr:
+        if self.kind == "TrainJob" and re.search(NO_RUNTIME, done.stderr):
             done = self.helm("upgrade", "--install", self.name, str(CHART), *args)
         assert done.returncode == 0, done.stderr
         return done.stdout

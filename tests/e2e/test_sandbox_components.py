@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.queues import queue
-from tests.e2e.release import has_condition
+from tests.e2e.release import NO_RUNTIME, has_condition
 from tests.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.e2e
@@ -100,7 +100,7 @@ def test_a_trainjob_runs_and_completes(full: Sandbox, room: str) -> None:
             "trainer": {"numNodes": 2, "numProcPerNode": 8},
         },
     }
-    with pytest.raises(SandboxError, match="must be created before the TrainJob is created"):
+    with pytest.raises(SandboxError, match=NO_RUNTIME):
         full.apply([train_job], room)
     full.apply([runtime], room)
     full.apply([train_job], room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
@@ -127,11 +128,15 @@ class WebhookOperator(Operator):
         self.wait(box, lambda: self._mount_certificate(box), "certificate")
 
     def await_ready(self, box: Sandbox) -> None:
-        """Wait until the operator answers and the API server trusts its webhooks."""
+        """Wait until the operator answers, the API server trusts its webhooks, and each of them is served.
+
+        The training operator is ready a little before it has registered its webhooks.
+        """
         probe = (self.folder(box) / "probe").read_text(encoding="utf-8")
         url = f"http://127.0.0.1:{probe}/readyz"
         self.wait(box, lambda: _answers(url), "ready")
         self.wait(box, lambda: self._certified(box), "webhooks certified")
+        self.wait(box, lambda: all(map(_is_served, self._entries(box))), "webhooks served")
 
     def folder(self, box: Sandbox) -> Path:
         """Return the operator's own folder; its TMPDIR."""
@@ -169,14 +174,18 @@ class WebhookOperator(Operator):
             (folder / name).write_bytes(base64.b64decode(value))
         return True
 
-    def _certified(self, box: Sandbox) -> bool:
+    def _entries(self, box: Sandbox) -> list[Object]:
+        """Return the operator's own webhooks, as the API server has them."""
         found = box.get("validatingwebhookconfigurations,mutatingwebhookconfigurations")["items"]
-        ours = [
+        return [
             entry
             for entry in _webhook_entries(found)
             if entry["clientConfig"]["service"]["namespace"] == self.namespace
             and entry["clientConfig"]["service"]["name"] == self.service
         ]
+
+    def _certified(self, box: Sandbox) -> bool:
+        ours = self._entries(box)
         return bool(ours) and all(entry["clientConfig"].get("caBundle") for entry in ours)
 
 
@@ -205,6 +214,19 @@ def _named(name: str, namespace: str | None = None) -> Object:
 
 def _webhook_entries(configurations: Iterable[Object]) -> list[Object]:
     return [entry for one in configurations for entry in one.get("webhooks", [])]
+
+
+def _is_served(entry: Object) -> bool:
+    """Tell whether a webhook's path is known to its server; an empty question is enough for that."""
+    client = entry["clientConfig"]
+    context = ssl.create_default_context(cadata=base64.b64decode(client["caBundle"]).decode("ascii"))
+    context.check_hostname = False  # the name is that of the Service
+    url = f"https://127.0.0.1:{client['service']['port']}{client['service'].get('path', '')}"
+    try:
+        with urllib.request.urlopen(url, data=b"", timeout=5, context=context):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code != 404
 
 
 def _answers(url: str) -> bool:
