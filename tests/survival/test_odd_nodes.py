@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.survival.job import FILES, HERE, Job, running
 from tests.unit.preflight_tools import hub_llama, tokenizer, world, write_folder, write_vision
@@ -87,12 +86,15 @@ UID = 1000730000
 AS_UID = ("setpriv", f"--reuid={UID}", "--regid=0", "--clear-groups", "--bounding-set=-all", "--no-new-privs")
 
 
-def python_of_others(packages: str) -> str:
-    """A Python of this machine that other users may run, with torch: that of a root's home is none."""
+def python_of_others() -> tuple[str, str]:
+    """A Python of this machine that other users may run, and the folder of torch: that of a root's home is none."""
+    import torch  # not where tests are collected: unit tests run without
+
+    packages = str(Path(torch.__file__).parents[1])
     trial = ("env", f"PYTHONPATH={packages}", "bash", "-c", 'exec "$0" -c "import torch"')
     for python in (sys.executable, "/usr/bin/python3"):
         if subprocess.run([*AS_UID, *trial, python], capture_output=True, check=False).returncode == 0:
-            return python
+            return python, packages
     pytest.skip("other users cannot run a Python with torch")
 
 
@@ -100,8 +102,7 @@ def python_of_others(packages: str) -> str:
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is of util-linux")
 def test_n06_a_uid_of_openshifts_range() -> None:
     """No name, no home, no capability, and no file of its own but in folders of its group."""
-    packages = str(Path(torch.__file__).parents[1])
-    python = python_of_others(packages)
+    python, packages = python_of_others()
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
         environment = {"PYTHONPATH": f"{HERE / 'fast'}:{packages}"}
         job = Job(Path(folder), environment=environment, runtime=AS_UID)
@@ -121,8 +122,7 @@ def test_n06_a_uid_of_openshifts_range() -> None:
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is of util-linux")
 def test_n06_such_a_user_prepares_and_checks() -> None:
     """Without any environment of its own; what it made is its own, and preflight is content with it."""
-    packages = str(Path(torch.__file__).parents[1])
-    python = python_of_others(packages)
+    python, packages = python_of_others()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings, source, out = world(folder), folder / "source", folder / "out"
