@@ -77,6 +77,8 @@ class Boundary(click.Command):
             self.failed(error.lines())
             return self.refused
         except click.ClickException as error:
+            if isinstance(error, click.NoSuchOption):
+                error = _suggesting(error)
             error.show(words := io.StringIO())
             say(words.getvalue(), err=True, nl=False)
             self.failed([error.format_message()])
@@ -89,6 +91,18 @@ class Boundary(click.Command):
         except Exception as error:
             self.failed([f"internal error: {type(error).__name__}"])
             raise
+
+
+_MEANT = {"-o": "--output", "--output": "--format", "--write": "--output", "--copy": "--output"}
+"""What an option of another command, another tool or an earlier version stands for."""
+
+
+def _suggesting(error: click.NoSuchOption) -> click.UsageError:
+    """Name the option that was meant, where the command has it."""
+    meant = _MEANT.get(error.option_name)
+    if meant and error.ctx and any(meant in parameter.opts for parameter in error.ctx.command.params):
+        return click.UsageError(f"{error.message} Did you mean '{meant}'?", error.ctx)
+    return error
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:

@@ -152,8 +152,8 @@ def write(runs: Sequence[Run], folder: Path) -> None:
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         rule = f"must have no other file of a run's name, has {others[0]}{more}"
-        raise RefusedError([Violation("--write", str(folder), rule, "use a new folder, or another --run-id")])
-    write_all(files, "--write")
+        raise RefusedError([Violation("--output", str(folder), rule, "use a new folder, or another --run-id")])
+    write_all(files, "--output")
 
 
 def _path(key: str) -> list[str]:

@@ -40,7 +40,7 @@ def main() -> int:
 def _template(file: Path, gpus: int) -> list[str]:
     """Return the helm command that renders a job of so many GPUs; 8 GPUs on 2 nodes of 4, so that both have workers."""
     per_node = ["--gpus-per-node", "4"] if gpus == 8 else []
-    command = [*NEVA_VALUES, "--gpus", str(gpus), *per_node, "--write", str(file)]
+    command = [*NEVA_VALUES, "--gpus", str(gpus), *per_node, "--output", str(file)]
     subprocess.run(command, check=True, capture_output=True)
     return [helm.tool("helm"), "template", "neva", str(helm.CHART), "--kube-version", helm.KUBERNETES, "-f", str(file)]
 

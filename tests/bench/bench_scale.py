@@ -54,7 +54,7 @@ class Bench:
         """Install a job of so many nodes by the chart and wait until it runs."""
         values = self.box.folder / f"values-{nodes}.yaml"
         neva_values = [str(Path(sys.executable).parent / "neva-values"), "--gpus", str(nodes * GPUS_PER_NODE)]
-        _checked(subprocess.run([*neva_values, "--write", str(values)], capture_output=True, text=True, check=False))
+        _checked(subprocess.run([*neva_values, "--output", str(values)], capture_output=True, text=True, check=False))
         release = Release(self.box, "default")
         install = partial(release.helm, "install", release.name, str(CHART), "-f", str(values))
         return self._measure("helm install", nodes, lambda: _checked(install()), release.job)

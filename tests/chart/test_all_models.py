@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The values file of each case."""
     made = tmp_path_factory.mktemp("values")
     for model, nodes in CASES:
-        done = neva_values("--gpus", 8 * nodes, "--model", model, "--write", made / f"{model}-{nodes}.yaml")
+        done = neva_values("--gpus", 8 * nodes, "--model", model, "--output", made / f"{model}-{nodes}.yaml")
         assert done.exit_code == 0, (model, nodes, done.stderr)
     return made
 
@@ -42,7 +42,7 @@ def rendered(folder: Path) -> dict[tuple[str, int], str]:
 
 
 def test_check_accepts_every_generated_file(folder: Path) -> None:
-    done = neva_values("check", "--output", "json", *sorted(folder.glob("*.yaml")))
+    done = neva_values("check", "-o", "json", *sorted(folder.glob("*.yaml")))
     verdicts = json.loads(done.stdout)
     assert done.exit_code == 0, [verdict for verdict in verdicts if not verdict["ok"]]
     assert len(verdicts) == len(CASES)
@@ -64,7 +64,7 @@ def test_every_render_is_valid_and_has_the_nodes(rendered: dict[tuple[str, int],
 
 @pytest.mark.parametrize(("model", "nodes"), CASES)
 def test_the_planner_has_an_answer(model: str, nodes: int) -> None:
-    done = neva_values("plan", "--gpus", 8 * nodes, "--model", model, "--output", "json")
+    done = neva_values("plan", "--gpus", 8 * nodes, "--model", model, "-o", "json")
     assert done.exit_code == 0, done.output
     plan: dict[str, Any] = json.loads(done.stdout)
     best = plan["best"]
@@ -78,7 +78,7 @@ def test_the_planner_has_an_answer(model: str, nodes: int) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_planners_best_passes_check_and_helm(model: str, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
-    done = neva_values("--gpus", 128, "--model", model, "--optimize", "--write", file)
+    done = neva_values("--gpus", 128, "--model", model, "--optimize", "--output", file)
     assert done.exit_code == 0, done.stderr
     checked = neva_values("check", file)
     assert checked.exit_code == 0, checked.output
@@ -124,7 +124,7 @@ def test_70b_without_tensor_parallelism_is_refused_with_one_that_fits(model: str
 @pytest.mark.parametrize("model", MODELS)
 def test_the_table_of_the_documentation_is_the_planners(model: str) -> None:
     (row,) = [line for line in DOCUMENTATION.read_text("utf-8").splitlines() if line.startswith(f"| {model} |")]
-    args = "plan", "--gpus", 128, "--model", model, "--output", "json"
+    args = "plan", "--gpus", 128, "--model", model, "-o", "json"
     plan = json.loads(neva_values(*args).stdout)
     fused = neva_values(*args, "--kernels", "fused")
     faster = "refused"  # Megatron Core does not fuse squared-relu

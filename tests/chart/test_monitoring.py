@@ -133,7 +133,7 @@ def test_the_example_of_the_documentation_is_a_site_file_that_works(tmp_path: Pa
     (example,) = re.findall(r"^```yaml\n(.*?)^```$", document, re.M | re.S)
     site, values = tmp_path / "site.yaml", tmp_path / "values.yaml"
     site.write_text(example)
-    done = CliRunner().invoke(main, ["--gpus", "16", "--site", str(site), "--write", str(values)])
+    done = CliRunner().invoke(main, ["--gpus", "16", "--site", str(site), "--output", str(values)])
     assert done.exit_code == 0, done.output
     manifests = helm.render(values)
     assert {m["kind"] for m in manifests} >= set(OURS)

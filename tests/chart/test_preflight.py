@@ -75,7 +75,7 @@ def test_preflight_runs_on_the_rendered_settings(model: str, tmp_path: Path) -> 
     manifests = helm.render(values)
     assert settings(manifests)["llm"] == hydra.llm(values, catalog.get(model))
     helm.mount(helm.pod(manifests), manifests, "config", tmp_path)
-    command = [sys.executable, "-m", "neva_pod.preflight", "--settings", "settings.json", "--output", "json"]
+    command = [sys.executable, "-m", "neva_pod.preflight", "--settings", "settings.json", "-o", "json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     checks = json.loads(done.stdout)["checks"]

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.nemo, pytest.mark.timeout(3 * PATIENCE)]
 def watched(run: Run) -> dict[str, Any]:
     """Return what neva-monitor says of a run that has ended."""
     monitor = "import sys; from neva_pretrain.cli.monitor import main; sys.exit(main())"
-    command = [sys.executable, "-c", monitor, str(run.results), "--once", "--output", "json"]
+    command = [sys.executable, "-c", monitor, str(run.results), "--once", "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout))

@@ -42,12 +42,12 @@ def written(*arguments: str) -> dict[str, Any]:
 
 
 def refused(*arguments: str) -> list[str]:
-    """The sentences of a refusal; stdout has what stands in place of values, or nothing beside --write."""
+    """The sentences of a refusal; stdout has what stands in place of values, or nothing beside --output."""
     result = run(*arguments)
     assert result.exit_code == 1, result.output
     lines = result.stderr.splitlines()
     assert all(line.startswith("ERROR: ") for line in lines), result.stderr
-    left = {} if "--write" in arguments else dict.fromkeys(lines, "refused")
+    left = {} if "--output" in arguments else dict.fromkeys(lines, "refused")
     assert (yaml.safe_load(result.stdout) or {}) == left
     return [line.removeprefix("ERROR: ") for line in lines]
 
@@ -159,7 +159,7 @@ class TestPlans:
 class TestRefusals:
     def test_12_gpus_name_8_and_16_and_write_nothing(self, tmp_path: Path) -> None:
         output = tmp_path / "values.yaml"
-        assert refused("--gpus", "12", "--write", str(output)) == [
+        assert refused("--gpus", "12", "--output", str(output)) == [
             "--gpus: got 12; must be a whole number of nodes (gpusPerNode 8); use 8 or 16"
         ]
         assert list(tmp_path.iterdir()) == []
@@ -167,7 +167,7 @@ class TestRefusals:
     @pytest.mark.parametrize("gpus", ["8", "24"])
     def test_d09_tp_16_is_refused_with_gpus_tp_and_pp(self, tmp_path: Path, gpus: str) -> None:
         output = tmp_path / "values.yaml"
-        errors = refused("--gpus", gpus, "--tp", "16", "--write", str(output))
+        errors = refused("--gpus", gpus, "--tp", "16", "--output", str(output))
         assert errors[0].startswith("training.tensorParallelSize: got 16; must divide training.gpusPerNode (8)")
         assert f"({gpus} GPUs); must make nodes x gpusPerNode a multiple" in errors[1]
         assert "(16 x 1 = 16)" in errors[1]
@@ -259,7 +259,7 @@ class TestWarnings:
         keys = "training.microBatchSize, training.learningRate, training.nodes, --optimize"
         assert line == f"warning: review {keys}; -v explains why"
         output = tmp_path / "values.yaml"
-        line, _ = run("--gpus", "16", "--optimize", "--write", str(output)).stderr.splitlines()
+        line, _ = run("--gpus", "16", "--optimize", "--output", str(output)).stderr.splitlines()
         assert line.endswith(f"; -v or neva-values check {output} explains why")
         assert f"{output}: warning: training.learningRate: tuned at" in run("check", str(output)).stdout
 
@@ -317,7 +317,7 @@ class TestSite:
             tmp_path, "storage: {datasets: {existingClaim: my-data}, models: {existingClaim: my-models}}\n"
         )
         output = tmp_path / "values.yaml"
-        assert run("--gpus", "8", "--site", site, "--write", str(output)).exit_code == 0
+        assert run("--gpus", "8", "--site", site, "--output", str(output)).exit_code == 0
         values = yaml.safe_load(output.read_text())
         assert values["storage"]["datasets"] == {"existingClaim": "my-data"}
         manifests = helm.render(output)
@@ -389,7 +389,7 @@ class TestOutput:
     def test_values_files_are_what_their_header_says(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program, *arguments = shlex.split(file.read_text().splitlines()[1].removeprefix("# "))
         assert program == "neva-values"
-        assert arguments[-2:] == ["--write", f"values/{file.name}"]
+        assert arguments[-2:] == ["--output", f"values/{file.name}"]
         monkeypatch.chdir(ROOT)
         before = file.read_bytes()
         with mock.patch("neva_pretrain.chart.values.write") as write:
@@ -398,7 +398,7 @@ class TestOutput:
 
     def test_a_file_is_written_with_a_note_on_stderr(self, tmp_path: Path) -> None:
         output = tmp_path / "values.yaml"
-        result = run("--gpus", "8", "--write", str(output))
+        result = run("--gpus", "8", "--output", str(output))
         assert result.stdout == ""
         assert result.stderr.splitlines()[-1] == f"wrote {output}"
         assert yaml.safe_load(output.read_text())["training"]["nodes"] == 1
@@ -419,7 +419,7 @@ class TestOutput:
         output = tmp_path / "values.yaml"
         output.write_text("old: true\n")
         with mock.patch("os.fsync", side_effect=KeyboardInterrupt):
-            assert run("--gpus", "8", "--write", str(output)).exit_code != 0
+            assert run("--gpus", "8", "--output", str(output)).exit_code != 0
         assert output.read_text() == "old: true\n"
         assert list(tmp_path.iterdir()) == [output]
 
@@ -434,7 +434,7 @@ class TestOutput:
 
 
 def _errors(output: Path) -> list[str]:
-    result = run("--gpus", "8", "--write", str(output))
+    result = run("--gpus", "8", "--output", str(output))
     assert result.exit_code == 1
     assert result.stdout == ""
     return [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]

@@ -31,7 +31,7 @@ def test_an_example_has_no_error_and_a_planted_one_is_found(editor: Editor, file
 def test_a_file_written_elsewhere_is_checked(editor: Editor, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
     program = Path(sys.executable).with_name("neva-values")
-    command = [str(program), "--gpus", "8", "--write", "values.yaml"]
+    command = [str(program), "--gpus", "8", "--output", "values.yaml"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert editor.complaints(file) == []
     wrong = file.read_text("utf-8").replace("nodes: 1", "nodes: one")

@@ -137,10 +137,10 @@ def test_all_of_the_package_is_imported(folder: Path, system: str) -> None:
 def test_files_are_written_and_replaced(folder: Path) -> None:
     """Values below a folder, twice, and the monitor's page."""
     (folder / "made").mkdir()
-    copy = ["chart", "--copy", "here"]
+    copy = ["chart", "--output", "here"]
     code, said = call("main", copy, folder, WINDOWS)
     assert (code, said.replace("\\", "/")) == call("main", copy, folder)
-    arguments = ["--gpus", "8", "--site", "site.yaml", "--write", "made/values.yaml"]
+    arguments = ["--gpus", "8", "--site", "site.yaml", "--output", "made/values.yaml"]
     for _ in range(2):
         assert call("main", arguments, folder, WINDOWS) == (0, "")
     there = (folder / "made" / "values.yaml").read_bytes()
@@ -150,7 +150,7 @@ def test_files_are_written_and_replaced(folder: Path) -> None:
     assert there.startswith(b"# yaml-language-server: $schema=file:///")
     assert call("monitor", ["train.log", "--once", "--html", "report.html"], folder, WINDOWS)[0] == 0
     assert (folder / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
-    sweep = ["--gpus", "8", "--sweep", "lr=1e-3,2e-3", "--write", "made/sweep"]
+    sweep = ["--gpus", "8", "--sweep", "lr=1e-3,2e-3", "--output", "made/sweep"]
     assert call("main", sweep, folder, WINDOWS) == (0, "")
     assert call("main", sweep, folder) == (0, "")
     assert sorted(path.name for path in (folder / "made").rglob("*.yaml")) == [

@@ -83,7 +83,7 @@ class TestTable:
         assert taken == COMMANDS.keys() - {"neva-values", "neva-values chart"}  # values and a path have one form
         for _, option in options():
             if "-o" in option.opts:
-                assert option.opts == ["-o", "--output"]
+                assert option.opts == ["-o", "--format"]
                 assert isinstance(option.type, click.Choice)
                 assert list(option.type.choices) == ["text", "json"]
 
@@ -127,8 +127,10 @@ class TestTable:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gpus", "8", "-o", "values.yaml"], "No such option '-o'. Did you mean '--write'?"),
-        (["--gpus", "8", "--output=values.yaml"], "No such option '--output'. Did you mean '--write'?"),
+        (["--gpus", "8", "-o", "values.yaml"], "No such option '-o'. Did you mean '--output'?"),
+        (["--gpus", "8", "--write=values.yaml"], "No such option '--write'. Did you mean '--output'?"),
+        (["chart", "--copy", "here"], "No such option '--copy'. Did you mean '--output'?"),
+        (["plan", "--gpus", "8", "--output", "json"], "No such option '--output'. Did you mean '--format'?"),
         (["--gpus", "8", "--learning-rates", "1"], "--learning-rate"),
         (["plan", "--gpus", "8", "--gpu-type", "h100-80gb"], "'--gpu'"),
         (["plan", "--gpus", "8", "--nodes", "1"], "--gpus and --nodes exclude each other"),
@@ -138,7 +140,7 @@ class TestTable:
         (["--gpus", "8", "--gbs", "256", "--batch-policy", "fixed"], "--batch-policy and --global-batch exclude each"),
         (["--gpus", "8", "--save-every", "5", "--no-checkpoint"], "--save-every and --no-checkpoint exclude each"),
         (["--gpus", "8", "--learning-rate", "nan"], "'nan' is not a number"),
-        (["--write", "x.yaml", "plan"], "--write must follow plan"),
+        (["--output", "x.yaml", "plan"], "--output must follow plan"),
     ],
 )
 def test_wrong_usage_names_the_right_option(arguments: list[str], words: str) -> None:

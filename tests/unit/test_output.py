@@ -151,7 +151,7 @@ print("after")
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/stderr"])
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_k07_standard_streams_are_written_in_their_place(tmp_path: Path, name: str, kind: str) -> None:
-    """``--write /dev/stdout`` in a pipe, and into a file that has text already."""
+    """``--output /dev/stdout`` in a pipe, and into a file that has text already."""
     target = tmp_path / "out"
     target.write_text("first\n")
     with target.open("ab") as file:
@@ -228,11 +228,11 @@ def test_k22_what_cannot_be_written_is_said(
 
 
 def test_k07_output_is_written_by_it(tmp_path: Path) -> None:
-    """--write follows a link and keeps a mode; the plots and neva-monitor's page are tested with their commands."""
+    """--output follows a link and keeps a mode; the plots and neva-monitor's page are tested with their commands."""
     (tmp_path / "real").write_text("old")
     (tmp_path / "real").chmod(0o600)
     (tmp_path / "link").symlink_to("real")
-    assert CliRunner().invoke(main, ["--gpus", "8", "--write", str(tmp_path / "link")]).exit_code == 0
+    assert CliRunner().invoke(main, ["--gpus", "8", "--output", str(tmp_path / "link")]).exit_code == 0
     assert (tmp_path / "link").is_symlink()
     assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o600
     assert "nodes: 1" in (tmp_path / "real").read_text()

@@ -152,7 +152,7 @@ def test_the_plan_is_shown_as_it_is_printed() -> None:
 def test_the_site_file_works(tmp_path: Path) -> None:
     site, output = tmp_path / "site.yaml", tmp_path / "values.yaml"
     site.write_text(block("how-to/site-file.md", "# site.yaml\n"))
-    run("--gpus", "128", "--site", str(site), "--write", str(output))
+    run("--gpus", "128", "--site", str(site), "--output", str(output))
     manifests = helm.render(output)
     assert helm.container(manifests)["image"] == "nvcr.io/nvidia/nemo:24.07"
     assert helm.pod(manifests)["imagePullSecrets"] == [{"name": "ngc"}]

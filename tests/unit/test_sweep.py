@@ -32,7 +32,7 @@ def run(*arguments: str) -> Result:
 
 def sweep(*axes: str, size: tuple[str, ...] = ("--gpus", "16"), more: tuple[str, ...] = ()) -> Result:
     said = [word for axis in axes for word in ("--sweep", axis)]
-    return run(*size, *said, *more, "--write", "sweep")
+    return run(*size, *said, *more, "--output", "sweep")
 
 
 def written(*axes: str, **options: Any) -> dict[str, dict[str, Any]]:
@@ -140,7 +140,7 @@ class TestWords:
     def test_the_loop_runs(self, folder: Path) -> None:
         with mock.patch.object(sys, "argv", ["neva-values"]):
             said = (
-                CliRunner().invoke(main, ["--gpus", "8", "--sweep", "training.seed=1,2", "--write", "my runs"]).stderr
+                CliRunner().invoke(main, ["--gpus", "8", "--sweep", "training.seed=1,2", "--output", "my runs"]).stderr
             )
         tools = folder / "bin"
         tools.mkdir()
@@ -180,14 +180,14 @@ class TestRefusals:
         os.mkfifo(folder / "sweep/neva-lr-1e-3.yaml")
         (folder / "sweep/neva-lr-2e-3.yaml").symlink_to("elsewhere")
         assert refused("lr=1e-3,2e-3") == [
-            "--write: got sweep; must have no other file of a run's name, has neva-lr-1e-3.yaml and 1 more; "
+            "--output: got sweep; must have no other file of a run's name, has neva-lr-1e-3.yaml and 1 more; "
             "use a new folder, or another --run-id"
         ]
 
     def test_a_folder_of_too_long_a_name(self) -> None:
-        result = run("--gpus", "16", "--sweep", "lr=1e-3,2e-3", "--write", "a" * 300)
+        result = run("--gpus", "16", "--sweep", "lr=1e-3,2e-3", "--output", "a" * 300)
         assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-        assert result.stderr == f"ERROR: --write {'a' * 300}: cannot be written: File name too long\n"
+        assert result.stderr == f"ERROR: --output {'a' * 300}: cannot be written: File name too long\n"
 
     def test_a_key_of_very_many_parts(self) -> None:
         assert refused(f"config{'.a' * 5000}=1,2") == [
@@ -278,7 +278,7 @@ class TestRefusals:
         (folder / "sweep").mkdir()
         (folder / "sweep" / "neva-seed-2.yaml").write_text("mine: true\n")
         assert refused("training.seed=1,2") == [
-            "--write: got sweep; must have no other file of a run's name, has neva-seed-2.yaml; "
+            "--output: got sweep; must have no other file of a run's name, has neva-seed-2.yaml; "
             "use a new folder, or another --run-id"
         ]
 
@@ -290,29 +290,28 @@ class TestRefusals:
     @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
     def test_a_write_that_fails_half_way_leaves_nothing(self, folder: Path, fault: BaseException) -> None:
         with mock.patch("os.fsync", side_effect=[None, fault]):
-            result = run("--gpus", "8", "--sweep", "training.seed=1,2,3", "--write", "a/b")
+            result = run("--gpus", "8", "--sweep", "training.seed=1,2,3", "--output", "a/b")
         assert result.exit_code in (1, 130)
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--sweep", "training.seed=1"], "--sweep needs --write DIR"),
-            (["--sweep", "training.seed", "--write", "a"], "got training.seed; must be KEY=VALUE,VALUE"),
-            (["--sweep", "training.seed=1,", "--write", "a"], "got training.seed=1,; must be KEY=VALUE,VALUE"),
-            (["--sweep", "=1", "--write", "a"], "got =1; must be KEY=VALUE,VALUE"),
+            (["--sweep", "training.seed=1"], "--sweep needs --output DIR"),
+            (["--sweep", "training.seed", "--output", "a"], "got training.seed; must be KEY=VALUE,VALUE"),
+            (["--sweep", "training.seed=1,", "--output", "a"], "got training.seed=1,; must be KEY=VALUE,VALUE"),
+            (["--sweep", "=1", "--output", "a"], "got =1; must be KEY=VALUE,VALUE"),
             (
-                ["--sweep", "lr=1", "--sweep", "training.learningRate=2", "--write", "a"],
+                ["--sweep", "lr=1", "--sweep", "training.learningRate=2", "--output", "a"],
                 "names training.learningRate twice",
             ),
             (
-                ["--mbs", "8", "--sweep", "mbs=8", "--write", "a"],
+                ["--mbs", "8", "--sweep", "mbs=8", "--output", "a"],
                 "--micro-batch and --sweep training.microBatchSize excl",
             ),
-            (["--sweep", "training.nodes=1", "--write", "a"], "--gpus and --sweep training.nodes exclude each other"),
-            (["--sweep", "training.seed=1", "--write", "file"], "'file' is no folder, and --sweep writes into one"),
-            (["--write", "."], "'.' is a directory"),
-            (["--sweep", "training.seed=1", "--output", "a"], "No such option '--output'. Did you mean '--write'?"),
+            (["--sweep", "training.nodes=1", "--output", "a"], "--gpus and --sweep training.nodes exclude each other"),
+            (["--sweep", "training.seed=1", "--output", "file"], "'file' is no folder, and --sweep writes into one"),
+            (["--output", "."], "'.' is a directory"),
         ],
     )
     def test_wrong_usage(self, folder: Path, arguments: list[str], words: str) -> None:

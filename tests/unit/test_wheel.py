@@ -112,7 +112,7 @@ def test_the_commands_run(run: Run, line: str, said: str) -> None:
 @pytest.mark.helm
 def test_u06_from_nothing_to_a_job(run: Run, environment: Path) -> None:
     """What the quick start does, without a cluster."""
-    run("neva-values --gpus 16 --write values.yaml")
+    run("neva-values --gpus 16 --output values.yaml")
     assert run("neva-values chart").startswith(str(environment))
     manifests = list(yaml.safe_load_all(run(f"helm template neva $(neva-values chart) -f values.yaml {CLUSTER}")))
     (job,) = [found for found in manifests if found and found["kind"] == "PyTorchJob"]
@@ -137,17 +137,17 @@ class TestCopy:
     """U06: the folder is then laid out as a checkout, so that what the pages show works there."""
 
     def test_it_is_the_checkout_s(self, run: Run, tmp_path: Path) -> None:
-        assert run("neva-values chart --copy here") == "here/charts/neva-pretrain\n"
+        assert run("neva-values chart --output here") == "here/charts/neva-pretrain\n"
         copied = (file for file in (tmp_path / "empty" / "here").rglob("*") if file.is_file())
         there = {file.relative_to(tmp_path / "empty" / "here").as_posix(): file.read_bytes() for file in copied}
         assert there == shipped("charts", "values")
         assert run("cd here; neva-values --gpus 8").startswith("# yaml-language-server: $schema=charts/")
 
     def test_again_is_nothing_new_and_other_files_stay(self, run: Run, tmp_path: Path) -> None:
-        run("neva-values chart --copy .")
+        run("neva-values chart --output .")
         mine = tmp_path / "empty" / "values" / "mine.yaml"
         mine.write_text("{}", encoding="utf-8")
-        run("neva-values chart --copy .")
+        run("neva-values chart --output .")
         assert mine.read_text(encoding="utf-8") == "{}"
 
     @pytest.mark.parametrize(
@@ -157,6 +157,8 @@ class TestCopy:
         mine = tmp_path / "empty" / name
         mine.parent.mkdir(parents=True)
         mine.write_text("mine", encoding="utf-8")
-        said = run("neva-values chart --copy .", code=1)
-        assert said.startswith(f"ERROR: --copy: got .; must have no other file where chart and examples go, has {name}")
+        said = run("neva-values chart --output .", code=1)
+        assert said.startswith(
+            f"ERROR: --output: got .; must have no other file where chart and examples go, has {name}"
+        )
         assert [file for file in (tmp_path / "empty").rglob("*") if file.is_file()] == [mine]

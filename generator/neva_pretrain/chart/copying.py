@@ -24,14 +24,14 @@ def copy(folder: Path) -> Path:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         rule = f"must have no other file where chart and examples go, has {others[0]}{more}"
         raise RefusedError(
-            [Violation("--copy", str(folder), rule, f"remove {folder / chart.CHART}, or name a new folder")]
+            [Violation("--output", str(folder), rule, f"remove {folder / chart.CHART}, or name a new folder")]
         )
     for name, data in ours.items():
         try:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--copy {folder}: cannot be written: {error.strerror}") from None
-        write(folder / name, data, "--copy")
+            raise InputError(f"--output {folder}: cannot be written: {error.strerror}") from None
+        write(folder / name, data, "--output")
     return folder / chart.CHART
 
 

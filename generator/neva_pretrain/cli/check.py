@@ -32,12 +32,12 @@ Examples:
 @click.option("--cluster", "of_cluster", is_flag=True, help="Also check what an install would meet in the cluster.")
 @options.namespace()
 @options.context()
-@options.output()
+@options.form()
 @click.pass_context
 def check(
     ctx: click.Context,
     files: Sequence[Path],
-    output: str,
+    form: str,
     gpu: str | None,
     of_cluster: bool,
     namespace: str | None,
@@ -78,7 +78,7 @@ def check(
                 **({"notChecked": unchecked} if cluster else {}),
             }
         )
-        if output == "text":
+        if form == "text":
             for message in messages:
                 say(f"{file}: ERROR: {message}")
             for warning in warnings:
@@ -87,7 +87,7 @@ def check(
                 say(f"{file}: not checked: {refused}")
             if not messages:
                 say(f"{file}: ok")
-    if output == "json":
+    if form == "json":
         say(json.dumps(documents, indent=2))
     if not all(document["ok"] for document in documents):
         ctx.exit(1)

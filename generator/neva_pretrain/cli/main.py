@@ -28,7 +28,7 @@ Examples:
   neva-values --gpus 128 > values.yaml
   neva-values --nodes 1 --model llama2_13b_chat --site site.yaml > values.yaml
   neva-values --gpus 128 --optimize
-  neva-values --gpus 64 --sweep training.learningRate=1e-3,2e-3 --write sweep
+  neva-values --gpus 64 --sweep training.learningRate=1e-3,2e-3 --output sweep
   neva-values plan --gpus 128
   neva-values check values/*.yaml
   helm install neva $(neva-values chart) -f values.yaml
@@ -58,14 +58,6 @@ class _Group(Boundary, click.Group):
         super().__init__(*args, **more)
         self.writes_values = True
         """Whether what this run is for goes to stdout as values."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if error.option_name in ("-o", "--output"):  # a form to its subcommands, and a file to other tools
-                raise click.UsageError(f"{error.message} Did you mean '--write'?", ctx) from None
-            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -228,14 +220,7 @@ def _exclude_swept(ctx: click.Context, keys: list[str]) -> None:
     metavar="KEY=A,B",
     help="A run for each of these values of a key of the chart; several make all combinations.",
 )
-@click.option(
-    "--write",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    show_default="stdout",
-    help="Write here, atomically; with --sweep a folder.",
-)
+@options.output(show_default="stdout")
 @click.option("-v", "--verbose", is_flag=True, help="Print every warning in full.")
 @click.version_option(package_name="neva-pretrain")
 @click.pass_context
@@ -263,7 +248,7 @@ def main(
     image: dict[str, str] | None,
     site: Path | None,
     sweep: list[Axis],
-    file: Path | None,
+    target: Path | None,
     verbose: bool,
 ) -> None:
     """Write consistent values for the neva-pretrain chart from a number of GPUs.
@@ -281,13 +266,13 @@ def main(
     exclude(max_steps=max_steps, samples=samples)
     exclude(batch_policy=batch_policy, global_batch=global_batch)
     exclude(save_every=save_every, no_checkpoint=no_checkpoint)
-    if sweep and file is None:
-        raise click.UsageError("--sweep needs --write DIR, the folder of its files.")
-    if file and at(file) and file.is_dir() != bool(sweep):
+    if sweep and target is None:
+        raise click.UsageError("--sweep needs --output DIR, the folder of its files.")
+    if target and at(target) and target.is_dir() != bool(sweep):
         kind = "is no folder, and --sweep writes into one" if sweep else "is a directory"
-        raise click.BadParameter(f"{str(file)!r} {kind}.", ctx, param_hint="'--write'")
+        raise click.BadParameter(f"{str(target)!r} {kind}.", ctx, param_hint="'--output'")
     if isinstance(ctx.command, _Group):
-        ctx.command.writes_values = file is None
+        ctx.command.writes_values = target is None
     if site and not site.exists() and ctx.get_parameter_source("site") is click.core.ParameterSource.ENVIRONMENT:
         raise click.BadParameter(f"File {str(site)!r} does not exist.", ctx, param_hint="the environment's NEVA_SITE")
     # Here, so that --help does not wait for them.
@@ -319,7 +304,7 @@ def main(
         site=site,
         optimize=optimize,
     )
-    if sweep and file:
-        write_sweep(sweep, request, said, file, verbose=verbose)
+    if sweep and target:
+        write_sweep(sweep, request, said, target, verbose=verbose)
     else:
-        write(request, said, file, verbose=verbose)
+        write(request, said, target, verbose=verbose)

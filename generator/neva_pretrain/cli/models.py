@@ -19,14 +19,14 @@ _HEAD = ("MODEL", "WEIGHTS", "TP", "PP", "MBS", "TOKENS", "VISION ENCODER")
 
 
 @click.command("models", epilog=EPILOG)
-@options.output()
-def models(output: str) -> None:
+@options.form()
+def models(form: str) -> None:
     """List the catalog: NVIDIA's NeVa presets.
 
     WEIGHTS are the language model's; TP, PP and MBS the preset's; TOKENS those of one sample.
     """
     known = [catalog.get(name) for name in catalog.names()]
-    if output == "json":
+    if form == "json":
         say(json.dumps([_document(model) for model in known], indent=2))
         return
     rows = [_HEAD, *(_row(model) for model in known)]

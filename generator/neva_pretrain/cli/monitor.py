@@ -88,7 +88,7 @@ class _Monitor(Boundary):
 @click.option("--wait", is_flag=True, help="Wait until the run has ended, as --until finished.")
 @click.option("--until", type=click.Choice([TRAINING, FINISHED]), help="Wait until the run trains, or has ended.")
 @click.option("--timeout", type=Number(0, min_open=True), metavar="S", help="Wait no longer than this.")
-@options.output()
+@options.form()
 @options.plot()
 @click.option("--html", type=FILE, metavar="FILE", help="Write a report page.")
 @click.option(
@@ -133,7 +133,7 @@ def command(
     wait: bool,
     until: str | None,
     timeout: float | None,
-    output: str,
+    form: str,
     plot: Path | None,
     html: Path | None,
     stall_after: float,
@@ -155,9 +155,9 @@ def command(
     if not sources:
         _refuse("needs a SOURCE", *_OF_A_RUN, *_OF_ONE_RUN)
         exclude(namespace=namespace, all_namespaces=all_namespaces)
-        return _list(kubectl, all_namespaces, limits, output)
+        return _list(kubectl, all_namespaces, limits, form)
     _refuse("is for the list; with a SOURCE, name its namespace with -n", "all_namespaces")
-    files = _Files(output, plot, html)
+    files = _Files(form, plot, html)
     if len(sources) == 1:
         exclude(once=once, wait=wait, until=until)
         if timeout and not (wait or until):
@@ -172,14 +172,14 @@ def command(
 class _Files(NamedTuple):
     """What is asked for beside text: ``json`` in place of it, a picture, a page."""
 
-    output: str
+    form: str
     plot: Path | None
     html: Path | None
 
 
-def _list(kubectl: Jobs, everywhere: bool, limits: Limits, output: str) -> int:
+def _list(kubectl: Jobs, everywhere: bool, limits: Limits, form: str) -> int:
     found = listing.runs(kubectl, everywhere, limits)
-    if output == "json":
+    if form == "json":
         say(json.dumps(listing.as_dict(found), indent=2))
     elif found:
         say(listing.as_text(found, everywhere, _width()))
@@ -194,10 +194,10 @@ def _watch(log: Input, limits: Limits, once: bool, wait: Wait, files: _Files) ->
     if log.trouble:
         say(f"warning: {log.trouble}", err=True)
     run = Run(log.settings)
-    watch(run, log, limits, live=not once and files.output == "text", wait=wait)
+    watch(run, log, limits, live=not once and files.form == "text", wait=wait)
     judgements, state = log.judged(run, limits)
     code = exit_code(judgements) if wait.code is None else wait.code
-    if files.output == "json":
+    if files.form == "json":
         say(json.dumps({**report.as_dict(run, judgements, state), "exitCode": code}, indent=2))
     else:
         print_summary(run, judgements, state)
@@ -216,7 +216,7 @@ def _compare(sources: Sequence[str], logs: Sequence[Input], limits: Limits, file
         run = log.read()
         runs.append(compare.Compared(name, source, log.sheet, run, *log.judged(run, limits)))
     found = compare.Comparison(runs)
-    if files.output == "json":
+    if files.form == "json":
         say(json.dumps(compare.as_dict(found), indent=2))
     else:
         say(compare.as_text(found, _width()))

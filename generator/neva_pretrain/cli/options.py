@@ -1,7 +1,7 @@
 """The options of all commands: one name has one meaning, and the same words, wherever it is taken.
 
-An option that only one command takes is said there. ``-o`` is the form of what is printed, as with kubectl and Helm;
-files are named by ``--write``, ``--plot`` and ``--html``.
+An option that only one command takes is said there. ``-o`` is the form of what is printed, as with kubectl; files are
+named by ``--output``, ``--plot`` and ``--html``.
 """
 
 import math
@@ -125,8 +125,16 @@ plot = Option(
 namespace = Option("-n", "--namespace", metavar="NS", help="Namespace of the job.")
 context = Option("--context", metavar="NAME", help="Context of the kubeconfig.")
 output = Option(
-    "-o",
     "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write here, atomically: a file; with chart and --sweep, a folder.",
+)
+form = Option(
+    "-o",
+    "--format",
+    "form",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,

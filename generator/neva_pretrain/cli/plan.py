@@ -47,7 +47,7 @@ Examples:
 @options.kernels()
 @click.option("--top", type=POSITIVE, metavar="N", default=8, show_default=True, help="Rows to show.")
 @options.plot()
-@options.output()
+@options.form()
 def plan(
     gpus: int | None,
     nodes: int | None,
@@ -64,7 +64,7 @@ def plan(
     kernels: Kernels | None,
     top: int,
     plot: Path | None,
-    output: str,
+    form: str,
 ) -> None:
     """Show the configurations that fit, best first, and why.
 
@@ -98,7 +98,7 @@ def plan(
 
         draw(result, plot)
         say(f"plot: {plot}", err=True)
-    if output == "json":
+    if form == "json":
         say(json.dumps(document(result), indent=2))
     else:
         say(text(result, top), nl=False)

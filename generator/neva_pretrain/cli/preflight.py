@@ -143,7 +143,7 @@ Examples:
 @click.option(
     "--skip", default="", callback=_names, shell_complete=options.checks, metavar="A,B", help="Skip these checks."
 )
-@options.output()
+@options.form()
 @click.pass_context
 def preflight(
     context: click.Context,
@@ -161,7 +161,7 @@ def preflight(
     decode: str | None,
     only: list[str],
     skip: list[str],
-    output: str,
+    form: str,
 ) -> None:
     """Check data, models and the run to resume, on this machine's paths.
 
@@ -193,10 +193,10 @@ def preflight(
     if results:
         settings["results"] = results_in(absolute(results))
     left_out = [] if only else settings["preflight"].get("skip", [])
-    run_checks(context, settings, only, [*skip, *left_out], output)
+    run_checks(context, settings, only, [*skip, *left_out], form)
 
 
-def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], output: str) -> None:
+def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], form: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
     shared = Context(Settings(settings))
     try:
@@ -204,5 +204,5 @@ def run_checks(context: click.Context, settings: dict[str, Any], only: list[str]
         found = [run_check(c, shared) for c in checks]
     except UsageError as error:
         raise click.UsageError(str(error)) from None
-    say(as_json(Level.FULL, found) if output == "json" else as_text(found))
+    say(as_json(Level.FULL, found) if form == "json" else as_text(found))
     context.exit(1 if any(r.outcome is Outcome.FAILED for r in found) else 0)

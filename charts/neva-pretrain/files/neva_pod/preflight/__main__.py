@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--only", type=_names, default=[], metavar="A,B", help="run only these checks, at any level")
     made.add_argument("--skip", type=_names, default=[], metavar="A,B", help="skip these checks")
-    made.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    made.add_argument("-o", "--format", choices=["text", "json"], default="text")
     made.add_argument("--json-file", help="also write the JSON report here")
     made.add_argument("--list", action="store_true", help="list the checks and exit")
     return made
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 2
-    print(report if options.output == "json" else as_text(results))
+    print(report if options.format == "json" else as_text(results))
     return 1 if any(r.outcome is Outcome.FAILED for r in results) else 0
 
 
