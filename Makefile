@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Install the package and its development tools into .venv
 
-release: tools  ## A release's files in dist/, nothing published; KEY=NAME KEYRING=FILE signs, PUSH=oci://... pushes the chart
-	@$(BIN)/python -m tests.tools.release $(if $(KEY),--key '$(KEY)' --keyring '$(KEYRING)') $(if $(PUSH),--push '$(PUSH)')
+release: tools  ## A release's files in dist/, nothing published; KEY=NAME KEYRING=FILE [KEY_URL=URL] signs, PUSH=oci://... pushes the chart
+	@$(BIN)/python -m tests.tools.release $(if $(HOME_URL),--home '$(HOME_URL)') $(if $(PUSH),--push '$(PUSH)') \
+	  $(if $(KEY),--key '$(KEY)' --keyring '$(KEYRING)' $(if $(KEY_URL),--key-url '$(KEY_URL)'))
 
 tools: install  ## Build helm, kubeconform, helm-docs and actionlint, once
 	@$(BIN)/python -m tests.tools build helm kubeconform helm-docs actionlint

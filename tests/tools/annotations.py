@@ -1,9 +1,10 @@
-"""Make the end of Chart.yaml, for Artifact Hub: ``python -m tests.tools.annotations [--check]``.
+"""Make the icon and the end of Chart.yaml, for Artifact Hub: ``python -m tests.tools.annotations [--check]``.
 
 Its images are those of values.yaml; its changes those that CHANGELOG.md lists under the chart's version, once it
 has that version.
 """
 
+import base64
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.tools.made import ROOT, write_or_check
 
 FILE = ROOT / chart.CHART / "Chart.yaml"
 CHANGELOG = ROOT / "CHANGELOG.md"
+ICON = ROOT / "docs" / "images" / "icon.svg"
 
 _MARK = "  # Made by make docs: "
 
@@ -28,6 +30,8 @@ def made() -> str:
         "images": [{"name": "nemo", "image": f"{image['repository']}:{image['tag']}"}],
         "changes": list(changes(CHANGELOG.read_text("utf-8"), str(yaml.safe_load(text)["version"]))),
     }
+    icon = base64.b64encode(ICON.read_bytes()).decode()
+    head = re.sub(r"(?m)^icon: .*$", f"icon: data:image/svg+xml;base64,{icon}", head)
     return head + mark + rest.partition("\n")[0] + "\n" + "".join(_block(*item) for item in lists.items() if item[1])
 
 
@@ -50,7 +54,7 @@ def _block(name: str, items: list[dict[str, str]]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the file, or with ``--check`` say whether it is up to date."""
-    return write_or_check(FILE, made(), "must follow values.yaml and CHANGELOG.md", arguments)
+    return write_or_check(FILE, made(), "must follow values.yaml, CHANGELOG.md and docs/images/icon.svg", arguments)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,20 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from neva_pretrain import chart
 from tests import tools
 from tests.tools import gpg, release
 from tests.tools.gpg import Rings
+from tests.tools.made import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.helm]
+
+HOME = "https://git.example/neva-pretrain"
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +26,14 @@ def rings(tmp_path_factory: pytest.TempPathFactory) -> Rings:
 
 @pytest.fixture(scope="module")
 def files(rings: Rings, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return release.make(tmp_path_factory.mktemp("dist"), gpg.SIGNER, rings.secret)
+    folder = tmp_path_factory.mktemp("dist")
+    return release.make(folder, gpg.SIGNER, rings.secret, home=HOME, key_url=f"{HOME}/key.asc")
+
+
+def show(package: Path) -> dict[str, Any]:
+    """Chart.yaml as Helm reads it."""
+    command = [str(tools.ensure("helm")[0]), "show", "chart", str(package)]
+    return dict(yaml.safe_load(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
 def verify(package: Path, ring: Path) -> subprocess.CompletedProcess[str]:
@@ -34,6 +47,22 @@ def test_its_files_are_of_one_version(files: list[Path]) -> None:
     package = f"neva-pretrain-{version}.tgz"
     assert names == [f"neva_pretrain-{version}-py3-none-any.whl", package, f"{package}.prov", release.SUMS]
     assert sorted(names) == sorted(file.name for file in files[0].parent.iterdir())
+
+
+def test_the_package_alone_says_where_it_is_from(files: list[Path], rings: Rings) -> None:
+    packed = show(files[1])
+    here = show(ROOT / chart.CHART)
+    assert packed["home"] == HOME
+    assert packed["sources"] == [HOME, *here["sources"]]
+    key = yaml.safe_load(packed["annotations"].pop("artifacthub.io/signKey"))
+    assert key == {"fingerprint": rings.fingerprint, "url": f"{HOME}/key.asc"}
+    own = {"home", "sources"}
+    assert {k: v for k, v in packed.items() if k not in own} == {k: v for k, v in here.items() if k not in own}
+
+
+def test_a_key_that_is_not_there_is_named(rings: Rings, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--key nobody: no such key in .*secret\.gpg"):
+        release.make(tmp_path, "nobody", rings.secret, key_url=HOME)
 
 
 def test_checksums_hold(files: list[Path]) -> None:
