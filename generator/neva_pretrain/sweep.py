@@ -17,7 +17,7 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values as chart_values
 from neva_pretrain.chart import yamlfile
 from neva_pretrain.check import schema
-from neva_pretrain.errors import RefusedError, Violation
+from neva_pretrain.errors import InputError, RefusedError, Violation
 from neva_pretrain.generate import Options, generate
 from neva_pretrain.output import holds_another, write_all
 from neva_pretrain.plan.plan import Request
@@ -177,7 +177,10 @@ def _violations(key: str, value: object) -> list[Violation]:
 
 def _typed(key: str, word: str) -> Any:
     """Return what a word is: what YAML takes it for, or text where only that is right."""
-    value = yamlfile.plain(word)
+    try:
+        value = yamlfile.plain(word)
+    except InputError:  # infinity and NaN: no number
+        value = word
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return word if not isinstance(value, str) and _violations(key, value) and not _violations(key, word) else value

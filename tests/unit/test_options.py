@@ -141,6 +141,8 @@ class TestTable:
         (["--gpus", "8", "--save-every", "5", "--no-checkpoint"], "--save-every and --no-checkpoint exclude each"),
         (["--gpus", "8", "--learning-rate", "nan"], "'nan' is not a number"),
         (["--output", "x.yaml", "plan"], "--output must follow plan"),
+        (["chek", "values.yaml"], "No such command 'chek'. Did you mean 'check'?"),
+        (["values.yaml"], "No such command 'values.yaml'.\n"),
     ],
 )
 def test_wrong_usage_names_the_right_option(arguments: list[str], words: str) -> None:
@@ -220,8 +222,8 @@ class TestSite:
     def test_a_file_that_is_not_there_is_refused_by_its_variable(self, tmp_path: Path) -> None:
         env = {"NEVA_SITE": str(tmp_path / "none.yaml")}
         result = CliRunner().invoke(main, ["--gpus", "8"], env=env)
-        assert result.exit_code == 2
-        assert f"NEVA_SITE: File '{tmp_path / 'none.yaml'}' does not exist." in result.stderr
+        assert result.exit_code == 1
+        assert f"ERROR: NEVA_SITE: {tmp_path / 'none.yaml'}: cannot be read: No such file" in result.stderr
         assert CliRunner().invoke(main, ["models"], env=env).exit_code == 0
 
     def test_help_shows_it(self) -> None:

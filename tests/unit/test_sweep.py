@@ -195,11 +195,12 @@ class TestRefusals:
         ]
 
     def test_keys_and_types_in_the_words_of_check(self) -> None:
-        assert refused("training.learninRate=1", "training.microBatchSize=a,8,0", "fabric=ib,wifi") == [
+        assert refused("training.learninRate=1", "training.microBatchSize=a,8,0", "fabric=ib,wifi", "lr=.nan,1") == [
             "training.learninRate: got 1; must be a known key; use learningRate",
             "training.microBatchSize: got a; must be of type integer; use a whole number, without quotes",
             "training.microBatchSize: got 0; must be at least 1; use 1 or more",
             "fabric: got wifi; must be one of ib, roce, efa, tcp, none; use ib",
+            "training.learningRate: got .nan; must be of type number; use a number, without quotes",
         ]
 
     def test_all_of_all_runs_at_once(self, folder: Path) -> None:
@@ -310,6 +311,10 @@ class TestRefusals:
                 "--micro-batch and --sweep training.microBatchSize excl",
             ),
             (["--sweep", "training.nodes=1", "--output", "a"], "--gpus and --sweep training.nodes exclude each other"),
+            (
+                ["--samples", "9", "--sweep", "max=1", "--output", "a"],
+                "--samples and --sweep training.maxSteps exclude",
+            ),
             (["--sweep", "training.seed=1", "--output", "file"], "'file' is no folder, and --sweep writes into one"),
             (["--output", "."], "'.' is a directory"),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
@@ -16,6 +17,7 @@ import click
 from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
+from neva_pretrain.errors import InputError
 from neva_pretrain.output import Boundary, at, say
 
 if TYPE_CHECKING:  # --help does not wait for these
@@ -62,7 +64,13 @@ class _Group(Boundary, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        found = super().resolve_command(ctx, args)
+        try:
+            found = super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            raise click.UsageError(
+                f"{error.message} Did you mean {near[0]!r}?" if near else error.message, ctx
+            ) from None
         self.writes_values = False
         return found
 
@@ -154,6 +162,7 @@ _SAYS = {
     "batch_policy": "training.globalBatchSize",
     "max_steps": "training.maxSteps",
     "epochs": "training.maxSteps",
+    "samples": "training.maxSteps",
     "learning_rate": "training.learningRate",
     "save_every": "checkpoint.everyNSteps",
     "no_checkpoint": "checkpoint.everyNSteps",
@@ -274,7 +283,7 @@ def main(
     if isinstance(ctx.command, _Group):
         ctx.command.writes_values = target is None
     if site and not site.exists() and ctx.get_parameter_source("site") is click.core.ParameterSource.ENVIRONMENT:
-        raise click.BadParameter(f"File {str(site)!r} does not exist.", ctx, param_hint="the environment's NEVA_SITE")
+        raise InputError("cannot be read: No such file or directory", f"NEVA_SITE: {site}")
     # Here, so that --help does not wait for them.
     from neva_pretrain.cli.generate import write, write_sweep
     from neva_pretrain.generate import Options
