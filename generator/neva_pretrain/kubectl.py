@@ -77,9 +77,17 @@ class Kubectl:
     def _list(self, resource: str, query: list[str], named: bool = True) -> list[Object]:
         """Return the objects of a kind that a query picks, none where the cluster has no such kind."""
         try:
-            parsed = self._json(["get", resource, *query, "--output=json"])
+            return self._items(resource, query, named)
         except NoSuchKindError:
             return []
+
+    def _items(self, resource: str, query: list[str], named: bool = True) -> list[Object]:
+        """Return the objects of a kind that a query picks.
+
+        Raises:
+            NoSuchKindError: the cluster has no such kind.
+        """
+        parsed = self._json(["get", resource, *query, "--output=json"])
         if not isinstance(parsed, dict) or not isinstance(parsed.get("items"), list):
             raise ClusterError(f"kubectl get {resource}: its answer is not a list of objects; is it the real kubectl?")
         return [item for item in objects(parsed["items"]) if name_of(item) or not named]

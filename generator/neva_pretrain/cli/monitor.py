@@ -183,6 +183,8 @@ def _list(kubectl: Jobs, everywhere: bool, limits: Limits, form: str) -> int:
         say(json.dumps(listing.as_dict(found), indent=2))
     elif found:
         say(listing.as_text(found, everywhere, _width()))
+    elif not kubectl.has_kinds:
+        say("no runs here: the cluster has neither PyTorchJobs nor TrainJobs; --context names another", err=True)
     else:
         say("no runs here" + ("" if everywhere else "; -n names another namespace, -A looks in all"), err=True)
     for words in kubectl.refused:

@@ -5,7 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
-from neva_pretrain.kubectl import ForbiddenError, Kubectl, Object, at, conditions, name_of, objects, word
+from neva_pretrain.kubectl import (
+    ForbiddenError,
+    Kubectl,
+    NoSuchKindError,
+    Object,
+    at,
+    conditions,
+    name_of,
+    objects,
+    word,
+)
 
 LOG_LINES = 200
 """Lines of a finished container's log that are looked through."""
@@ -98,10 +108,12 @@ class Jobs(Kubectl):
 
     Attributes:
         refused: why a kind of job was not looked for.
+        has_kinds: whether the cluster has a kind of job at all.
 
     """
 
     refused: tuple[str, ...] = ()
+    has_kinds = True
 
     def within(self, namespace: str) -> "Jobs":
         """Return the same for another namespace."""
@@ -130,12 +142,16 @@ class Jobs(Kubectl):
             ForbiddenError: no kind may be listed.
         """
         refused: list[ForbiddenError] = []
+        unknown = set()
         for kind, facts in _KINDS.items():
             for query in queries:
                 try:
-                    found = self._list(facts.resource, query)
+                    found = self._items(facts.resource, query)
                 except ForbiddenError as error:
                     refused.append(error)
+                    break
+                except NoSuchKindError:
+                    unknown.add(kind)
                     break
                 if found:
                     yield kind, found
@@ -143,6 +159,7 @@ class Jobs(Kubectl):
         if len(refused) == len(_KINDS):
             raise refused[0]
         self.refused = tuple(map(str, refused))
+        self.has_kinds = unknown != _KINDS.keys()
 
     def master(self, job: Job) -> tuple[str, str] | None:
         """Return the master pod's name and its container's identity, once that has started."""

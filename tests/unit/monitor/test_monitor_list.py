@@ -141,7 +141,11 @@ def test_what_may_not_be_read_of_one_run_hides_no_other(cluster: Cluster, invoke
 
 
 def test_no_runs(cluster: Cluster, invoke: Invoke) -> None:
-    """Also where the cluster has no such kind."""
+    """Neither is a cluster's lack of both kinds an error: a namespace without runs is no mistake."""
+    code, out, err = invoke("-n", "team")
+    assert (code, out) == (0, "")
+    assert err.endswith("no runs here: the cluster has neither PyTorchJobs nor TrainJobs; --context names another\n")
+    cluster.has("trainjobs")
     code, out, err = invoke("-n", "team")
     assert (code, out) == (0, "")
     assert err.endswith("no runs here; -n names another namespace, -A looks in all\n")
