@@ -22,6 +22,7 @@ from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, Number, exclude
 from neva_pretrain.cli.watching import FINISHED, TRAINING, Wait, print_summary, watch
 from neva_pretrain.errors import NevaError
+from neva_pretrain.kubectl import TIMEOUT
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import compare, compare_page, inputs, listing, page, plot, report, settings
 from neva_pretrain.monitor.inputs import Input
@@ -151,7 +152,8 @@ def command(
     said = settings.Options(values, model, max_steps, global_batch, gpus, step_time, GPUS[gpu] if gpu else None)
     if not sources and not namespace and not all_namespaces and _is_piped():
         sources = (inputs.STANDARD_INPUT,)
-    kubectl = Jobs(namespace, context, _Shown(listing=not sources, each=show_commands))
+    longest = min(TIMEOUT, timeout or TIMEOUT)  # a call that hangs does not outlast the wait
+    kubectl = Jobs(namespace, context, _Shown(listing=not sources, each=show_commands), longest)
     if not sources:
         _refuse("needs a SOURCE", *_OF_A_RUN, *_OF_ONE_RUN)
         exclude(namespace=namespace, all_namespaces=all_namespaces)

@@ -74,6 +74,12 @@ def test_a_job_that_is_deleted_has_not_succeeded(cluster: Cluster, invoke: Invok
     assert [j["evidence"] for j in told["judgements"]] == ["the pytorchjob neva-1 was deleted"]
 
 
+def test_an_api_server_that_hangs_does_not_outlast_the_wait(cluster: Cluster, invoke: Invoke) -> None:
+    (cluster.bin / "kubectl").write_text("#!/bin/sh\nexec sleep 1000\n")
+    code, out, err = invoke("neva", "--wait", "--timeout", 0.5)
+    assert (code, out, err) == (2, "", "ERROR: kubectl: no answer from the API server for 0.5 s\n")
+
+
 @pytest.mark.parametrize(("options", "code"), [(["--wait"], 130), (["--until", "finished"], 130), ([], 0)])
 def test_ctrl_c_is_no_end_of_what_is_waited_for(
     tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
