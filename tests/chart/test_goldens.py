@@ -14,8 +14,9 @@ CASES: dict[str, dict[str, Any] | None] = {
     "16-nodes": {
         "training": {"nodes": 16, "globalBatchSize": 4096, "maxSteps": 136, "warmupSteps": 4},
         "checkpoint": {"everyNSteps": 13},
+        "fabric": "ib",
     },
-    "trainjob": {"job": {"kind": "TrainJob"}, "training": {"nodes": 2, "globalBatchSize": 512}},
+    "trainjob": {"job": {"kind": "TrainJob"}, "training": {"nodes": 2, "globalBatchSize": 512}, "fabric": "ib"},
     "prepare": {"prepare": {"enabled": True, "llm": {"source": "meta-llama/Llama-2-7b-chat-hf"}}},
 }
 

@@ -81,15 +81,16 @@ def test_a08_notes_tell_who_gives_up_when(folder: Path) -> None:
 
 @pytest.mark.parametrize("where", ["securityContext", "podSecurityContext"])
 def test_c02_notes_warn_of_rdma_without_root(folder: Path, where: str) -> None:
-    assert "WARNING: as uid 1000 the capability IPC_LOCK" in notes(folder, {where: {"runAsUser": 1000}})
+    said = notes(folder, {where: {"runAsUser": 1000}, "fabric": "ib"})
+    assert "WARNING: as uid 1000 the capability IPC_LOCK" in said
     assert "WARNING" not in notes(folder, {where: {"runAsUser": 1000}, "fabric": "tcp"})
     assert "WARNING" not in notes(folder)
 
 
 def test_c02_the_containers_user_wins_over_the_pods(folder: Path) -> None:
-    values = {"podSecurityContext": {"runAsUser": 1000}, "securityContext": {"runAsUser": 0}}
-    assert "WARNING" not in notes(folder, values)
-    assert "WARNING" in notes(folder, {"podSecurityContext": {"runAsUser": 0}, "securityContext": {"runAsUser": 5}})
+    for pod, container, warned in ((1000, 0, False), (0, 5, True)):
+        users = {"podSecurityContext": {"runAsUser": pod}, "securityContext": {"runAsUser": container}}
+        assert ("WARNING" in notes(folder, {**users, "fabric": "ib"})) is warned
 
 
 def test_d13_notes_say_that_a_checkpoint_is_the_projector_only(folder: Path) -> None:

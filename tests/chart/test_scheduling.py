@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from neva_pretrain import chart
-from neva_pretrain.chart import values
+from neva_pretrain.chart import access, values
 from neva_pretrain.check import advice, rules, schema
 from neva_pretrain.check.verdict import judge
 from neva_pretrain.facts import Facts
@@ -269,6 +269,27 @@ def test_a_fabric_is_its_devices_and_its_environment(name: str) -> None:
         assert fabric["env"].items() <= helm.env(manifests, role).items()
         others = {key for other in chart.fabrics().values() for key in other["env"]} - set(fabric["env"])
         assert not others & set(helm.env(manifests, role)), "no other fabric's environment"
+
+
+@pytest.mark.parametrize(
+    ("rdma", "name"),
+    [
+        ({}, "tcp"),
+        ({"enabled": False, "resourceName": "rdma/a", "networks": ["a"]}, "tcp"),
+        ({"enabled": True}, "ib"),
+        ({"resourceName": "rdma/a"}, "ib"),
+        ({"count": 8}, "ib"),
+        ({"resources": {"rdma/a": 1}}, "ib"),
+        ({"networks": ["a"]}, "ib"),
+    ],
+)
+def test_u12_a_fabric_that_nobody_names_asks_for_no_device_that_nobody_names(rdma: dict[str, Any], name: str) -> None:
+    manifests = helm.render({**TWO, "rdma": rdma})
+    assert chart.fabrics()[name]["env"].items() <= helm.env(manifests, "Worker").items()
+    asked = {key for key in helm.container(manifests, "Worker")["resources"]["limits"] if "rdma/" in key}
+    complete = values.complete({**TWO, "rdma": rdma})
+    assert access.fabric(complete) == name
+    assert asked == (set(access.rdma_resources(complete)) if name == "ib" else set())
 
 
 def test_one_node_needs_no_fabric_and_two_do() -> None:

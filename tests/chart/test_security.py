@@ -136,11 +136,12 @@ def refused(gpu: str) -> list[str]:
 
 
 NOTES = [
-    (TWO_NODES, "meets privileged only; baseline is broken by rdma.enabled; restricted also by "
+    ({**TWO_NODES, "fabric": "ib"}, "meets privileged only; baseline is broken by rdma.enabled; restricted also by "
      "securityContext.runAsNonRoot, podSecurity.operatorInitContainer"),
     ({"fabric": "tcp"}, "meets baseline; restricted is broken by securityContext.runAsNonRoot"),
     ({"fabric": "tcp", **NON_ROOT}, "meets restricted"),
-    ({"securityContext": {**NON_ROOT["securityContext"], "capabilities": {"add": []}}}, "meets restricted"),
+    ({"fabric": "ib", "securityContext": {**NON_ROOT["securityContext"], "capabilities": {"add": []}}},
+     "meets restricted"),
     ({**TWO_NODES, "fabric": "tcp", **NON_ROOT},
      "meets baseline; restricted is broken by podSecurity.operatorInitContainer"),
     ({**TWO_NODES, "fabric": "tcp", **NON_ROOT, "podSecurity": {"operatorInitContainer": True}}, "meets restricted"),
@@ -157,17 +158,18 @@ def test_notes_tell_the_level_and_what_breaks_it(folder: Path, partial: dict[str
 
 
 def test_a_default_without_rdma_meets_baseline() -> None:
-    complete = values.complete({"fabric": "tcp"})
+    complete = values.complete({})
     assert "baseline" not in {broken.level for broken in pod_security.pod_security_breaks(complete)}
 
 
 def test_a_namespace_that_enforces_a_level_is_refused_what_it_would_reject() -> None:
     """At install, in place of a job whose pods never come."""
     hosts = {"storage": {"scratch": {"hostPath": "/nvme"}}, "hostNetwork": True, "rendezvous": {"port": 24000}}
+    hosts["fabric"] = "ib"
     lines = helm.render_fails({**hosts, "podSecurity": {"enforce": "baseline"}})
     assert [line.split(":")[0] for line in lines] == ["hostNetwork", "storage.scratch.hostPath", "rdma.enabled"]
     assert all("where podSecurity.enforce is baseline; use " in line for line in lines)
-    lines = helm.render_fails({**TWO_NODES, "podSecurity": {"enforce": "restricted"}})
+    lines = helm.render_fails({**TWO_NODES, "fabric": "ib", "podSecurity": {"enforce": "restricted"}})
     keys = ["rdma.enabled", "securityContext.runAsNonRoot", "podSecurity.operatorInitContainer"]
     assert [line.split(":")[0] for line in lines] == keys
     assert helm.render({"fabric": "tcp", "podSecurity": {"enforce": "baseline"}})
@@ -175,7 +177,8 @@ def test_a_namespace_that_enforces_a_level_is_refused_what_it_would_reject() -> 
 
 
 def test_null_in_a_security_context_is_not_set() -> None:
-    manifests = helm.render({"securityContext": {"seccompProfile": None, "capabilities": {"add": None}}})
+    context = {"seccompProfile": None, "capabilities": {"add": None}}
+    manifests = helm.render({"fabric": "ib", "securityContext": context})
     context = helm.container(manifests)["securityContext"]
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert context["capabilities"] == {"add": ["IPC_LOCK"], "drop": ["ALL"]}

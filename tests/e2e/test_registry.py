@@ -46,6 +46,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
             yield f"oci://localhost:{port}/charts"
 
 
+@pytest.mark.parametrize("release", ["helm", "helm4"], indirect=True)
 def test_a_release_is_pushed_verified_and_installed(registry: str, release: Release, tmp_path: Path) -> None:
     rings = gpg.make(tmp_path / "gpg")
     sign = ["--key", gpg.SIGNER, "--keyring", str(rings.secret)]

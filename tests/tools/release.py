@@ -73,7 +73,7 @@ def _say_where_from(file: Path, home: str | None, sign_key: dict[str, str] | Non
 
 def _fingerprint(key: str, keyring: Path | None) -> str:
     """Return the fingerprint of the key that signs; gpg made its file, so gpg is there."""
-    command = ["gpg", "--batch", "--with-colons"]
+    command = ["gpg", "--no-autostart", "--batch", "--with-colons"]
     command += ["--show-keys", str(keyring)] if keyring else ["--list-secret-keys", key]
     told = _run(*command).splitlines()
     for at, line in enumerate(told):

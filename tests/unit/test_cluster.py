@@ -180,12 +180,12 @@ def test_a_namespace_that_is_not_there_and_one_that_refuses_the_pods() -> None:
     (said,) = words(Recorded(answers={"namespace/team": None}))
     assert said.startswith("--namespace: got team; must be a namespace of the cluster; use helm install --create-names")
     enforcing = {"metadata": {"name": "team", "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}
-    (said,) = words(Recorded(answers={"namespace/team": enforcing}))
+    (said,) = words(Recorded(answers={"namespace/team": enforcing}), fabric="ib")
     assert said.startswith("rdma.enabled: got true; must be false, since RDMA adds the capability IPC_LOCK, where ")
     assert "where namespace team enforces baseline; use fabric tcp" in said
     assert words(Recorded(answers={"namespace/team": enforcing}), fabric="tcp") == []
     enforcing["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "privileged"}
-    assert words(Recorded(answers={"namespace/team": enforcing})) == []
+    assert words(Recorded(answers={"namespace/team": enforcing}), fabric="ib") == []
 
 
 def test_rights_to_make_what_the_release_is_made_of() -> None:
@@ -365,7 +365,7 @@ def test_what_no_node_has_is_told_by_its_own_value() -> None:
             "rdma/hca_shared_devices_all": None,
         }
     )
-    both = words(nodes(bare, bare))
+    both = words(nodes(bare, bare), fabric="ib")
     assert [line.partition(";")[0] for line in both] == [
         "resources.gpuResourceName: got nvidia.com/gpu",
         "rdma.resourceName: got rdma/hca_shared_devices_all",

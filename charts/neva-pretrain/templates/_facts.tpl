@@ -54,8 +54,11 @@ that are a function of the root alone. Takes a dict: root, define, argument. */}
 {{- $tokenizer := $v.model.tokenizer | default $model.checkpoint.tokenizer -}}
 {{- $runId := $v.run.id | default (include "neva-pretrain.fullname" .) -}}
 {{- $resultsPath := printf "%s/%s" $v.storage.results.mountPath $runId -}}
-{{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $v.fabric -}}
 {{- $rdma := $v.rdma -}}
+{{- $wantsRdma := and (ne (toString $rdma.enabled) "false")
+  (or $rdma.enabled $rdma.resourceName $rdma.count $rdma.resources $rdma.networks) -}}
+{{- $fabricName := $v.fabric | default (ternary "ib" "tcp" (not (empty $wantsRdma))) -}}
+{{- $fabric := get (.Files.Get "files/fabrics.yaml" | fromYaml).fabrics $fabricName -}}
 {{- $device := $rdma.resourceName | default $fabric.rdma.resourceName -}}
 {{- $devices := $rdma.resources | default (dict $device ($rdma.count | default $fabric.rdma.count)) -}}
 {{- $rdmaOn := ternary $fabric.rdma.enabled $rdma.enabled (kindIs "invalid" $rdma.enabled) -}}
@@ -89,6 +92,7 @@ that are a function of the root alone. Takes a dict: root, define, argument. */}
   "runId" $runId
   "resultsPath" $resultsPath
   "logDir" (printf "%s/results" $resultsPath)
+  "fabricName" $fabricName
   "fabric" $fabric
   "rdma" (dict "enabled" $rdmaOn "resources" $devices)
   "hfHome" ($v.hf.home | default (printf "%s/huggingface" $scratch))

@@ -77,7 +77,7 @@
 
 {{/* RDMA devices have a name and a number of their own. Takes the root. */}}
 {{- define "neva-pretrain.rdmaBreaks" -}}
-{{- $v := .Values -}}{{- $rdma := (include "neva-pretrain.uncheckedFacts" . | fromJson).rdma -}}
+{{- $v := .Values -}}{{- $f := include "neva-pretrain.uncheckedFacts" . | fromJson -}}{{- $rdma := $f.rdma -}}
 {{- if and $rdma.enabled (hasKey $rdma.resources $v.resources.gpuResourceName) -}}
   {{- include "neva-pretrain.violation" (dict
     "key" (print "rdma." (ternary "resourceName" "resources" (empty $v.rdma.resources)))
@@ -87,12 +87,12 @@
 {{- end -}}
 {{- if and $rdma.enabled (hasKey $rdma.resources "") -}}
   {{- include "neva-pretrain.violation" (dict "key" "rdma.resourceName" "got" "nothing"
-    "rule" (printf "must name the RDMA devices, since fabric %s has no default" $v.fabric)
+    "rule" (printf "must name the RDMA devices, since fabric %s has no default" $f.fabricName)
     "fix" "use the resource that the nodes offer, or set rdma.enabled to false") -}}
 {{- end -}}
 {{- if and $rdma.enabled (ne (values $rdma.resources | compact | len) (len $rdma.resources)) -}}
   {{- include "neva-pretrain.violation" (dict "key" "rdma.count" "got" "nothing"
-    "rule" (printf "must be at least 1, since fabric %s has no default" $v.fabric)
+    "rule" (printf "must be at least 1, since fabric %s has no default" $f.fabricName)
     "fix" "use the number of devices per pod, or set rdma.enabled to false") -}}
 {{- end -}}
 {{- end -}}

@@ -59,11 +59,18 @@ def preparing(values: Values) -> bool:
     return bool(section(values, "prepare").get("enabled"))
 
 
+def fabric(values: Values) -> str:
+    """Return the network between nodes; where none is named, ib if ``rdma`` names devices or is enabled, else tcp."""
+    rdma = section(values, "rdma")
+    named = any(rdma.get(key) for key in ("enabled", "resourceName", "count", "resources", "networks"))
+    return values["fabric"] or ("ib" if named and rdma.get("enabled") is not False else "tcp")
+
+
 def rdma_resources(values: Values) -> Mapping[str, int]:
     """Return the RDMA devices that a pod asks for while RDMA is on, by resource: ``rdma``'s, else the fabric's."""
-    given, fabric = section(values, "rdma"), chart.fabrics()[values["fabric"]]["rdma"]
+    given, usual = section(values, "rdma"), chart.fabrics()[fabric(values)]["rdma"]
     named: Mapping[str, int] = section(given, "resources")
-    return named or {given.get("resourceName") or fabric["resourceName"]: given.get("count") or fabric["count"]}
+    return named or {given.get("resourceName") or usual["resourceName"]: given.get("count") or usual["count"]}
 
 
 def read_only(values: Values, volume: str) -> bool:
@@ -76,4 +83,4 @@ def read_only(values: Values, volume: str) -> bool:
 def rdma_enabled(values: Values) -> bool:
     """Return whether pods ask for RDMA devices: as ``rdma.enabled`` says, else as the fabric does."""
     said = section(values, "rdma").get("enabled")
-    return bool(chart.fabrics()[values["fabric"]]["rdma"]["enabled"] if said is None else said)
+    return bool(chart.fabrics()[fabric(values)]["rdma"]["enabled"] if said is None else said)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from neva_pretrain import chart
 from neva_pretrain.chart import images
-from neva_pretrain.chart.access import Values, mapping, preparing, rdma_enabled, rdma_resources, section, text
+from neva_pretrain.chart.access import Values, fabric, mapping, preparing, rdma_enabled, rdma_resources, section, text
 from neva_pretrain.check.config import reserved
 from neva_pretrain.check.pod_security import pod_security_breaks
 from neva_pretrain.errors import Violation
@@ -83,14 +83,14 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             yield Violation(
                 "rdma.resourceName",
                 "nothing",
-                f"must name the RDMA devices, since fabric {values['fabric']} has no default",
+                f"must name the RDMA devices, since fabric {fabric(values)} has no default",
                 "use the resource that the nodes offer, or set rdma.enabled to false",
             )
         if not all(devices.values()):
             yield Violation(
                 "rdma.count",
                 "nothing",
-                f"must be at least 1, since fabric {values['fabric']} has no default",
+                f"must be at least 1, since fabric {fabric(values)} has no default",
                 "use the number of devices per pod, or set rdma.enabled to false",
             )
     for key in ("commonLabels", "podLabels", "workerLabels"):
