@@ -7,7 +7,11 @@ FLAVOR: dict[str, Any] = {
     "apiVersion": "kueue.x-k8s.io/v1beta2",
     "kind": "ResourceFlavor",
     "metadata": {"name": "h100"},
-    "spec": {"nodeLabels": {"scitix.ai/gpu-type": "h100nvlink80"}, "topologyName": "racks"},
+    "spec": {
+        "nodeLabels": {"scitix.ai/gpu-type": "h100nvlink80"},
+        "topologyName": "racks",
+        "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}],
+    },
 }
 TOPOLOGY = {
     "apiVersion": "kueue.x-k8s.io/v1beta2",

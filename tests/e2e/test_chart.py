@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.release import ROOT, Release, check_pod, names, process_environment, provide_storage
+from tests.e2e.release import HELMS, ROOT, Release, check_pod, names, process_environment, provide_storage
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
 
-HELMS = ("helm", "helm4")
 both_helms = pytest.mark.parametrize("release", HELMS, indirect=True)
 FILES = [f for f in sorted((ROOT / "values").glob("*.yaml")) if "kind: TrainJob" not in f.read_text()]
 

@@ -7,14 +7,13 @@ import pytest
 
 from tests.chart import helm
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import CHART, Release, names
+from tests.e2e.release import CHART, HELMS, Release, names
 from tests.sandbox import Sandbox
 from tests.tools import ensure
 from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-HELMS = ("helm", "helm4")
 TWO_NODES = ("--set", "training.nodes=2", "--set", "training.globalBatchSize=512")
 BOARD = ("--set", "tensorboard.enabled=true")
 
@@ -67,7 +66,7 @@ def test_from_lint_to_uninstall(sandbox: Sandbox, release: Release) -> None:
 @pytest.mark.parametrize("client", HELMS)
 @pytest.mark.parametrize("kind", ["PyTorchJob", "TrainJob"])
 def test_n18_an_upgrade_beside_a_job_that_kueue_has_changed(full: Sandbox, room: str, kind: str, client: str) -> None:
-    """Kueue has put its flavor's node labels into the job: Helm 4 leaves them there without server-side apply."""
+    """Kueue has put its flavor's node labels and tolerations into the job, and every Helm leaves them there."""
     ensure(client)
     full.create(queue(room, quota(2)))
     release = Release(full, room, kind=kind, client=client)
@@ -75,11 +74,30 @@ def test_n18_an_upgrade_beside_a_job_that_kueue_has_changed(full: Sandbox, room:
     release.install(*queued)
     full.wait(lambda: len(release.placed()) == 2, "job placed")
     job, generation = identity(release), release.job()["metadata"]["generation"]
-    release.apply("upgrade", *queued, *BOARD, *(["--server-side=false"] if client == "helm4" else []))
+    release.apply("upgrade", *queued, *BOARD)
     assert boards(release) == ["neva-tensorboard"]
     assert identity(release) == job
     assert release.job()["metadata"]["generation"] == generation, "Kueue's own settings are still there"
     assert len(release.placed()) == 2
+
+
+def test_n18_tolerations_of_ones_own_have_two_owners(full: Sandbox, room: str) -> None:
+    """The list is one field to the API server: with server-side apply Helm 4 ends in a conflict and changes nothing."""
+    ensure("helm4")
+    full.create(queue(room, quota(2)))
+    release = Release(full, room, client="helm4")
+    own = ("--set-json", 'scheduling.tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]')
+    queued = (*TWO_NODES, *own, "--set", "scheduling.queue.name=gpus")
+    release.install(*queued)
+    full.wait(lambda: len(release.placed()) == 2, "job placed")
+    job, generation = identity(release), release.job()["metadata"]["generation"]
+    done = release.helm("upgrade", release.name, str(CHART), *queued, *BOARD)
+    assert done.returncode == 1
+    assert 'conflict with "kueue' in done.stderr
+    release.apply("upgrade", *queued, *BOARD, "--server-side=false")
+    assert boards(release) == ["neva-tensorboard"]
+    assert identity(release) == job
+    assert release.job()["metadata"]["generation"] == generation
 
 
 def rendered(release: Release, *args: str) -> str:

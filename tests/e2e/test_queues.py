@@ -7,6 +7,7 @@ import pytest
 from tests.e2e.queues import queue, quota
 from tests.e2e.release import Release
 from tests.sandbox import Sandbox
+from tests.tools import ensure
 
 pytestmark = pytest.mark.e2e
 
@@ -26,8 +27,9 @@ def nodes(count: int) -> list[str]:
 
 @pytest.fixture
 def releases(full: Sandbox, room: str) -> tuple[Release, Release]:
-    """Two releases side by side; they share no volume."""
-    return Release(full, room, "first"), Release(full, room, "second")
+    """Two releases side by side, of Helm 3 and of Helm 4; they share no volume."""
+    ensure("helm4")
+    return Release(full, room, "first"), Release(full, room, "second", client="helm4")
 
 
 def test_kueue_runs_one_of_two_jobs_and_then_the_other(full: Sandbox, releases: tuple[Release, Release]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests import tools
-from tests.e2e.release import CHART, Release
+from tests.e2e.release import CHART, HELMS, Release
 from tests.sandbox.process import free_ports
 from tests.tools import gpg
 from tests.tools import release as tool
@@ -46,7 +46,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
             yield f"oci://localhost:{port}/charts"
 
 
-@pytest.mark.parametrize("release", ["helm", "helm4"], indirect=True)
+@pytest.mark.parametrize("release", HELMS, indirect=True)
 def test_a_release_is_pushed_verified_and_installed(registry: str, release: Release, tmp_path: Path) -> None:
     rings = gpg.make(tmp_path / "gpg")
     sign = ["--key", gpg.SIGNER, "--keyring", str(rings.secret)]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import yaml
 
 from tests.e2e.release import CHART, KINDS, ROOT, Release, names, provide_storage
 from tests.sandbox import Sandbox
-from tests.tools import path
+from tests.tools import ensure, path
 from tests.unit.monitor.nemo_logs import bar
 from tests.waiting import until
 
@@ -48,12 +48,14 @@ class Tenant:
         return done.stdout
 
     def helm(self, verb: str, *args: str) -> str:
-        return self.run(str(path("helm")), verb, self.release.name, *args, "--namespace", self.release.namespace)
+        return self.run(
+            str(path(self.release.client)), verb, self.release.name, *args, "--namespace", self.release.namespace
+        )
 
     def helm_with_hook(self, verb: str, *args: str) -> None:
         """Run Helm while the pods of its hooks end by themselves; the job's pods run on."""
         sandbox, where = self.release.sandbox, ("--namespace", self.release.namespace)
-        command = [str(path("helm")), verb, self.release.name, *args, *where]
+        command = [str(path(self.release.client)), verb, self.release.name, *args, *where]
         with subprocess.Popen(command, env=self.env, stdout=-1, stderr=subprocess.STDOUT, text=True) as running:
 
             def ended() -> bool:
@@ -101,9 +103,13 @@ def tenant(full: Sandbox, room: str, tmp_path: Path, request: pytest.FixtureRequ
     return Tenant(Release(full, room, kind=request.param), env)
 
 
-@pytest.mark.parametrize("volumes", ["dynamic", "existing"])
-def test_one_namespace_and_one_kind_of_job_are_enough(tenant: Tenant, tmp_path: Path, volumes: str) -> None:
-    release = tenant.release
+@pytest.mark.parametrize(("client", "volumes"), [("helm", "dynamic"), ("helm4", "existing")])
+def test_one_namespace_and_one_kind_of_job_are_enough(
+    tenant: Tenant, tmp_path: Path, client: str, volumes: str
+) -> None:
+    ensure(client)
+    release = replace(tenant.release, client=client)
+    tenant = replace(tenant, release=release)
     other = KINDS[OTHER[release.kind]].resource
     namespace = ("--namespace", release.namespace)
     assert tenant.may("create", KINDS[release.kind].resource, *namespace)

@@ -20,8 +20,9 @@ import yaml
 from neva_pretrain.chart import values
 from neva_pretrain.check import pod_security
 from tests.chart import helm
-from tests.e2e.release import CHART, ROOT, Release, drop_volumes, names, provide_storage
+from tests.e2e.release import CHART, HELMS, ROOT, Release, drop_volumes, names, provide_storage
 from tests.sandbox import Sandbox, SandboxError
+from tests.tools import ensure
 from tests.tools import path as tool_path
 
 pytestmark = pytest.mark.e2e
@@ -58,14 +59,15 @@ def cleared(sandbox: Sandbox, name: str) -> None:
     drop_volumes(sandbox, name)
 
 
-@pytest.fixture
-def enforcing(sandbox: Sandbox) -> Iterator[Callable[[str], Release]]:
+@pytest.fixture(params=HELMS)
+def enforcing(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Release]]:
     """Make releases in namespaces of their own that enforce a level."""
     made: list[str] = []
+    ensure(request.param)
 
     def make(level: str) -> Release:
         made.append(labelled(sandbox, level))
-        return Release(sandbox, made[-1])
+        return Release(sandbox, made[-1], client=request.param)
 
     yield make
     for name in made:

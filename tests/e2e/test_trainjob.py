@@ -22,6 +22,7 @@ from neva_pod.monitor.trainjob import RefusedError, Server
 from tests.e2e.queues import queue, quota
 from tests.e2e.release import (
     CHART,
+    HELMS,
     ROOT,
     Release,
     check_pod,
@@ -34,7 +35,7 @@ from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 from tests.sandbox.operators.gang import SCHEDULER
 from tests.sandbox.operators.trainer import Trainer
-from tests.tools import path
+from tests.tools import ensure, path
 from tests.waiting import PATIENCE, ended, until
 
 pytestmark = pytest.mark.e2e
@@ -51,13 +52,15 @@ def nodes(count: int) -> list[str]:
 
 @pytest.fixture
 def releases(full: Sandbox, room: str) -> tuple[Release, Release]:
-    """Two releases side by side, none installed."""
-    return Release(full, room, "first", "TrainJob"), Release(full, room, "second", "TrainJob")
+    """Two releases side by side, of Helm 3 and of Helm 4, none installed."""
+    ensure("helm4")
+    return Release(full, room, "first", "TrainJob"), Release(full, room, "second", "TrainJob", "helm4")
 
 
 @pytest.fixture
-def release(releases: tuple[Release, Release]) -> Release:
-    return releases[0]
+def release(releases: tuple[Release, Release], request: pytest.FixtureRequest) -> Release:
+    """The one of Helm 3, unless a test names the other's."""
+    return next(each for each in releases if each.client == getattr(request, "param", "helm"))
 
 
 def is_placed(release: Release, count: int) -> bool:
@@ -70,6 +73,7 @@ def complete(release: Release) -> None:
     release.wait_for("Complete")
 
 
+@pytest.mark.parametrize("release", HELMS, indirect=True)
 def test_values_file_runs_and_completes(full: Sandbox, release: Release) -> None:
     """Install, Running with the right pods, Complete when they end, uninstall; only data is kept."""
     count = yaml.safe_load(FILE.read_text())["training"]["nodes"]
@@ -124,6 +128,7 @@ def test_a06_a_failed_node_ends_the_job_and_frees_the_gpus(full: Sandbox, releas
     full.wait(lambda: all(p["status"]["phase"] == "Failed" for p in release.pods().values()), "running pods deleted")
 
 
+@pytest.mark.parametrize("release", HELMS, indirect=True)
 def test_a11_upgrade_never_replaces_a_running_job_in_silence(full: Sandbox, release: Release) -> None:
     release.install(*nodes(2))
     full.wait_for_phase("Running", 2, namespace=release.namespace)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.chart.test_upgrade import MISSING, OLD, RENAMED
-from tests.e2e.release import CHART, Release
+from tests.e2e.release import CHART, HELMS, Release
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +27,7 @@ def old(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("release", ["helm", "helm4"], indirect=True)
+@pytest.mark.parametrize("release", HELMS, indirect=True)
 def test_n24_values_of_0_1_0_are_kept_or_told(release: Release, old: Path) -> None:
     installed = release.helm("install", release.name, str(old), "-f", str(EXAMPLE), "--set", "restartPolicy=OnFailure")
     assert installed.returncode == 0, installed.stderr
