@@ -120,6 +120,8 @@ def opened(source: str, kubectl: Jobs, said: settings.Options, once: bool = Fals
 
 
 def _of_path(path: Path, source: str, said: settings.Options, once: bool) -> Input:
+    if path.suffix in (".yaml", ".yml"):
+        raise NevaError(f"{path}: is no log; name a run, and its values file with -f")
     packed = sources.only_compressed(path)
     if packed:
         raise NevaError(f"{path}: has compressed logs only; name one of them: {', '.join(packed[-3:])}")

@@ -53,6 +53,12 @@ def test_exit_codes(invoke: Invoke, log: Path, text: str, options: list[str], co
     assert invoke(log, "--once", *options)[0] == code
 
 
+def test_a_values_file_is_not_a_run_that_starts(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("training: {nodes: 1}\n")
+    assert invoke(file, "--once") == (2, "", f"ERROR: {file}: is no log; name a run, and its values file with -f\n")
+
+
 def test_a_folder_without_a_run_is_not_one_that_starts(invoke: Invoke, tmp_path: Path) -> None:
     """Such as the folder above the runs'; a run without a log yet has its record."""
     words = f"ERROR: {tmp_path}: has no log and no run.json; name a log, or the results folder of one run\n"
