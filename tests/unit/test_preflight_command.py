@@ -363,6 +363,16 @@ class TestLocally:
         assert code == 1, "its JSON has another name"
         assert "blip_laion_cc_sbu_558k.json" in said
 
+    def test_what_was_not_given_is_told_with_what_gives_it(self, tmp_path: Path) -> None:
+        code, said = self.call("-f", str(self.values(tmp_path, run={})), "--only", "resume")
+        assert code == 0
+        assert "results.checkpointsDir not given; give --results DIR, or run.id in the values" in said
+        code, said = self.call("--model", "llama2_7b_chat")
+        lines = [line.split(maxsplit=2) for line in said.splitlines() if line.startswith("skipped")]
+        lacking = {name: why.partition(" not given; give ")[2] for _, name, why in lines}
+        assert all(lacking.values()), lacking
+        assert (lacking["dataset"], lacking["images"], lacking["weights"]) == ("--dataset DIR",) * 2 + ("--llm PATH",)
+
     def test_r03_sizes_that_nobody_gave_are_not_guessed(self, tmp_path: Path) -> None:
         """R03: results alone do not tell nodes and batch sizes: no silent pass by the chart's, and no refusal."""
         world(tmp_path)

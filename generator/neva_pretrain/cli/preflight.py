@@ -6,6 +6,7 @@ machine.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import click
 
 from neva_pod.findings import Outcome, UsageError
 from neva_pod.preflight.checks import NODE
-from neva_pod.preflight.registry import Context, Level
+from neva_pod.preflight.registry import Check, Context, Level
 from neva_pod.preflight.report import as_json, as_text
-from neva_pod.preflight.run import run_check, select
+from neva_pod.preflight.run import CheckResult, run_check, select
 from neva_pod.settings import Settings
 from neva_pretrain import chart
 from neva_pretrain.chart.access import Values
@@ -62,6 +63,16 @@ PATHS = (
     "results.checkpointsDir",
 )
 """Facts that are paths of a pod."""
+
+WAYS = {
+    "model.checkpointPath": "--llm PATH",
+    "model.tokenizerPath": "--tokenizer PATH",
+    "model.visionEncoderPath": "--vision DIR",
+    "data.annotations": "--dataset DIR",
+    "data.images": "--dataset DIR",
+    "results.checkpointsDir": "--results DIR, or run.id in the values",
+}
+"""What gives a fact that only values or an option have."""
 
 
 def of_values(facts: Facts, places: Mapping[str, str]) -> dict[str, Any]:
@@ -196,12 +207,22 @@ def preflight(
     run_checks(context, settings, only, [*skip, *left_out], form)
 
 
+def run_here(check: Check, shared: Context) -> CheckResult:
+    """Run a check; where it is skipped since a fact is not given, say what gives it."""
+    result = run_check(check, shared)
+    lacking = {WAYS[key]: None for key in check.needs if key in WAYS and shared.settings.find(key) is None}
+    if not lacking:
+        return result
+    (said,) = result.findings
+    return replace(result, findings=(replace(said, message=f"{said.message}; give {' and '.join(lacking)}"),))
+
+
 def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], form: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
     shared = Context(Settings(settings))
     try:
         checks = select(Level.FULL, only, [*skip, *sorted(NODE)])
-        found = [run_check(c, shared) for c in checks]
+        found = [run_here(c, shared) for c in checks]
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     say(as_json(Level.FULL, found) if form == "json" else as_text(found))
