@@ -98,6 +98,7 @@ def test_the_chart_and_the_examples_are_in_it_once(wheel: Path) -> None:
     ("line", "said"),
     [
         ("neva-values plan --gpus 8", "TP"),
+        ("neva-values plan --gpus 128 --plot plan.png && head -c 8 plan.png | od -c | head -1", "211   P   N   G"),
         ("neva-values preflight --help", "--dataset"),
         ("neva-values check $(neva-values chart)/../../values/kueue.yaml", "ok"),
         ("neva-monitor --help", "SOURCE"),
