@@ -19,16 +19,14 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import rules, schema
 from neva_pretrain.cli.main import main
-from neva_pretrain.cli.monitor import command as monitor
 from neva_pretrain.facts import Facts
 from neva_pretrain.model import catalog
 from tests.chart import helm
-from tests.unit.pages import DOCS, PAGES, README, ROOT, block, blocks, commands, text
+from tests.unit.pages import DOCS, PAGES, README, ROOT, block, blocks, programs, text
 
 COMMANDS = text("reference/commands.md")
 MADE = ("field-reports.md", "rules.md")
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name not in MADE)
-SHOWN = [(page, line) for page in PAGES for line in commands(page)]
 FOREIGN = re.compile(r"- |apiVersion:")  # manifests and parts of them
 VALUES = {
     page: [yaml.safe_load(body) for language, body in blocks(page) if language == "yaml" and not FOREIGN.match(body)]
@@ -50,19 +48,6 @@ def options(command: click.Command) -> list[str]:
     return [name for parameter in parameters for name in parameter.opts]
 
 
-def programs() -> list[tuple[str, click.Command, str]]:
-    """Every command with the text that documents it."""
-    assert isinstance(main, click.Group)
-    context = click.Context(main)
-    below = [(name, main.get_command(context, name)) for name in main.list_commands(context)]
-    found = [(f"neva-values {name}", command, COMMANDS) for name, command in below if command is not None]
-    return [
-        ("neva-values", main, COMMANDS),
-        *found,
-        ("neva-monitor", monitor, COMMANDS + text("reference/monitor.md")),
-    ]
-
-
 @pytest.mark.parametrize(("name", "command", "words"), programs(), ids=[name for name, _, _ in programs()])
 def test_every_command_and_option_is_documented(name: str, command: click.Command, words: str) -> None:
     assert f"`{name}" in words
@@ -70,9 +55,10 @@ def test_every_command_and_option_is_documented(name: str, command: click.Comman
     assert missing == []
 
 
-def test_commands_that_are_shown_know_their_options() -> None:
+def test_commands_within_a_sentence_know_their_options() -> None:
+    """Those in blocks run in test_documents.py."""
     known = {name: set(options(command)) for name, command, _ in programs()}
-    shown = [line for _, line in SHOWN if line.startswith(("neva-values", "neva-monitor"))]
+    shown = [" ".join(line.split()) for line in re.findall(r"(?<!`)`(neva-(?:values|monitor) [^`]+)`(?!`)", ALL)]
     assert len(shown) >= 30
     for line in shown:
         words = shlex.split(line, comments=True)

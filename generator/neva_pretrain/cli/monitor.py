@@ -32,12 +32,12 @@ from neva_pretrain.output import Boundary, say, write
 _EPILOG = f"""
 \b
 Examples:
-  neva-monitor -n training            list the runs of a namespace
-  neva-monitor neva -n training       follow the job of the release "neva"
+  neva-monitor -n training            # list the runs of a namespace
+  neva-monitor neva -n training       # follow the job of the release "neva"
   neva-monitor neva -n training --wait --timeout 7200
   neva-monitor lr-1 lr-2 -n training --html compared.html
-  neva-monitor results/run-1 --once   newest log of a results folder, once
-  kubectl logs -f neva-master-0 | neva-monitor -
+  neva-monitor results/run-1 --once   # newest log of a results folder, once
+  neva-monitor - < train.log
   neva-monitor train.log --once -o json | jq .step
   neva-monitor train.log --once -f values.yaml --html run.html --plot run.png
 

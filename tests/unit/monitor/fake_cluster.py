@@ -11,24 +11,17 @@ Object = dict[str, Any]
 KUBECTL = """#!{python}
 import json, pathlib, sys
 home = pathlib.Path({home!r})
-options = dict(w.removeprefix("--").partition("=")[::2] for w in sys.argv[1:] if w.startswith("--"))
-words = [w for w in sys.argv[1:] if not w.startswith("--")]
 with (home / "calls").open("a") as calls:
     print(*sys.argv[1:], file=calls)
-if words[0] == "logs":
-    log = home / f"{{words[1]}}.log"
-    if not log.exists():
-        sys.exit("Error from server (Forbidden): pods/log is forbidden")
-    lines = log.read_text().splitlines(keepends=True)
-    sys.stdout.write("".join(lines[-int(options.get("tail", len(lines) or 1)):]))
-    sys.exit()
-kind = words[1].split(".")[0]
-file = home / f"{{kind}}.json"
-if not file.exists():
-    sys.exit(f"error: the server doesn't have a resource type \\"{{kind}}\\"")
-answer = json.loads(file.read_text())
-if isinstance(answer, str):
-    sys.exit(answer)
+options, words, left = {{}}, [], sys.argv[1:]
+while left:
+    word = left.pop(0)
+    if word in ("-n", "-l", "-c"):
+        options[{{"-n": "namespace", "-l": "selector", "-c": "container"}}[word]] = left.pop(0)
+    elif word.startswith("-"):
+        options.update([word.lstrip("-").partition("=")[::2]])
+    else:
+        words.append(word)
 def selected(thing):
     meta = thing["metadata"]
     if "all-namespaces" not in options and meta.get("namespace", "team") != options.get("namespace", "team"):
@@ -39,6 +32,24 @@ def selected(thing):
             return False
     field, _, value = options.get("field-selector", "").partition("=")
     return field != "metadata.name" or meta["name"] == value
+if words[0] == "logs":
+    by_label = "selector" in options
+    names = [p["metadata"]["name"] for p in json.loads((home / "pods.json").read_text()) if by_label and selected(p)]
+    if by_label and not names:
+        sys.exit("No resources found")
+    log = home / f"{{(names or words[1:])[0]}}.log"
+    if not log.exists():
+        sys.exit("Error from server (Forbidden): pods/log is forbidden")
+    lines = log.read_text().splitlines(keepends=True)
+    sys.stdout.write("".join(lines[-int(options.get("tail", 10 if by_label else len(lines) or 1)):]))
+    sys.exit()
+kind = words[1].split(".")[0]
+file = home / f"{{kind}}.json"
+if not file.exists():
+    sys.exit(f"error: the server doesn't have a resource type \\"{{kind}}\\"")
+answer = json.loads(file.read_text())
+if isinstance(answer, str):
+    sys.exit(answer)
 print(json.dumps({{"items": [thing for thing in answer if selected(thing)]}}))
 """
 
