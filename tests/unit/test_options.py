@@ -217,7 +217,7 @@ class TestSite:
         other.write_text("fabric: ib\n")
         header, values = self.run(str(site), "--gpus", "8", "--site", str(other))
         assert (header, values["fabric"]) == (f"# neva-values --gpus 8 --site {other}", "ib")
-        assert "fabric" not in self.run("", "--gpus", "8")[1]
+        assert self.run("", "--gpus", "8")[1]["fabric"] == "ib", "Scitix's"
 
     def test_a_file_that_is_not_there_is_refused_by_its_variable(self, tmp_path: Path) -> None:
         env = {"NEVA_SITE": str(tmp_path / "none.yaml")}

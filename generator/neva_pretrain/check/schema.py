@@ -61,7 +61,7 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             yield Violation(f"{path}.{key}".removeprefix("."), got, "must be a known key", fix)
     else:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
-        known = [text(choice) for choice in _listed(limit) if choice is not None]
+        known = [text(choice) for choice in _listed(limit) if choice not in (None, "")]
         close = _close(text(instance), known)
         rule, fix = {
             "type": (f"must be of type {', '.join(kinds)}", _FIXES.get(kinds[0] if kinds else "", "")),
