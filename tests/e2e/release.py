@@ -3,12 +3,13 @@
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.chart import helm
-from tests.sandbox import Sandbox
+from tests.sandbox import Sandbox, SandboxError
 from tests.tools import path
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +190,13 @@ def check_pod(pod: Mapping[str, Any]) -> None:
     assert {path: mounts[path] for path in wanted} == wanted
     assert {"/dev/shm", "/scratch"} <= set(mounts)
     assert not any("serviceaccount" in path for path in mounts)
+
+
+def complete_unless_gone(sandbox: Sandbox, pods: Sequence[str], namespace: str) -> None:
+    """Let pods of hooks succeed; Helm may have deleted one since it was seen."""
+    for pod in pods:
+        with suppress(SandboxError):
+            sandbox.complete(pod, namespace=namespace)
 
 
 def names(items: Sequence[dict[str, Any]]) -> list[str]:

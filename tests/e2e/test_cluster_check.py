@@ -65,9 +65,10 @@ def test_a_run_that_will_start_is_ok_and_others_are_told(release: Release, tmp_p
     provide_storage(release, claims)
     release.sandbox.kubectl("create", "secret", "generic", "tokens", "--from-literal=k=x", "-n", release.namespace)
     release.sandbox.kubectl("label", "namespace", release.namespace, f"{enforced}=baseline")
-    (lost,) = check(release, tmp_path, {**claims, "secrets": {"env": {"A": {"name": "tokens", "key": "other"}}}})
+    lacking = {"fabric": "ib", "secrets": {"env": {"A": {"name": "tokens", "key": "other"}}}}
+    (lost,) = check(release, tmp_path, {**claims, **lacking})
     assert keys(lost) == ["rdma.enabled", "secrets.env.A.key"]
-    (good,) = check(release, tmp_path, {**claims, "fabric": "tcp"})
+    (good,) = check(release, tmp_path, claims)
     assert good["ok"]
     file = tmp_path / "0.yaml"
     done = release.helm("install", release.name, str(CHART), "-f", str(file))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import tools
-from tests.e2e.release import KINDS, ROOT, drop_volumes
+from tests.e2e.release import KINDS, ROOT, complete_unless_gone, drop_volumes
 from tests.sandbox import Sandbox
 from tests.unit.monitor.nemo_logs import bar
 from tests.unit.pages import DOCS, block, commands
@@ -60,7 +60,7 @@ def run(sandbox: Sandbox, folder: Path, line: str) -> str:
 
         def ended() -> bool:
             if line.startswith(("kubectl wait", "helm test")) and (others := pods(sandbox, training=False)):
-                sandbox.complete(*others, namespace=NAMESPACE)
+                complete_unless_gone(sandbox, others, NAMESPACE)
             return done.poll() is not None
 
         with done:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.release import CHART, KINDS, ROOT, Release, names, provide_storage
+from tests.e2e.release import CHART, KINDS, ROOT, Release, complete_unless_gone, names, provide_storage
 from tests.sandbox import Sandbox
 from tests.tools import ensure, path
 from tests.unit.monitor.nemo_logs import bar
@@ -61,7 +61,7 @@ class Tenant:
             def ended() -> bool:
                 of_jobs = ",".join(f"!{kind.label}" for kind in KINDS.values())
                 if others := names(sandbox.pods(of_jobs, self.release.namespace)):
-                    sandbox.complete(*others, namespace=self.release.namespace)
+                    complete_unless_gone(sandbox, others, self.release.namespace)
                 return running.poll() is not None
 
             until(ended, f"helm {verb}", pause=0.5)
