@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from neva_pod.preflight.checks import CHECKS, NODE
 from neva_pretrain.cli.main import main
 from neva_pretrain.cli.monitor import command as monitor
-from neva_pretrain.cli.options import GPU_KINDS, KERNELS
+from neva_pretrain.cli.options import GPU_KINDS, KERNELS, OLD
 from neva_pretrain.model import catalog
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.plan.setup import Kernels
@@ -132,7 +132,6 @@ class TestTable:
         (["chart", "--copy", "here"], "No such option '--copy'. Did you mean '--output'?"),
         (["plan", "--gpus", "8", "--output", "json"], "No such option '--output'. Did you mean '--format'?"),
         (["--gpus", "8", "--learning-rates", "1"], "--learning-rate"),
-        (["plan", "--gpus", "8", "--gpu-type", "h100-80gb"], "'--gpu'"),
         (["plan", "--gpus", "8", "--nodes", "1"], "--gpus and --nodes exclude each other"),
         (["plan"], "Missing option '--gpus'. Try: neva-values plan --gpus 128"),
         (["--nodes", "1", "--gpus", "8"], "--gpus and --nodes exclude each other"),
@@ -151,11 +150,17 @@ def test_wrong_usage_names_the_right_option(arguments: list[str], words: str) ->
     assert words in result.stderr
 
 
-@pytest.mark.parametrize("old", ["--gpu-type", "--global-batch-size"])
-def test_the_monitor_names_the_new_option(old: str) -> None:
-    result = CliRunner().invoke(monitor, ["x.log", old, "8"])
-    assert result.exit_code == 2
-    assert f"'{old.rpartition('-')[0]}'" in result.stderr
+@pytest.mark.parametrize("old", OLD)
+def test_options_of_0_1_0_are_still_taken(old: str) -> None:
+    value = {"gpu-type": "h200-141gb", "global-batch-size": "512"}[old]
+    given, now, without = (
+        CliRunner().invoke(main, ["plan", "--gpus", "8", *option, "-o", "json"]).stdout
+        for option in ([f"--{old}", value], [f"--{OLD[old]}", value], [])
+    )
+    assert given == now != without
+    wrong = CliRunner().invoke(monitor, ["x.log", f"--{old}", "x"])
+    assert f"--{OLD[old]}'" in wrong.stderr
+    assert all(f"--{old}" not in CliRunner().invoke(each, ["--help"]).stdout for each in COMMANDS.values())
 
 
 class TestGenerate:

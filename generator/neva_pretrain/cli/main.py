@@ -184,7 +184,7 @@ def _exclude_swept(ctx: click.Context, keys: list[str]) -> None:
     cls=_Group,
     invoke_without_command=True,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={**options.SETTINGS, "max_content_width": 100},
 )
 @options.gpus()
 @options.nodes()

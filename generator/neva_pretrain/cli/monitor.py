@@ -73,7 +73,7 @@ class _Monitor(Boundary):
     refused = 2
 
 
-@click.command("neva-monitor", cls=_Monitor, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("neva-monitor", cls=_Monitor, epilog=_EPILOG, context_settings=options.SETTINGS)
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...", shell_complete=_sources)
 @options.namespace()
 @click.option("-A", "--all-namespaces", is_flag=True, help="List the runs of all namespaces.")

@@ -17,6 +17,17 @@ GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 KERNELS = ("reference", "fused", "fp8")
 """Those of ``plan.setup``, likewise."""
 
+OLD = {"gpu-type": "gpu", "global-batch-size": "global-batch"}
+"""Names of 0.1.0, which are still taken."""
+
+
+def _current(name: str) -> str:
+    return OLD.get(name, name)
+
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "token_normalize_func": _current}
+"""Of every command."""
+
 POSITIVE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
