@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from neva_pod.findings import Finding, brief, failed, note, show, some, warning
@@ -182,8 +182,12 @@ def model_of(settings: Settings) -> Model:
     return Model.of(sizes | run, "settings", gated=settings.flag("architecture.gatedMlp", True))
 
 
-def tensor_problems(checkpoint: Checkpoint, first: Mapping[str, Shape], model: Model) -> Iterator[Finding]:
-    """Compare names and shapes of all tensors with the model's; of a legacy checkpoint, in each rank's file.
+_Tensors = tuple[str, Mapping[str, Shape], Mapping[str, tuple[int, ...]]]
+"""A file's name, the tensors that it has, and those that the model has there."""
+
+
+def tensors(checkpoint: Checkpoint, first: Mapping[str, Shape], model: Model) -> Iterator[_Tensors]:
+    """Yield what is compared; of a legacy checkpoint, rank by rank.
 
     ``first`` are those of the first rank, or of all, which are read already.
     """
@@ -196,16 +200,33 @@ def tensor_problems(checkpoint: Checkpoint, first: Mapping[str, Shape], model: M
         else:
             found = {n.removeprefix("model."): s for n, s in found.items()}
             wanted = model.of_rank(rows_of(found), *sizes, stage=rank[1])
+        yield show(file), found, wanted
+
+
+def wrong_shapes(files: Iterable[_Tensors]) -> Iterator[Finding]:
+    """Find tensors of another shape than the model's."""
+    for file, found, wanted in files:
+        wrong = [f"{n} is {brief(found[n])}, must be {brief(s)}" for n, s in wanted.items() if found.get(n, s) != s]
+        if wrong:
+            yield failed(f"{file}: shapes: {some(wrong)}", "name the checkpoint of this model (model.name)")
+
+
+def missing_tensors(files: Iterable[_Tensors]) -> Iterator[Finding]:
+    """Find what the model has and a file lacks."""
+    for file, found, wanted in files:
         missing = [n for n in wanted if n not in found]
         if missing:
             yield failed(
-                f"{show(file)} has no tensor {some(missing)}: of a legacy checkpoint NeMo leaves it random, without "
-                "an error",
+                f"{file} has no tensor {some(missing)}: of a legacy checkpoint NeMo leaves it random, without an error",
                 CONVERT,
             )
-        wrong = [f"{n} is {brief(found[n])}, must be {brief(s)}" for n, s in wanted.items() if found.get(n, s) != s]
-        if wrong:
-            yield failed(f"{show(file)}: shapes: {some(wrong)}", "name the checkpoint of this model (model.name)")
+
+
+def are_of_megatron(shapes: Mapping[str, Shape]) -> bool:
+    """Tell whether tensors have Megatron Core's names, after the `model.` that NeVa strips."""
+    names = {n.removeprefix("model.") for n in shapes}
+    old = any(n.startswith("language_model.") for n in names)
+    return any(n.startswith("decoder.layers.") for n in names) and not old
 
 
 def rows_of(shapes: Mapping[str, Shape]) -> int:
@@ -217,13 +238,12 @@ def rows_of(shapes: Mapping[str, Shape]) -> int:
     Level.FULL,
     "model.checkpointPath",
     cost="reads the index of the weights (names and shapes), never the weights",
-    prevents="weights that are missing, or whose names do not fit: ignored without an error (loss stays near 10)",
+    prevents="weights whose names do not fit: ignored without an error (loss stays near 10); another model's shapes",
 )
 def check_weights(context: Context) -> Iterator[Finding]:
     """NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
     checkpoint, shapes = context.checkpoint(), context.shapes()
-    names = {n.removeprefix("model.") for n in shapes}
-    if any(n.startswith("language_model.") for n in names) or not any(n.startswith("decoder.layers.") for n in names):
+    if not are_of_megatron(shapes):
         yield failed(
             "the weights' names are not Megatron Core's (model.decoder.layers. ...): "
             f"{some(sorted(shapes))}; NeVa "
@@ -231,7 +251,7 @@ def check_weights(context: Context) -> Iterator[Finding]:
             "convert it again with the 24.07 container",
         )
         return
-    yield from itertools.islice(tensor_problems(checkpoint, shapes, model_of(context.settings)), 1)
+    yield from itertools.islice(wrong_shapes(tensors(checkpoint, shapes, model_of(context.settings))), 1)
     yield note(f"{len(shapes)} tensors under Megatron Core's names")
 
 
@@ -239,10 +259,12 @@ def check_weights(context: Context) -> Iterator[Finding]:
     Level.FULL,
     "model.checkpointPath",
     cost="opens each file of the weights and reads a few bytes of each tensor",
-    prevents="missing or cut files: NeMo dies, or, of zarr, trains the projector against zeros",
+    prevents="missing or cut files or tensors: NeMo dies, or trains the projector against zeros or noise",
 )
 def check_weight_files(context: Context) -> Iterator[Finding]:
-    """Each file that the index names is there, with all its bytes."""
-    checkpoint = context.checkpoint()
+    """Each file that the index names is there, with all its bytes, and the index names each tensor of the model."""
+    checkpoint, shapes = context.checkpoint(), context.shapes()
+    if are_of_megatron(shapes):
+        yield from itertools.islice(missing_tensors(tensors(checkpoint, shapes, model_of(context.settings))), 1)
     if lacks := weights_problems(checkpoint):
         yield failed(f"{show(checkpoint.path)}: {some(lacks)}", CONVERT)
