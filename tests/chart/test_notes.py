@@ -31,7 +31,7 @@ def test_notes_tell_what_was_rendered_and_what_comes_next(folder: Path) -> None:
 
 def test_notes_of_a_trainjob_find_its_pods_by_label(folder: Path) -> None:
     """Its pods' names end in random letters."""
-    values = {**FOUR_NODES, "job": {"kind": "TrainJob"}, "scheduling": {"queue": {"name": "lq"}}}
+    values = {**FOUR_NODES, "fabric": "tcp", "job": {"kind": "TrainJob"}, "scheduling": {"queue": {"name": "lq"}}}
     text = notes(folder, values)
     name = helm.job(helm.render(values))["metadata"]["name"]
     label = f"jobset.sigs.k8s.io/jobset-name={name}"

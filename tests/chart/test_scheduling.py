@@ -292,6 +292,22 @@ def test_u12_a_fabric_that_nobody_names_asks_for_no_device_that_nobody_names(rdm
     assert asked == (set(access.rdma_resources(complete)) if name == "ib" else set())
 
 
+@pytest.mark.parametrize(
+    ("partial", "warned"),
+    [
+        (TWO, True),
+        ({**TWO, "rdma": {"enabled": False}}, True),
+        ({**TWO, "fabric": "tcp"}, False),
+        ({**TWO, "rdma": {"resourceName": "rdma/a"}}, False),
+        ({}, False),
+    ],
+)
+def test_u12_nodes_without_a_named_fabric_are_told_so(folder: Path, partial: dict[str, Any], warned: bool) -> None:
+    """By check and by the notes: an idle InfiniBand would be seen only by the speed."""
+    assert bool([line for line in advice.warnings(values.complete(partial)) if line.startswith("fabric: ")]) is warned
+    assert ("WARNING: fabric: not named" in notes(folder, partial)) is warned
+
+
 def test_one_node_needs_no_fabric_and_two_do() -> None:
     assert "NCCL_IB_TIMEOUT" not in helm.env(helm.render({"fabric": "none"}))
     (error,) = helm.render_fails({**TWO, "fabric": "none"})
