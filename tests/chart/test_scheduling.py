@@ -377,7 +377,7 @@ WARNED: list[tuple[dict[str, Any], str]] = [
     ({**TWO, "fabric": "efa"}, "rdma.count: 32, as a p5.48xlarge has;"),
     ({**TWO, "fabric": "efa", "rdma": {"count": 16}}, ""),
     ({**TWO, "fabric": "efa", "rdma": {"resources": {"a/b": 16}}}, ""),
-    (TWO, ""),
+    ({**TWO, "fabric": "ib"}, ""),
 ]
 
 
