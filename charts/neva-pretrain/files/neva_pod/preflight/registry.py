@@ -11,7 +11,7 @@ from neva_pod.inputs.checkpoint import read_checkpoint
 from neva_pod.inputs.files import read_json
 from neva_pod.inputs.samples import images_of
 from neva_pod.inputs.tokenizer import huggingface_vocabulary, read_pieces
-from neva_pod.inputs.weights import weight_shapes
+from neva_pod.inputs.weights import Shape, weight_shapes
 from neva_pod.progress import Progress
 from neva_pod.settings import Settings
 
@@ -83,9 +83,13 @@ class Context:
     def __post_init__(self) -> None:
         self.samples = Once(lambda: _samples(self.settings.text("data.annotations")))
         self.checkpoint = Once(lambda: read_checkpoint(self.settings.text("model.checkpointPath")))
-        self.shapes = Once(lambda: weight_shapes(self.checkpoint()))
+        self._shapes: dict[tuple[int, int], Once[dict[str, Shape]]] = {}
         self.pieces = Once(lambda: read_pieces(self.settings.text("model.tokenizerPath")))
         self.huggingface = Once(lambda: huggingface_vocabulary(self.settings.text("model.tokenizerPath")))
+
+    def shapes(self, rank: tuple[int, int] = (0, 0)) -> dict[str, Shape]:
+        """Names and shapes of a rank's tensors, read once; the first has all of a distributed checkpoint."""
+        return self._shapes.setdefault(rank, Once(lambda: weight_shapes(self.checkpoint(), rank)))()
 
     @property
     def sentencepiece(self) -> bool:

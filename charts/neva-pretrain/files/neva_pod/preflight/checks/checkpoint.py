@@ -8,7 +8,7 @@ from typing import Any
 from neva_pod.findings import Finding, brief, failed, note, show, some, warning
 from neva_pod.inputs.checkpoint import CONFIG, CONVERT, Checkpoint, rank_files
 from neva_pod.inputs.megatron import EMBEDDING, HEAD, Model
-from neva_pod.inputs.weights import Shape, weight_shapes
+from neva_pod.inputs.weights import Shape
 from neva_pod.inputs.whole import weights_problems
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
@@ -186,19 +186,17 @@ _Tensors = tuple[str, Mapping[str, Shape], Mapping[str, tuple[int, ...]]]
 """A file's name, the tensors that it has, and those that the model has there."""
 
 
-def tensors(checkpoint: Checkpoint, first: Mapping[str, Shape], model: Model) -> Iterator[_Tensors]:
-    """Yield what is compared; of a legacy checkpoint, rank by rank.
-
-    ``first`` are those of the first rank, or of all, which are read already.
-    """
+def tensors(context: Context) -> Iterator[_Tensors]:
+    """Yield what is compared; of a legacy checkpoint, rank by rank."""
+    checkpoint, model = context.checkpoint(), model_of(context.settings)
     sizes = checkpoint.tensor_parallel, checkpoint.pipeline_parallel
     for rank, file in sorted(checkpoint.ranks.items()) or [((0, 0), "model_weights")]:
-        found = first if rank == (0, 0) else weight_shapes(checkpoint, rank)
+        shapes = context.shapes(rank)
         if checkpoint.distributed:
-            found = {n.removeprefix("model."): s for n, s in found.items() if n.startswith("model.")}
+            found = {n.removeprefix("model."): s for n, s in shapes.items() if n.startswith("model.")}
             wanted = model.whole(rows_of(found))
         else:
-            found = {n.removeprefix("model."): s for n, s in found.items()}
+            found = {n.removeprefix("model."): s for n, s in shapes.items()}
             wanted = model.of_rank(rows_of(found), *sizes, stage=rank[1])
         yield show(file), found, wanted
 
@@ -242,7 +240,7 @@ def rows_of(shapes: Mapping[str, Shape]) -> int:
 )
 def check_weights(context: Context) -> Iterator[Finding]:
     """NeVa's load_llm_weights strips one leading `model.` and loads with strict=False."""
-    checkpoint, shapes = context.checkpoint(), context.shapes()
+    shapes = context.shapes()
     if not are_of_megatron(shapes):
         yield failed(
             "the weights' names are not Megatron Core's (model.decoder.layers. ...): "
@@ -251,7 +249,7 @@ def check_weights(context: Context) -> Iterator[Finding]:
             "convert it again with the 24.07 container",
         )
         return
-    yield from itertools.islice(wrong_shapes(tensors(checkpoint, shapes, model_of(context.settings))), 1)
+    yield from itertools.islice(wrong_shapes(tensors(context)), 1)
     yield note(f"{len(shapes)} tensors under Megatron Core's names")
 
 
@@ -263,8 +261,8 @@ def check_weights(context: Context) -> Iterator[Finding]:
 )
 def check_weight_files(context: Context) -> Iterator[Finding]:
     """Each file that the index names is there, with all its bytes, and the index names each tensor of the model."""
-    checkpoint, shapes = context.checkpoint(), context.shapes()
-    if are_of_megatron(shapes):
-        yield from itertools.islice(missing_tensors(tensors(checkpoint, shapes, model_of(context.settings))), 1)
+    checkpoint = context.checkpoint()
     if lacks := weights_problems(checkpoint):
         yield failed(f"{show(checkpoint.path)}: {some(lacks)}", CONVERT)
+    if are_of_megatron(context.shapes()):
+        yield from itertools.islice(missing_tensors(tensors(context)), 1)
