@@ -15,6 +15,7 @@ from tests.tools import build, table
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
 KUBERNETES = table.KUBERNETES[-1]
+HELMS = ("helm", "helm4")
 
 Manifest = dict[str, Any]
 

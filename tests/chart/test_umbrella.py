@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from tests.chart import helm
-from tests.chart.helm import Manifest
+from tests.chart.helm import HELMS, Manifest
 
-HELMS = ("helm", "helm4")
 PARENT = {
     "apiVersion": "v2",
     "name": "platform",

@@ -15,8 +15,6 @@ from tests.tools import path
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
 
-HELMS = ("helm", "helm4")
-
 NO_RUNTIME = "must be created before the TrainJob is created|runtime '[^']+' not found"
 """What is said of a TrainJob whose runtime is not yet seen: by Trainer's webhook, or by Kueue's, whoever is first."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.release import HELMS, ROOT, Release, check_pod, names, process_environment, provide_storage
+from tests.chart.helm import HELMS
+from tests.e2e.release import ROOT, Release, check_pod, names, process_environment, provide_storage
 from tests.e2e.torchrun import train_for_real
 from tests.sandbox import Sandbox
 

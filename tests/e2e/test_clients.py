@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.chart import helm
+from tests.chart.helm import HELMS
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import CHART, HELMS, Release, complete_unless_gone, names
+from tests.e2e.release import CHART, Release, complete_unless_gone, names
 from tests.sandbox import Sandbox
 from tests.tools import ensure
 from tests.waiting import until

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests import tools
-from tests.e2e.release import CHART, HELMS, Release
+from tests.chart.helm import HELMS
+from tests.e2e.release import CHART, Release
 from tests.sandbox.process import free_ports
 from tests.tools import gpg
 from tests.tools import release as tool

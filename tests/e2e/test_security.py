@@ -20,7 +20,8 @@ import yaml
 from neva_pretrain.chart import values
 from neva_pretrain.check import pod_security
 from tests.chart import helm
-from tests.e2e.release import CHART, HELMS, ROOT, Release, drop_volumes, names, provide_storage
+from tests.chart.helm import HELMS
+from tests.e2e.release import CHART, ROOT, Release, drop_volumes, names, provide_storage
 from tests.sandbox import Sandbox, SandboxError
 from tests.tools import ensure
 from tests.tools import path as tool_path

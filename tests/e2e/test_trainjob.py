@@ -19,10 +19,10 @@ import pytest
 import yaml
 
 from neva_pod.monitor.trainjob import RefusedError, Server
+from tests.chart.helm import HELMS
 from tests.e2e.queues import queue, quota
 from tests.e2e.release import (
     CHART,
-    HELMS,
     ROOT,
     Release,
     check_pod,

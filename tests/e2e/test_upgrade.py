@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.chart.helm import HELMS
 from tests.chart.test_upgrade import MISSING, OLD, RENAMED
-from tests.e2e.release import CHART, HELMS, Release
+from tests.e2e.release import CHART, Release
 
 pytestmark = pytest.mark.e2e
 
