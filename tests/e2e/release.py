@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from tests.chart import helm
 from tests.sandbox import Sandbox, SandboxError
 from tests.tools import path
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "neva-pretrain"
@@ -43,10 +44,29 @@ class Release:
     client: str = "helm"
     """``helm`` is Helm 3, ``helm4`` Helm 4."""
 
+    def command(self, *args: str) -> list[str]:
+        """Return a call of helm in the release's namespace."""
+        return [str(path(self.client)), *args, "--namespace", self.namespace]
+
     def helm(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run helm in the release's namespace; never raises."""
-        command = [str(path(self.client)), *args, "--namespace", self.namespace]
-        return subprocess.run(command, env=self.sandbox.env, capture_output=True, text=True, check=False)
+        return subprocess.run(self.command(*args), env=self.sandbox.env, capture_output=True, text=True, check=False)
+
+    def helm_with_hook(self, *args: str, env: Mapping[str, str] | None = None) -> str:
+        """Run helm while the pods of its hooks end by themselves, and return what it said; the job's pods run on."""
+        of_no_job = ",".join(f"!{kind.label}" for kind in KINDS.values())
+        with subprocess.Popen(
+            self.command(*args), env=env or self.sandbox.env, stdout=-1, stderr=subprocess.STDOUT, text=True
+        ) as running:
+
+            def ended() -> bool:
+                complete_unless_gone(self.sandbox, names(self.sandbox.pods(of_no_job, self.namespace)), self.namespace)
+                return running.poll() is not None
+
+            until(ended, f"helm {args[0]}", pause=0.5)
+            said, _ = running.communicate()
+        assert running.returncode == 0, said
+        return str(said)
 
     def apply(self, verb: str, *args: str) -> str:
         """Install or upgrade; return helm's output, notes included."""

@@ -8,10 +8,9 @@ import pytest
 from tests.chart import helm
 from tests.chart.helm import HELMS
 from tests.e2e.queues import queue, quota
-from tests.e2e.release import CHART, Release, complete_unless_gone, names
+from tests.e2e.release import CHART, Release, names
 from tests.sandbox import Sandbox
 from tests.tools import ensure
-from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -46,17 +45,7 @@ def test_from_lint_to_uninstall(sandbox: Sandbox, release: Release) -> None:
     assert identity(release) == job
     assert release.has_condition("Running")
 
-    tested = [str(ensure(release.client)[0]), "test", release.name, "--namespace", release.namespace]
-    with subprocess.Popen(tested, env=sandbox.env, stdout=-1, stderr=subprocess.STDOUT, text=True) as running:
-
-        def ended() -> bool:
-            if others := names(sandbox.pods("!training.kubeflow.org/job-name", release.namespace)):
-                complete_unless_gone(sandbox, others, release.namespace)
-            return running.poll() is not None
-
-        until(ended, "helm test", pause=0.5)
-        said, _ = running.communicate()
-    assert running.returncode == 0, said
+    said = release.helm_with_hook("test", release.name)
     assert "Succeeded" in said
 
     release.uninstall()

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.release import CHART, KINDS, ROOT, Release, complete_unless_gone, names, provide_storage
+from tests.e2e.release import CHART, KINDS, ROOT, Release, provide_storage
 from tests.sandbox import Sandbox
 from tests.tools import ensure, path
 from tests.unit.monitor.nemo_logs import bar
-from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -48,25 +47,10 @@ class Tenant:
         return done.stdout
 
     def helm(self, verb: str, *args: str) -> str:
-        return self.run(
-            str(path(self.release.client)), verb, self.release.name, *args, "--namespace", self.release.namespace
-        )
+        return self.run(*self.release.command(verb, self.release.name, *args))
 
     def helm_with_hook(self, verb: str, *args: str) -> None:
-        """Run Helm while the pods of its hooks end by themselves; the job's pods run on."""
-        sandbox, where = self.release.sandbox, ("--namespace", self.release.namespace)
-        command = [str(path(self.release.client)), verb, self.release.name, *args, *where]
-        with subprocess.Popen(command, env=self.env, stdout=-1, stderr=subprocess.STDOUT, text=True) as running:
-
-            def ended() -> bool:
-                of_jobs = ",".join(f"!{kind.label}" for kind in KINDS.values())
-                if others := names(sandbox.pods(of_jobs, self.release.namespace)):
-                    complete_unless_gone(sandbox, others, self.release.namespace)
-                return running.poll() is not None
-
-            until(ended, f"helm {verb}", pause=0.5)
-            said, _ = running.communicate()
-        assert running.returncode == 0, said
+        self.release.helm_with_hook(verb, self.release.name, *args, env=self.env)
 
     def may(self, *what: str) -> bool:
         command = [str(path("kubectl")), "auth", "can-i", *what]

@@ -12,7 +12,6 @@ import pytest
 from neva_pod.supervisor.lease import Identity, Lease, take
 from tests.e2e.release import Release, mount, names
 from tests.sandbox import Sandbox
-from tests.tools import path
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +36,7 @@ def run_hook(release: Release, pod: dict[str, Any], results: Path, work: Path) -
 def rollback(release: Release, results: Path, work: Path, meanwhile: Callable[[], object]) -> tuple[int, str, str]:
     """Roll back to the first revision; return helm's exit code, its words and the hook's."""
     sandbox = release.sandbox
-    command = [str(path("helm")), "rollback", release.name, "1", "--namespace", release.namespace]
+    command = release.command("rollback", release.name, "1")
     before = {p["metadata"]["name"] for p in sandbox.pods(HOOK, release.namespace)}
     with subprocess.Popen(command, env=sandbox.env, stdout=-1, stderr=subprocess.STDOUT, text=True) as helm:
 
