@@ -591,7 +591,7 @@ def test_with_the_prometheus_operator_its_objects_are_made(sandbox: Sandbox, rel
                 "wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=300s"
             )
         monitoring = {"exporter": {"enabled": True}, **{k: {"enabled": True} for k in ("podMonitor", "prometheusRule")}}
-        notes = install(release, tmp_path, {"monitoring": monitoring})
+        notes = install(release, tmp_path, {"fabric": "tcp", "monitoring": monitoring})
         assert "WARNING" not in notes
         monitor = sandbox.get("podmonitor", "neva", namespace=release.namespace)
         release.wait_for("Running")
