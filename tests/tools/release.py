@@ -1,11 +1,12 @@
 """Make a release: ``python -m tests.tools.release [--key NAME --keyring FILE] [--push oci://REGISTRY/PATH]``.
 
 Wheel, chart package, its signature and checksums, of one version. Without ``--push`` nothing leaves this machine.
-What only a release knows is in the package alone: the address that it comes from, and the key that signs it.
+What only a release knows is in its files alone: the address that it comes from, and the key that signs it.
 """
 
 import argparse
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,12 @@ from tests.tools.build import ensure
 from tests.tools.made import ROOT
 
 SUMS = "SHA256SUMS"
+
+SOURCES = ("pyproject.toml", ".gitignore", "README.md", "LICENSE", "generator", chart.CHART, "values")
+"""What wheel and chart are made of."""
+
+_LINK = re.compile(r"(!?)(\[[^]]*\])\((?![a-z]+:|#)([^)]+)\)")
+"""A link of Markdown to a file beside it: mark of a picture, text, file."""
 
 
 def make(
@@ -41,14 +48,16 @@ def make(
     """
     folder.mkdir(parents=True, exist_ok=True)
     version = yaml.safe_load((ROOT / chart.CHART / "Chart.yaml").read_text("utf-8"))["version"]
-    _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
     ring = ["--keyring", str(keyring)] if keyring else []
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "neva-pretrain"
-        shutil.copytree(ROOT / chart.CHART, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        copy = _copied(Path(scratch) / "neva-pretrain")
         sign_key = {"fingerprint": _fingerprint(key, keyring), "url": key_url} if key and key_url else None
-        _say_where_from(copy / "Chart.yaml", home, sign_key)
-        _helm("package", str(copy), "-d", str(folder), *(["--sign", "--key", key, *ring] if key else []))
+        _say_where_from(copy / chart.CHART / "Chart.yaml", home, sign_key)
+        if home:
+            _link_to(copy, home, version)
+        _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=copy)
+        signing = ["--sign", "--key", key, *ring] if key else []
+        _helm("package", str(copy / chart.CHART), "-d", str(folder), *signing)
     package = folder / f"neva-pretrain-{version}.tgz"
     files = [folder / f"neva_pretrain-{version}-py3-none-any.whl", package]
     if key:
@@ -58,6 +67,31 @@ def make(
     lines = (f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     sums.write_text("".join(lines), "utf-8")
     return [*files, sums]
+
+
+def _copied(folder: Path) -> Path:
+    for source in SOURCES:
+        target = folder / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, target)
+    return folder
+
+
+def _link_to(copy: Path, home: str, version: str) -> None:
+    """Let the README lead to the files of this version from wherever it is shown, as by a package index."""
+    readme, project = copy / "README.md", copy / "pyproject.toml"
+
+    def address(found: re.Match[str]) -> str:
+        picture, text, file = found.groups()
+        return f"{picture}{text}({home}/{'raw' if picture else 'blob'}/v{version}/{file})"
+
+    readme.write_text(_LINK.sub(address, readme.read_text("utf-8")), "utf-8")
+    urls = {"Homepage": home, "Changelog": f"{home}/blob/v{version}/CHANGELOG.md"}
+    lines = (f'{name} = "{url}"\n' for name, url in urls.items())
+    project.write_text(f"{project.read_text('utf-8')}\n[project.urls]\n{''.join(lines)}", "utf-8")
 
 
 def _say_where_from(file: Path, home: str | None, sign_key: dict[str, str] | None) -> None:
@@ -91,8 +125,8 @@ def _helm(*arguments: str) -> None:
     _run(str(ensure("helm")[0]), *arguments)
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def _run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"ERROR: {Path(command[0]).name} {command[1]}: {done.stderr.strip()}")
     return done.stdout

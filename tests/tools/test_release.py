@@ -1,7 +1,9 @@
 """A release of this checkout: one version, signed by a key that the test makes."""
 
+import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,22 @@ def test_the_package_alone_says_where_it_is_from(files: list[Path], rings: Rings
     assert key == {"fingerprint": rings.fingerprint, "url": f"{HOME}/key.asc"}
     own = {"home", "sources"}
     assert {k: v for k, v in packed.items() if k not in own} == {k: v for k, v in here.items() if k not in own}
+
+
+def test_an_index_shows_a_readme_whose_links_lead_to_this_version(files: list[Path]) -> None:
+    with zipfile.ZipFile(files[0]) as wheel:
+        (about,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        packed = yaml.safe_load(wheel.read("neva_pretrain/_shipped/charts/neva-pretrain/Chart.yaml"))
+    version = files[0].name.split("-")[1]
+    assert packed == show(files[1])
+    assert f"Project-URL: Homepage, {HOME}\n" in about
+    assert f"![The monitor in a terminal, with a run at 63% of its planned speed]({HOME}/raw/v{version}/docs/" in about
+    links = re.findall(r"\]\(([^)]+)\)", about)
+    here = [
+        link.removeprefix(f"{HOME}/{kind}/v{version}/") for link in links for kind in ("blob", "raw") if kind in link
+    ]
+    assert len(here) == len(links) > 10
+    assert all((ROOT / file).exists() for file in here)
 
 
 def test_a_key_that_is_not_there_is_named(rings: Rings, tmp_path: Path) -> None:
