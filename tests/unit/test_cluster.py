@@ -472,6 +472,20 @@ def test_the_command_shows_its_calls_and_ends_as_check_does(shell: Path) -> None
     assert document["notChecked"] == ["no right to get namespace", "no right to get nodes"]
 
 
+def test_a_cluster_that_does_not_answer_fails_each_file_and_is_asked_once(shell: Path) -> None:
+    kubectl = shell.with_name("kubectl")
+    kubectl.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('The connection to the server was refused')")
+    broken = shell.with_name("broken.yaml")
+    broken.write_text("training: {nodes: 0}\n")
+    files = [str(shell), str(broken), str(shell)]
+    done = CliRunner().invoke(main, ["check", *files, "--cluster", "-o", "json"])
+    errors = [[each["message"] for each in document["errors"]] for document in json.loads(done.stdout)]
+    unreachable = ["kubectl version --output=json: The connection to the server was refused"]
+    assert (errors[0], errors[2]) == (unreachable, unreachable)
+    assert errors[1][0].startswith("training.nodes: got 0; ")
+    assert (done.exit_code, done.stderr) == (1, "+ kubectl version --output=json\n")
+
+
 def test_values_that_break_a_rule_ask_no_cluster(shell: Path) -> None:
     shell.write_text("training: {nodes: 2, globalBatchSize: 7}\n")
     done = CliRunner().invoke(main, ["check", str(shell), "--cluster"])

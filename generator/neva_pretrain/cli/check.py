@@ -14,6 +14,7 @@ from neva_pretrain.cluster import checks
 from neva_pretrain.cluster.reader import Cluster
 from neva_pretrain.errors import InputError
 from neva_pretrain.facts import Facts
+from neva_pretrain.kubectl import ClusterError
 from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.output import say
 
@@ -51,6 +52,7 @@ def check(
     if not of_cluster and (namespace or context):
         raise click.UsageError("--namespace and --context need --cluster.")
     cluster = Cluster(namespace, context, lambda call: say(f"+ {call}", err=True)) if of_cluster else None
+    unreachable = ""
     documents = []
     for file in files:
         verdict, unreadable, words = Verdict(), list[str](), list[str]()
@@ -60,12 +62,16 @@ def check(
             facts = Facts.of(given)
             verdict = judge(facts, GPUS[gpu] if gpu else None)
             words += () if verdict.violations else saves(facts)
-            if cluster and not verdict.violations:
+            if cluster and not unreachable and not verdict.violations:
                 found = checks.against(facts, cluster)
                 verdict = Verdict(found.violations, (*verdict.warnings, *found.warnings))
                 unchecked = found.unchecked
         except InputError as error:
             unreadable = [error.reason]
+        except ClusterError as error:
+            unreachable = str(error)
+        if unreachable and not unreadable and not verdict.violations:
+            unreadable = [unreachable]
         warnings = [*words, *verdict.warnings]
         messages = [*unreadable, *map(str, verdict.violations)]
         documents.append(

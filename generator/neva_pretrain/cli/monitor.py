@@ -263,8 +263,9 @@ def _refuse(why: str, *names: str) -> None:
 
 
 def _different(sources: Sequence[str]) -> Sequence[str]:
-    for source in sources:
-        if sources.count(source) > 1:
+    meant = [os.path.realpath(source) for source in sources]
+    for at, source in enumerate(sources):
+        if meant[at] in meant[:at]:
             raise click.UsageError(f"{source} is named twice.")
     return sources
 

@@ -177,6 +177,7 @@ def test_at_80_columns_reasons_are_folded(cluster: Cluster, invoke: Invoke, monk
         (["neva", "--once", "--wait"], "--once and --wait exclude each other"),
         (["a", "b", "--wait"], "--wait takes one SOURCE"),
         (["a", "b", "a"], "a is named twice"),
+        (["a.log", "./a.log"], "./a.log is named twice"),
     ],
 )
 def test_options_without_a_meaning_are_refused(cluster: Cluster, invoke: Invoke, argv: list[str], words: str) -> None:
