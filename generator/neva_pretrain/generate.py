@@ -12,8 +12,9 @@ import yaml
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values as chart_values
-from neva_pretrain.chart.access import mapping, section
+from neva_pretrain.chart.access import VOLUMES, Values, mapping, section
 from neva_pretrain.check import rules
+from neva_pretrain.check.storage import node_path, storage_sources
 from neva_pretrain.check.verdict import judge, possible_gain, saves, with_prediction
 from neva_pretrain.errors import RefusedError
 from neva_pretrain.facts import Facts
@@ -110,6 +111,8 @@ def generate(request: Request, options: Options, command: str, output: Path | No
     if broken:
         raise RefusedError(broken)
     gain = [] if options.optimize else possible_gain(facts.setup)
+    if options.site:
+        words = [*_of_another_site(options.site, facts.values), *words]
     setup = facts.setup
     if section(said, "checkpoint").get("everyNSteps"):
         words = [*words, *saves(facts)]
@@ -118,6 +121,19 @@ def generate(request: Request, options: Options, command: str, output: Path | No
         values = chart_values.merge(values, {"checkpoint": {"everyNSteps": setup.checkpoint_interval}})
     text = emit(with_prediction(values, facts, setup), facts.plan, command, notes, output, request.samples)
     return text, [*words, *verdict.warnings, *gain]
+
+
+def _of_another_site(site: Path, values: Values) -> list[str]:
+    """Say which volumes are folders of Scitix, since a site's file names no source of them."""
+    folders = {name: node_path(values, name) for name in VOLUMES if not storage_sources(values["storage"][name])}
+    scitix = {name: folder for name, folder in folders.items() if folder}
+    if not scitix or site.samefile(chart.root() / SITE):
+        return []
+    named = ", ".join(f"storage.{name}" for name in scitix)
+    return [
+        f"storage: {site} names no source of {named}: pods mount {', '.join(scitix.values())} of their nodes, the "
+        "folders of Scitix: name yours, such as existingClaim or gpfs.nodePath"
+    ]
 
 
 def _plan_or_rest(request: Request) -> tuple[Plan, RefusedError | None]:

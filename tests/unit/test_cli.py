@@ -240,6 +240,15 @@ class TestWarnings:
         said = run("--gpus", "16", "--pp", "2", "--verbose").stderr
         assert "warning: training.pipelineParallelSize: PP 2 aborts or hangs in NeVa pretraining (NeMo #12205" in said
 
+    def test_a_preset_s_pipeline_is_warned_of_too(self) -> None:
+        """And is nothing that --optimize would change."""
+        said = run("--gpus", "128", "--model", "nemotron4_340b_chat", "--verbose").stderr
+        assert "warning: training.pipelineParallelSize: PP 2 aborts or hangs" in said
+        assert said.count("PP 2 aborts or hangs") == 1
+        assert "PP 2 aborts or hangs" in " ".join(
+            run("plan", "--gpus", "128", "--model", "nemotron4_340b_chat").output.split()
+        )
+
     def test_d08_no_preset_but_340b_has_a_pipeline(self) -> None:
         sizes = {name: catalog.get(name).preset.pipeline_parallel_size for name in catalog.names()}
         assert {name for name, size in sizes.items() if size > 1} == {"nemotron4_340b_chat"}
@@ -281,6 +290,29 @@ class TestSite:
         result = run("--gpus", "8", "--site", write_site(tmp_path, "fabric: roce\n"))
         assert set(yaml.safe_load(result.stdout)) == {"model", "training", "checkpoint", "fabric"}
         assert "itix" not in result.stdout.replace("/models/preset/scitix", "")
+
+    @pytest.mark.parametrize(
+        ("site", "said"),
+        [
+            ("fabric: tcp\n", "names no source of storage.datasets, storage.models, storage.results: "),
+            ("storage: {models: {existingClaim: m}}\n", "names no source of storage.datasets, storage.results: "),
+            ("storage: {datasets: {existingClaim: null}}\n", "names no source of storage.datasets, storage.models, "),
+            ("storage: {datasets: {hostPath: /d}, models: {hostPath: /m}, results: {storageClassName: r}}\n", None),
+        ],
+    )
+    def test_its_volumes_are_not_scitix_s_in_silence(self, tmp_path: Path, site: str, said: str | None) -> None:
+        file = write_site(tmp_path, site)
+        warned = [line for line in run("--gpus", "8", "-v", "--site", file).stderr.splitlines() if "storage: " in line]
+        assert len(warned) == (said is not None)
+        assert all(f"warning: storage: {file} {said}" in line for line in warned)
+
+    def test_scitix_is_named_where_it_is_meant(self, tmp_path: Path) -> None:
+        own, file = str(ROOT / "values" / "sites" / "scitix.yaml"), str(tmp_path / "values.yaml")
+        said = run("--gpus", "8", "--output", file).stderr.splitlines()
+        assert said[-1] == f"wrote {file} for Scitix; --site FILE names another site"
+        said = run("--gpus", "8", "-v", "--site", own, "--output", file).stderr.splitlines()
+        assert said[-1] == f"wrote {file}"
+        assert not any(line.startswith("warning: storage: ") for line in said)
 
     def test_the_chart_s_defaults_are_nobody_s(self) -> None:
         """But for the source document's paths."""
@@ -400,7 +432,7 @@ class TestOutput:
         output = tmp_path / "values.yaml"
         result = run("--gpus", "8", "--output", str(output))
         assert result.stdout == ""
-        assert result.stderr.splitlines()[-1] == f"wrote {output}"
+        assert result.stderr.splitlines()[-1] == f"wrote {output} for Scitix; --site FILE names another site"
         assert yaml.safe_load(output.read_text())["training"]["nodes"] == 1
         assert output.stat().st_mode & 0o777 == 0o644
         assert list(tmp_path.iterdir()) == [output]

@@ -98,9 +98,10 @@ def possible_gain(setup: Setup) -> list[str]:
     if best.rate / ours.samples_per_second_per_gpu < WORTH_SAYING:
         return []
     sizes = f"TP {best.setup.tensor_parallel_size}, MBS {best.setup.micro_batch_size}"
-    needs = "".join(f"\n  {sentence}" for sentence in explain.requirements(best.setup))
-    ratio = speedup(best.time, ours)
-    return [f"--optimize: {sizes} would be {ratio} as fast (neva-values plan explains why); it needs{needs}"]
+    has = explain.requirements(setup)
+    needs = "".join(f"\n  {sentence}" for sentence in explain.requirements(best.setup) if sentence not in has)
+    said = f"--optimize: {sizes} would be {speedup(best.time, ours)} as fast (neva-values plan explains why)"
+    return [f"{said}; it needs{needs}" if needs else said]
 
 
 def _warnings(plan: Plan, setup: Setup) -> list[str]:

@@ -26,7 +26,7 @@ def write(request: Request, options: Options, file: Path | None, *, verbose: boo
         say(content, nl=False)
     else:
         values.write(file, content)
-        say(f"wrote {file}", err=True)
+        say(f"wrote {file}{'' if options.site else ' for Scitix; --site FILE names another site'}", err=True)
 
 
 def write_sweep(axes: Sequence[sweep.Axis], request: Request, options: Options, folder: Path, *, verbose: bool) -> None:

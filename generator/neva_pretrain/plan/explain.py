@@ -105,7 +105,7 @@ def changes(setup: Setup) -> Iterator[tuple[str, str]]:
             f"MBS {setup.micro_batch_size} instead of {preset.micro_batch_size} changes the loss "
             "curve: the loss is a mean over the tokens of each micro batch (NeMo #8343)",
         )
-    if setup.pipeline_parallel_size > preset.pipeline_parallel_size:
+    if setup.pipeline_parallel_size > 1:  # NVIDIA's preset of 340B has it, too
         size = setup.pipeline_parallel_size
         yield "pipelineParallelSize", f"PP {size} aborts or hangs in NeVa pretraining (NeMo #12205, #9146)"
     if setup.sequence_parallel and not preset.sequence_parallel:
