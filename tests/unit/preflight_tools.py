@@ -262,6 +262,7 @@ def world(tmp: Path) -> dict[str, Any]:
     write_folder(tmp / "llm", legacy(1, rank=(DATA / "mcore-rank.ckpt").read_bytes()))
     (tmp / "tokenizer.model").write_bytes(extended())
     write_vision(tmp / "clip")
+    (tmp / "results").mkdir(exist_ok=True)
     return {
         "run": {"id": "r"},
         "model": {

@@ -1139,6 +1139,9 @@ class TestNode:
     def test_g04_a_results_folder_is_not_made(self, settings: Settings, tmp_path: Path) -> None:
         """G04: every node only tries a file of its own in the nearest folder there is."""
         assert problems(settings, "results") == []
+        assert not list((tmp_path / "results").iterdir())
+        (tmp_path / "results").rmdir()
+        assert problems(settings, "results") == []
         assert not (tmp_path / "results").exists()
         assert not list(tmp_path.glob(".neva*"))
 

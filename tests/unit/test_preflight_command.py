@@ -24,7 +24,6 @@ from neva_pod.preflight.run import run_check
 from neva_pod.progress import Progress
 from neva_pod.settings import Settings as PodSettings
 from neva_pretrain.cli import main
-from neva_pretrain.cli import preflight as cli
 from tests.unit.preflight_tools import ARCHITECTURE, FILES, sample, world, write_saved
 from tests.waiting import PATIENCE, ended, until
 
@@ -316,7 +315,7 @@ class TestLocally:
         return file
 
     def call(self, *arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(cli.preflight, arguments)
+        done = CliRunner().invoke(main.main, ["preflight", *arguments])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done.exit_code, done.output
 
@@ -363,13 +362,32 @@ class TestLocally:
         assert code == 1, "its JSON has another name"
         assert "blip_laion_cc_sbu_558k.json" in said
 
+    def test_a_results_folder_that_is_not_there_is_no_fresh_start(self, tmp_path: Path) -> None:
+        values, gone = str(self.values(tmp_path)), tmp_path / "gone"
+        code, said = self.call("-f", values, "--only", "resume", "--results", str(gone))
+        assert (code, said) == (1, f"ERROR: --results {gone}: is no folder\n")
+        code, said = self.call("-f", values, "--only", "resume", "--map", f"/results/preset={gone}")
+        assert code == 1
+        assert f"FAILED   resume {gone}: is no folder; it must hold the run's" in said
+        gone.mkdir()
+        assert self.call("-f", values, "--only", "resume", "--map", f"/results/preset={gone}")[0] == 0
+
+    @pytest.mark.parametrize("only", ["gpus", "dataset,shm"])
+    def test_checks_of_a_node_are_refused(self, tmp_path: Path, only: str) -> None:
+        code, said = self.call("-f", str(self.values(tmp_path)), "--only", only)
+        assert code == 2
+        assert f"--only {only.split(',')[-1]} says nothing on this machine" in said
+
     def test_what_was_not_given_is_told_with_what_gives_it(self, tmp_path: Path) -> None:
+        """And a run that has checked nothing has not passed."""
         code, said = self.call("-f", str(self.values(tmp_path, run={})), "--only", "resume")
-        assert code == 0
+        assert code == 1
         assert "results.checkpointsDir not given; give --results DIR, or run.id in the values" in said
+        assert "ERROR: nothing was checked; give -f VALUES" in said
         code, said = self.call("--model", "llama2_7b_chat")
+        assert code == 1
         lines = [line.split(maxsplit=2) for line in said.splitlines() if line.startswith("skipped")]
-        lacking = {name: why.partition(" not given; give ")[2] for _, name, why in lines}
+        lacking = {name: why.partition(" not given; give ")[2] for _, name, why in lines if name != "access"}
         assert all(lacking.values()), lacking
         assert (lacking["dataset"], lacking["images"], lacking["weights"]) == ("--dataset DIR",) * 2 + ("--llm PATH",)
 

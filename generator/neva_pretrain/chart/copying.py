@@ -23,9 +23,10 @@ def copy(folder: Path) -> Path:
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         rule = f"must have no other file where chart and examples go, has {others[0]}{more}"
-        raise RefusedError(
-            [Violation("--output", str(folder), rule, f"remove {folder / chart.CHART}, or name a new folder")]
-        )
+        chart_s = f"{chart.CHART}/"
+        away = dict.fromkeys(chart.CHART if name.startswith(chart_s) else name for name in others)
+        fix = f"move {', '.join(str(folder / name) for name in away)} away, or name a new folder"
+        raise RefusedError([Violation("--output", str(folder), rule, fix)])
     for name, data in ours.items():
         try:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

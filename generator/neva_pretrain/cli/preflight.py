@@ -25,6 +25,7 @@ from neva_pretrain.check import storage
 from neva_pretrain.check.verdict import accepted
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import POSITIVE
+from neva_pretrain.errors import InputError, NevaError
 from neva_pretrain.facts import Facts, below, results_in
 from neva_pretrain.model import catalog
 from neva_pretrain.output import say
@@ -176,7 +177,7 @@ def preflight(
 ) -> None:
     """Check data, models and the run to resume, on this machine's paths.
 
-    Options win over the values file. Ends with 1 when a check failed. The chart runs the same
+    Options win over the values file. Ends with 1 when a check failed, or none could run. The chart runs the same
     checks in every pod before training, and those of the node besides.
     """
     complete: Values = chart.defaults()
@@ -202,6 +203,8 @@ def preflight(
         folder = absolute(dataset)
         settings["data"] = {key: below(folder, complete["data"][key]) for key in ("annotations", "images")}
     if results:
+        if not Path(results).is_dir():  # a fresh start, to the check
+            raise InputError("is no folder", f"--results {results}")
         settings["results"] = results_in(absolute(results))
     left_out = [] if only else settings["preflight"].get("skip", [])
     run_checks(context, settings, only, [*skip, *left_out], form)
@@ -219,6 +222,8 @@ def run_here(check: Check, shared: Context) -> CheckResult:
 
 def run_checks(context: click.Context, settings: dict[str, Any], only: list[str], skip: list[str], form: str) -> None:
     """Run the checks that make sense here, print the report, end with its code."""
+    if of_pods := [name for name in only if name in NODE]:
+        raise click.UsageError(f"--only {of_pods[0]} says nothing on this machine: it is a check of a pod's node.")
     shared = Context(Settings(settings))
     try:
         checks = select(Level.FULL, only, [*skip, *sorted(NODE)])
@@ -226,4 +231,6 @@ def run_checks(context: click.Context, settings: dict[str, Any], only: list[str]
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     say(as_json(Level.FULL, found) if form == "json" else as_text(found))
+    if all(r.outcome is Outcome.SKIPPED for r in found):
+        raise NevaError("nothing was checked; give -f VALUES, or what is to be checked (--help)")
     context.exit(1 if any(r.outcome is Outcome.FAILED for r in found) else 0)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from neva_pod.findings import Finding, failed, gib, note, show
+from neva_pod.findings import Finding, NotPossibleError, failed, gib, note, show
 from neva_pod.inputs.files import ancestor, denied, open_file, writable
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
@@ -60,6 +60,15 @@ def check_read_only(context: Context) -> Iterator[Finding]:
             yield failed(f"{show(path)}: is mounted writable; must be read-only", "set readOnly on its volume mount")
 
 
+INPUTS = (
+    "data.annotations",
+    "data.images",
+    "model.checkpointPath",
+    "model.tokenizerPath",
+    "model.visionEncoderPath",
+)
+
+
 @check(
     Level.QUICK,
     cost="opens five files",
@@ -68,16 +77,11 @@ def check_read_only(context: Context) -> Iterator[Finding]:
 def check_access(context: Context) -> Iterator[Finding]:
     """As the job's own uid."""
     opened = 0
-    for key in (
-        "data.annotations",
-        "data.images",
-        "model.checkpointPath",
-        "model.tokenizerPath",
-        "model.visionEncoderPath",
-    ):
-        path = context.settings.find(key)
-        if not isinstance(path, str) or not path.startswith("/"):
-            continue
+    given = [context.settings.find(key) for key in INPUTS]
+    paths = [path for path in given if isinstance(path, str) and path.startswith("/")]
+    if not paths:
+        raise NotPossibleError("no input is given")
+    for path in paths:
         try:
             _open_one(path)
             opened += 1

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from neva_pod.findings import Finding, brief, failed, note, show, some, warning
+from neva_pod.findings import Finding, ProblemError, brief, failed, note, show, some, warning
 from neva_pod.inputs.files import read_json
 from neva_pod.inputs.saved import DAMAGED, consumed_samples, plan_recovery, resume_state, step_of
 from neva_pod.preflight.checks.sampler import sampler_problems
@@ -24,6 +24,9 @@ from neva_pod.settings import Settings
 def check_resume(context: Context) -> Iterator[Finding]:
     """As NeMo's exp_manager.check_resume decides, once launch has set aside what is not whole; nothing is renamed."""
     folder, mode = context.settings.text("results.checkpointsDir"), context.settings.text("resume", "auto")
+    volume = os.path.dirname(context.settings.text("results.path", folder))
+    if not os.path.isdir(volume):
+        raise ProblemError(f"{show(volume)}: is no folder; it must hold the run's", "mount the results volume")
     state = resume_state(folder)
     where = show(folder)
     if state.unfinished:
