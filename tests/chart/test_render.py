@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from neva_pretrain.chart import values as chart_values
-from neva_pretrain.check import schema
+from neva_pretrain.check import schema, verdict
+from neva_pretrain.facts import Facts
 from tests.chart import helm
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -465,10 +466,23 @@ def test_d01_no_validation_metric_is_monitored() -> None:
     helm.render({"config": {"exp_manager": monitor, "trainer": {"limit_val_batches": 10}}})
 
 
+@pytest.mark.parametrize(("engine", "shown"), [(False, "false"), (0, "0"), (None, "null"), ("no", "no")])
+def test_fp8_is_transformer_engine_s(engine: object, shown: str) -> None:
+    changed = {"training": {"kernels": "fp8"}, "config": {"model": {"transformer_engine": engine}}}
+    (error,) = helm.render_fails(changed)
+    said = f"config.model.transformer_engine: got {shown}; must be true with training.kernels fp8, which is"
+    assert said in error
+    (violation,) = verdict.violations(Facts.of(changed))
+    assert str(violation).startswith(said)
+    helm.render({**changed, "training": {"kernels": "fused"}})
+    helm.render({**changed, "config": {"model": {"transformer_engine": True}}})
+
+
 def test_the_progress_bar_stays_on() -> None:
     """Without it a run that trains looks like one that hangs."""
-    (error,) = helm.render_fails({"config": {"trainer": {"enable_progress_bar": False}}})
-    assert "config.trainer.enable_progress_bar: got false; must be true" in error
+    for off, shown in ((False, "false"), (0, "0"), ("no", "no")):
+        (error,) = helm.render_fails({"config": {"trainer": {"enable_progress_bar": off}}})
+        assert f"config.trainer.enable_progress_bar: got {shown}; must be true" in error
     helm.render({"config": {"trainer": {"enable_progress_bar": True}}})
 
 

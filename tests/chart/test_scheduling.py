@@ -378,6 +378,17 @@ WARNED: list[tuple[dict[str, Any], str]] = [
     ({**TWO, "fabric": "efa", "rdma": {"count": 16}}, ""),
     ({**TWO, "fabric": "efa", "rdma": {"resources": {"a/b": 16}}}, ""),
     ({**TWO, "fabric": "ib"}, ""),
+    ({"fabric": "tcp", "rdma": {"resources": {"rdma/a": 1}}}, "rdma: names devices that no pod asks for with"),
+    ({"scheduling": {"gpuType": {"values": ["NVIDIA-A100-SXM4-80GB"]}}}, "scheduling.gpuType.values: NVIDIA-A100-SXM4"),
+    (
+        {"training": {"gpu": "h200-141gb"}, "scheduling": {"gpuType": {"values": ["h100nvlink80"]}}},
+        "scheduling.gpuType",
+    ),
+    ({"training": {"gpu": "a100-80gb"}, "scheduling": {"gpuType": {"values": ["NVIDIA-A100-SXM4-80GB"]}}}, ""),
+    ({"scheduling": {"gpuType": {"values": ["gpu-large"]}}}, ""),
+    ({"fabric": "tcp", "rdma": {"count": 8}}, "rdma: names devices that no pod asks for with fabric tcp: use"),
+    ({"fabric": "tcp", "rdma": {"enabled": False, "count": 8}}, ""),
+    ({"fabric": "tcp", "rdma": {"enabled": True, "resources": {"rdma/a": 1}}}, ""),
 ]
 
 
@@ -389,7 +400,7 @@ def test_n25_devices_that_a_pod_may_not_be_able_to_use_are_warned_of(
     assert [sentence.startswith(words) for sentence in said] == ([True] if words else [])
     shown = notes(folder, partial)
     assert all(f"  - WARNING: {sentence}.\n" in shown for sentence in said)
-    assert shown.count("WARNING: rdma.") == len(said)
+    assert shown.count("WARNING: ") == len(said)
     if words:
         assert set(said) <= set(judge(Facts.of(partial), GPUS["h100-80gb"]).warnings), "check and generator"
 
@@ -410,8 +421,10 @@ def test_multus_attaches_the_networks_that_are_named() -> None:
     ):
         assert found["annotations"][key] == '[{"name": "mine"}]', "the user's own annotation wins"
     assert key not in helm.render_text(TWO)
-    for bad in ("UPPER", "a/b/c", "a b", "a,b"):
+    for bad in ("UPPER", "a/b/c", "a b", "a,b", "a@eth0", "a@lo", "a@sixteencharacter"):
         assert helm.render_fails({"rdma": {"networks": [bad]}})
+    (error,) = helm.render_fails({"rdma": {"networks": ["a@net1", "b", "c", "a@net2", "d@net1"]}})
+    assert error.startswith("rdma.networks: got d@net1; must have an interface of its own;")
 
 
 def test_a15_a_pod_on_the_nodes_network_gets_no_other() -> None:

@@ -197,9 +197,10 @@ def test_g01_selinux_labels_reach_pods_and_containers() -> None:
 def test_u11_a_source_that_is_named_is_the_only_one(nothing: object) -> None:
     """Nothing has to be taken away first; null, "" and {} name no source, and where none is, it is the document's."""
     unnamed = {key: nothing for key in ("existingClaim", "storageClassName", "hostPath") if nothing != {}}
-    unnamed["gpfs"] = {"nodePath": nothing, "csi": None} if nothing != {} else {"csi": {}}
-    unset = dict.fromkeys(("datasets", "models", "results"), unnamed)
-    assert helm.render_text({"storage": unset}) == helm.render_text()
+    unnamed["gpfs"] = {"nodePath": nothing, "csi": nothing} if nothing != {} else {"csi": {}}
+    for one in (unnamed, {"gpfs": nothing}):
+        unset = dict.fromkeys(("datasets", "models", "results"), one)
+        assert helm.render_text({"storage": unset}) == helm.render_text()
     named = {name: {**unnamed, "existingClaim": f"my-{name}"} for name in unset}
     manifests = helm.render({"storage": named})
     assert not helm.of_kind(manifests, "PersistentVolume") + helm.of_kind(manifests, "PersistentVolumeClaim")

@@ -178,10 +178,24 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from(
                 [
                     {},
-                    {"model": {"micro_batch_size": 3}},
+                    {"model": {"micro_batch_size": 3, "transformer_engine": 0}},
+                    {"model": {"transformer_engine": "true"}, "trainer": {"fast_dev_run": True}},
                     *({"model": {"activation": name}} for name in ("gelu", "fast-reglu", "x", 3)),
                     {"exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}}},
-                    {"trainer": {"enable_progress_bar": False}},
+                    *(
+                        {
+                            "exp_manager": {"checkpoint_callback_params": {"monitor": "val_loss"}},
+                            "trainer": {"limit_val_batches": batches, "enable_progress_bar": bar},
+                        }
+                        for batches, bar in (
+                            ("abc", False),
+                            ([1], 0),
+                            ({"a": 1}, ""),
+                            (True, "no"),
+                            ("2", 1),
+                            (0.0, "true"),
+                        )
+                    ),
                     # Null is below what has no default: right in a default's map, Helm 3 drops it and Helm 4 does not.
                     {"trainer": 3, "exp_manager": {"checkpoint_callback_params": None}, "model": {"optim": "adam"}},
                     {"model": {"mm_cfg": {"llm": []}}},
@@ -226,7 +240,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {},
                     {"enabled": True},
                     {"enabled": True, "count": 2, "networks": ["a/b@net1", "c"]},
-                    {"resourceName": "rdma/a"},
+                    {"resourceName": "rdma/a", "networks": ["a@net1", "b@net1", "c", "d", "e@net1"]},
                     {"resources": {"rdma/a": 1, "rdma/b": 2}, "enabled": True},
                     {"resources": {"rdma/a": 1, "nvidia.com/gpu": 2}, "count": 2},
                 ]

@@ -236,6 +236,12 @@ class TestWarnings:
         assert yaml.safe_load(result.stdout)["training"]["nodes"] == 256
         assert "ranks:" not in run("-v", "--gpus", "1024").stderr
 
+    def test_h05_a_misspelt_section_of_the_config_is_told(self, tmp_path: Path) -> None:
+        site = write_site(tmp_path, "config: {Trainer: {devices: 2}, model: {seq_len_interpolation_factor: 2}}\n")
+        said = run("--gpus", "8", "-v", "--site", site).stderr
+        assert "warning: config.Trainer: NeVa's configuration has no such section, only name, restore" in said
+        assert said.count("warning: config.") == 1
+
     def test_d08_a_pipeline_is_warned_of_with_the_issue(self) -> None:
         said = run("--gpus", "16", "--pp", "2", "--verbose").stderr
         assert "warning: training.pipelineParallelSize: PP 2 aborts or hangs in NeVa pretraining (NeMo #12205" in said

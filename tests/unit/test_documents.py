@@ -36,6 +36,7 @@ NOT_RUN = {
     "kubectl get pytorchjob": QUICK_START,
     "kubectl get workloads": "needs Kueue, as tests/e2e/test_queues.py has it",
     "kubectl get trainjob": "needs Trainer: tests/e2e/test_trainjob.py reads these columns from this page",
+    "kubectl logs -f -n training job/NAME": "names what helm install printed: tests/chart/test_notes.py",
     "kubectl exec POD": "needs a pod: tests/unit/test_preflight_command.py runs what is run in it",
     "helm test": QUICK_START,
     "helm uninstall": QUICK_START,

@@ -190,3 +190,10 @@ def test_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("split", [("--tp", "3"), ("--tp", "16"), ("--pp", "3")])
+def test_gpus_are_not_advised_for_a_split_that_no_number_of_them_allows(split: tuple[str, str]) -> None:
+    refused = run("--gpus", "8", *split).exception
+    assert isinstance(refused, RefusedError)
+    assert {violation.key.partition(".")[0] for violation in refused.violations} == {"training"}

@@ -405,6 +405,14 @@ class TestSchema:
             ({"training": {"nodes": 0}}, "training.nodes: got 0; must be at least 1; "),
             ({"training": {"precision": "fp8"}}, "training.precision: got fp8; must be one of bf16, bf16-mixed; "),
             ({"image": {"tag": 24.1}}, "image.tag: got 24.1; must be of type string; "),
+            (
+                {"storage": {"results": {"gpfs": "/d"}}},
+                "storage.results.gpfs: got /d; must be of type object; use a map",
+            ),
+            (
+                {"storage": {"results": {"hostPath": {"path": "/d"}}}},
+                "storage.results.hostPath: got a map; must be of type string; use text",
+            ),
             ({"rendezvous": {"port": 50000}}, "rendezvous.port: got 50000; must be at most 32766; "),
             ({"data": {"path": "relative"}}, "data.path: got relative; must be an absolute path on one line, "),
             ({"checkpoint": {"resume": True}}, "checkpoint.resume: got true; must be one of auto, require, never; "),
@@ -414,7 +422,7 @@ class TestSchema:
         found = [str(v) for v in schema.violations(values.complete(partial))]
         assert len(found) == 1
         assert found[0].startswith(sentence)
-        assert len(found[0]) > len(sentence) or sentence.endswith(("training", "gpusPerNode", "datasets"))
+        assert len(found[0]) > len(sentence) or sentence.endswith(("training", "gpusPerNode", "datasets", "use a map"))
 
     def test_what_resembles_nothing_lists_what_there_is(self) -> None:
         (violation,) = schema.violations(values.complete({"checkpoint": {"zzz": 1}}))

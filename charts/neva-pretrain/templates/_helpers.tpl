@@ -200,7 +200,7 @@ never depends on it. Takes a dict: root, facts, name. */}}
     {{- $delete := printf "kubectl delete %s %s -n %s" (lower $kind) .metadata.name $root.Release.Namespace -}}
     {{- if and (ne .metadata.name $name) (not $end) -}}
       {{- $rule = printf "must not replace the job %s, which has not ended" .metadata.name -}}
-      {{- $fix = printf "%s first (the same values then go on where it stopped)" $delete -}}
+      {{- $fix = printf "%s first (its values, installed again, go on where it stopped)" $delete -}}
     {{- else if and (eq .metadata.name $name) (eq ($end.type | default "") "Failed") -}}
       {{- $why := printf "%s: %s" ($end.reason | default "Failed") ($end.message | default "no message") -}}
       {{- $rule = printf "must change, since that job has failed (%s) and %s"

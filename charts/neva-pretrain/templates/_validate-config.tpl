@@ -128,8 +128,17 @@ charts' too. */}}
     "rule" "must not be a validation metric while no validation runs, or nothing is saved"
     "fix" "use step or reduced_train_loss") -}}
 {{- end -}}
-{{- if eq (toString $trainer.enable_progress_bar) "false" -}}
-  {{- include "neva-pretrain.violation" (dict "key" "config.trainer.enable_progress_bar" "got" "false"
+{{- $model := ternary $config.model dict (kindIs "map" $config.model) -}}
+{{- $engine := get $model "transformer_engine" -}}
+{{- if and (eq $.Values.training.kernels "fp8") (hasKey $model "transformer_engine") (ne (toString $engine) "true") -}}
+  {{- include "neva-pretrain.violation" (dict "key" "config.model.transformer_engine"
+    "got" (include "neva-pretrain.show" $engine)
+    "rule" "must be true with training.kernels fp8, which is TransformerEngine's" "fix" "leave it out") -}}
+{{- end -}}
+{{- $bar := $trainer.enable_progress_bar -}}
+{{- if and (not (kindIs "invalid" $bar)) (ne (toString $bar) "true") -}}
+  {{- include "neva-pretrain.violation" (dict "key" "config.trainer.enable_progress_bar"
+    "got" (include "neva-pretrain.show" $bar)
     "rule" "must be true, since the steps that the bar shows tell a hang from training"
     "fix" "leave it out") -}}
 {{- end -}}

@@ -19,9 +19,10 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- $default := "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)" -}}
 {{- range $path, $_ := $missing -}}
-  {{- include "neva-pretrain.violation" (dict "key" $path "got" "nothing"
-    "rule" "must be set" "fix" "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)") -}}
+  {{- include "neva-pretrain.violation" (dict "key" $path "got" "nothing" "rule" "must be set"
+    "fix" (ternary "add it" $default (contains "[" $path))) -}}
 {{- end -}}
 {{- range $path, $renamed := $rules.renamed -}}
   {{- range include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}

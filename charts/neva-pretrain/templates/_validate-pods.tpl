@@ -95,6 +95,15 @@
     "rule" (printf "must be at least 1, since fabric %s has no default" $f.fabricName)
     "fix" "use the number of devices per pod, or set rdma.enabled to false") -}}
 {{- end -}}
+{{- $interfaces := dict -}}
+{{- range $v.rdma.networks -}}
+  {{- $interface := (splitn "@" 2 .)._1 -}}
+  {{- if and $interface (hasKey $interfaces $interface) -}}
+    {{- include "neva-pretrain.violation" (dict "key" "rdma.networks" "got" .
+      "rule" "must have an interface of its own" "fix" "use another name after @, or none") -}}
+  {{- end -}}
+  {{- $_ := set $interfaces ($interface | default "") true -}}
+{{- end -}}
 {{- end -}}
 
 {{/* What the API would refuse of the pods once the job is made, and Kueue of the job. */}}

@@ -75,7 +75,7 @@ All else reads these. Takes the root. */}}
 {{- range .nevaRules.optional.sections -}}
   {{- $section := $values -}}{{- $keys := splitList "." . -}}
   {{- range initial $keys -}}{{- $section = get $section . -}}{{- end -}}
-  {{- if not (hasKey $section (last $keys)) -}}{{- $_ := set $section (last $keys) dict -}}{{- end -}}
+  {{- if not (kindIs "map" (get $section (last $keys))) -}}{{- $_ := set $section (last $keys) dict -}}{{- end -}}
 {{- end -}}
 {{- $_ := set . "Values" $values -}}
 {{- end -}}

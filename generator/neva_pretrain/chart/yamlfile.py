@@ -327,7 +327,10 @@ def _integer(digits: str) -> int | None:
         return None
     sign, body = (digits[0], digits[1:]) if digits[0] in "+-" else ("", digits)
     octal = len(body) > 1 and body[0] == "0" and body[1] in "01234567"
-    number = int(f"0o{body}" if octal else body, 0) * (-1 if sign == "-" else 1)
+    try:
+        number = int(f"0o{body}" if octal else body, 0) * (-1 if sign == "-" else 1)
+    except ValueError:  # of thousands of digits
+        return None
     if not -(2**63) <= number < (2**63 if sign else 2**64):
         return None
     return number if abs(number) <= 2**53 else int(float(number))

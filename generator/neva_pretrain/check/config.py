@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neva_pretrain import chart
-from neva_pretrain.chart.access import mapping, section
+from neva_pretrain.chart import yamlfile
+from neva_pretrain.chart.access import Values, mapping, section, text
 from neva_pretrain.chart.secrecy import LEVELS, is_secret, is_secret_name, show, walk
 from neva_pretrain.check.formats import entries
 from neva_pretrain.errors import Violation
@@ -98,18 +99,42 @@ def check_config(facts: Facts) -> Iterator[Violation]:
         else:
             yield Violation(f"config.{path}", show(node), "must not be set here, since a value owns it", f"use {owner}")
     monitor = str(mapping(config, "exp_manager", "checkpoint_callback_params").get("monitor") or "")
-    validation = mapping(config, "trainer").get("limit_val_batches") or 0
-    if monitor.startswith("val") and float(validation) == 0:
+    if monitor.startswith("val") and _number(mapping(config, "trainer").get("limit_val_batches")) == 0:
         yield Violation(
             "config.exp_manager.checkpoint_callback_params.monitor",
             monitor,
             "must not be a validation metric while no validation runs, or nothing is saved",
             "use step or reduced_train_loss",
         )
-    if mapping(config, "trainer").get("enable_progress_bar") in (False, "false"):
+    model = mapping(config, "model")
+    if values["training"]["kernels"] == "fp8" and text(model.get("transformer_engine", True)) != "true":
+        yield Violation(
+            "config.model.transformer_engine",
+            show(model["transformer_engine"]),
+            "must be true with training.kernels fp8, which is TransformerEngine's",
+            "leave it out",
+        )
+    bar = mapping(config, "trainer").get("enable_progress_bar")
+    if bar is not None and text(bar) != "true":
         yield Violation(
             "config.trainer.enable_progress_bar",
-            "false",
+            show(bar),
             "must be true, since the steps that the bar shows tell a hang from training",
             "leave it out",
         )
+
+
+def unread(values: Values) -> Iterator[str]:
+    """Say which sections of ``config`` NVIDIA's script has not, so that a slip of the pen is not lost in silence."""
+    sections = yamlfile.read(chart.path("files/neva_pretrain.yaml")).content
+    for key in section(values, "config"):
+        if key not in sections:
+            yield f"config.{key}: NeVa's configuration has no such section, only {', '.join(sections)}"
+
+
+def _number(value: object) -> float:
+    """Return a value as the chart's ``float64`` reads it: what is no number is 0."""
+    try:
+        return float(value) if isinstance(value, str | int | float) else 0.0
+    except ValueError:
+        return 0.0

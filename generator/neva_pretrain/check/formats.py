@@ -17,6 +17,7 @@ def check_formats(values: Values) -> Iterator[Violation]:
     missing = {e.path for path, _ in required for e in select(values, path) if e.node is None}
     for path in sorted(missing - {name for names in facts["optional"].values() for name in names}):
         fix = "leave the default, or set it (with helm upgrade: --reset-then-reuse-values)"
+        fix = "add it" if "[" in path else fix  # items of lists have no defaults
         yield Violation(path, "nothing", "must be set", fix)
     for path, renamed in facts["renamed"].items():
         for entry in select(values, path):

@@ -93,6 +93,12 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
                 f"must be at least 1, since fabric {fabric(values)} has no default",
                 "use the number of devices per pod, or set rdma.enabled to false",
             )
+    networks = rdma.get("networks") or []
+    interfaces = [network.partition("@")[2] for network in networks]
+    for at, network in enumerate(networks):
+        if interfaces[at] and interfaces[at] in interfaces[:at]:
+            rule = "must have an interface of its own"
+            yield Violation("rdma.networks", network, rule, "use another name after @, or none")
     for key in ("commonLabels", "podLabels", "workerLabels"):
         for name, value in sorted((values.get(key) or {}).items()):
             owner = reserved(name, "reservedLabel")

@@ -63,6 +63,9 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
         known = [text(choice) for choice in _listed(limit) if choice not in (None, "")]
         close = _close(text(instance), known)
+        if limit == 0 and error.validator in _EMPTY:  # "" or {} in place of the other
+            (other,) = {"object", "string"} - {_EMPTY[str(error.validator)]}
+            kinds, error.validator = [other], "type"
         rule, fix = {
             "type": (f"must be of type {', '.join(kinds)}", _FIXES.get(kinds[0] if kinds else "", "")),
             "enum": (f"must be one of {', '.join(known)}", f"use {(close or known)[0] or 'another'}"),
@@ -88,6 +91,10 @@ _FIXES = {
     "array": "use a list",
     "object": "use a map",
 }
+
+
+_EMPTY = {"maxLength": "string", "maxProperties": "object"}
+"""What may only be empty where the limit is 0."""
 
 
 def _close(word: str, known: list[str]) -> list[str]:

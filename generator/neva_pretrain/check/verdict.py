@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from neva_pretrain.chart import values
 from neva_pretrain.chart.access import section
-from neva_pretrain.check import advice, rules, schema
+from neva_pretrain.check import advice, config, rules, schema
 from neva_pretrain.errors import RefusedError, Violation
 from neva_pretrain.facts import Facts
 from neva_pretrain.model.hardware import Gpu
@@ -44,7 +44,7 @@ def judge(facts: Facts, gpu: Gpu | None = None) -> Verdict:
         return Verdict(tuple(broken))
     setup = replace(facts.setup, gpu=gpu) if gpu else facts.setup
     fit = check_fit(setup)
-    said = (*fit.warnings, *advice.warnings(facts.values), *_warnings(facts.plan, setup))
+    said = (*fit.warnings, *advice.warnings(facts.values), *config.unread(facts.values), *_warnings(facts.plan, setup))
     return Verdict(fit.violations, said)
 
 

@@ -116,7 +116,7 @@ samples = Option(
     "--samples",
     type=POSITIVE,
     metavar="N",
-    show_default="555520, of LLaVA-Pretrain-LCS-558K",
+    show_default="555520, 2170 steps of 256",
     help="Samples of one epoch.",
 )
 max_steps = Option("--max-steps", type=POSITIVE, metavar="N", help="Optimizer steps of the run.")

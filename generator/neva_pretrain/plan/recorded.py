@@ -57,9 +57,9 @@ def model(sheet: Values) -> catalog.Model | None:
     if (name := str(said.get("name") or "")) not in catalog.names():
         return None
     found = catalog.get(name)
-    own = {
-        key: value for key, value in mapping(sheet, "architecture").items() if isinstance(value, bool) or count(value)
-    }
+    shape = mapping(sheet, "architecture").items()
+    own = {key: value if isinstance(value, bool) else count(value) for key, value in shape}
+    own = {key: value for key, value in own.items() if value is not None}
     return replace(
         found,
         architecture=catalog.architecture_from({**chart.models()["models"][name]["architecture"], **own}),

@@ -174,8 +174,8 @@ def _parallelism_violations(request: SearchRequest, tensor: int, pipeline: int) 
         yield Violation("--kernels", request.kernels, rule, "use fused")
     if broken := list(split.check_architecture(request.model.architecture, plan)):
         yield from broken
-    else:
-        yield from split.check_fp8(request.model.architecture, tensor, request.kernels)
+        return  # no number of GPUs would do
+    yield from split.check_fp8(request.model.architecture, tensor, request.kernels)
     if plan.gpus % (tensor * pipeline):
         yield Violation(
             "--gpus",

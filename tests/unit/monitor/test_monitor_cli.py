@@ -173,6 +173,8 @@ def test_p2_r05_a_model_of_ones_own_is_judged_by_its_own_shape(invoke: Invoke, l
         "[" * 100_000,
         '{"training": [], "model": "x", "architecture": 7, "plan": null, "run": {"release": {}}}',
         '{"model": {"name": "llama2_7b_chat"}, "architecture": {"numLayers": true, "hiddenSize": -1}}',
+        '{"model": {"name": "llama2_7b_chat"}, "training": {"nodes": 1, "gpusPerNode": 8, "tensorParallelSize": 1,'
+        ' "pipelineParallelSize": 1, "microBatchSize": 1, "globalBatchSize": 8}, "architecture": {"numLayers": "4"}}',
         '{"model": {"name": ["x"]}, "training": {"nodes": true, "gpusPerNode": 1e400, "maxSteps": "9²"}}',
         '{"model": {"name": "llama2_7b_chat"}, "training": {"nodes": 1, "gpusPerNode": 8, "tensorParallelSize": 1,'
         ' "pipelineParallelSize": 8, "microBatchSize": 1, "globalBatchSize": 8}, "architecture": {"numLayers": 4}}',
