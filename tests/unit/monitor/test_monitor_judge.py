@@ -187,7 +187,10 @@ def test_checkpoint_not_saved() -> None:
 def test_no_checkpoint_in_time() -> None:
     """More than 1.5 intervals without one; off means off."""
     assert judgements(TRAINING, checkpoint_every=40) == []
-    assert only(judgements(TRAINING, checkpoint_every=30)).code == "checkpoint"
+    found = only(judgements(TRAINING, checkpoint_every=30))
+    assert found.code == "checkpoint"
+    assert "checkpoint.everyNSteps" in found.action
+    assert "every_n_train_steps" not in found.action
     assert judgements(TRAINING, checkpoint_every=0) == []
 
 
