@@ -23,8 +23,9 @@ class _Advice(NamedTuple):
 _ADVICE = {
     "queued": _Advice(
         "the job waits to be admitted",
-        "its queue is full or does not exist, or the job is suspended",
-        "`kubectl get workloads,localqueues`; a job that was suspended manually resumes with `suspend: false`",
+        "its queue is full or does not exist, an admission check of the queue holds it, or the job is suspended",
+        "`kubectl get workloads,localqueues`, `kubectl describe workload`; a job that was suspended manually resumes"
+        " with `suspend: false`",
     ),
     "not-created": _Advice(
         "the job's pods are not created",

@@ -82,18 +82,14 @@ class Look:
         if job.outcome or not (spec.get("suspend") is True or at(spec, "runPolicy").get("suspend") is True):
             return None
         said = [text for kind, holds, text in conditions(job.found) if holds and kind == "Suspended"]
+        level = Severity.WARNING
         workloads: list[Object] = []
         with suppress(ClusterError):
             workloads = self._kubectl.workloads(job)
         for workload in workloads:
-            waits = [
-                f"{kind}: {text}"
-                for kind, holds, text in conditions(workload)
-                if (kind in ("QuotaReserved", "Admitted") and not holds) or (kind in ("Evicted", "Requeued") and holds)
-            ]
-            queue = word(at(workload, "spec").get("queueName"))
-            said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not evaluated yet"]
-        return Trouble("queued", Severity.WARNING, short(said[0] if said else "the job is suspended"))
+            level, words = _admission(workload)
+            said = [f"queue {word(at(workload, 'spec').get('queueName'))}: {words}"]
+        return Trouble("queued", level, short(said[0] if said else "the job is suspended"))
 
     def _not_created(self, job: Job, pods: int) -> Iterator[Trouble]:
         """Yield why pods are missing: what the makers of pods complain of, or that there are none."""
@@ -260,6 +256,36 @@ class Look:
 
 
 _UNBOUND = {"FailedBinding", "ProvisioningFailed", "VolumeMismatch", "ExternalProvisioning", "WaitForFirstConsumer"}
+
+
+_CHECKS = ("Rejected", "Retry", "Pending")
+"""States of Kueue's admission checks that keep a job waiting, the worst first."""
+
+
+def _admission(workload: Object) -> tuple[Severity, str]:
+    """Return why Kueue has not admitted a workload, and how bad that is.
+
+    A check that is rejected deactivates the workload, so it does not go away by itself.
+    """
+    known = {kind: (holds, text) for kind, holds, text in conditions(workload)}
+    reserved = known.get("QuotaReserved", (False, ""))[0]
+    checks = [check for check in objects(at(workload, "status").get("admissionChecks"))
+              if check.get("state") in (_CHECKS if reserved else _CHECKS[:2])]  # fmt: skip
+    checks.sort(key=lambda check: _CHECKS.index(word(check.get("state"))))
+    waits = [
+        f"{kind}: {text}"
+        for kind, (holds, text) in known.items()
+        if (kind == "QuotaReserved" and not holds)
+        or (kind == "Admitted" and not holds and not checks)
+        or (kind in ("Evicted", "Requeued") and holds)
+    ][:1]
+    for check in checks:
+        name, state, text = (word(check.get(key)) for key in ("name", "state", "message"))
+        waits.append(f"admission check {name} is {state}: {text}".rstrip(": "))
+    if reserved:
+        waits = ["quota is reserved", *(waits or ["the job is about to be resumed"])]
+    rejected = bool(checks) and checks[0].get("state") == _CHECKS[0]
+    return Severity.FAILED if rejected else Severity.WARNING, "; ".join(waits) or "not evaluated yet"
 
 
 def _taken_away(pod: Object) -> Trouble | None:

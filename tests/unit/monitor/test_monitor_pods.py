@@ -139,6 +139,21 @@ def workload(said: str, kind: str = "QuotaReserved") -> Object:
     }
 
 
+def reserved(*checks: tuple[str, str], admitted: Any = None, quota: str = "True") -> Object:
+    """What Kueue has quota for, and admission checks in a state and with a message."""
+    conditions = [{"type": "QuotaReserved", "status": quota, "message": "Quota reserved in ClusterQueue gpus"}]
+    if admitted:
+        conditions.append({"type": "Admitted", "status": admitted, "message": "has not all checks ready"})
+    found = workload("")
+    found["status"] = {
+        "conditions": conditions,
+        "admissionChecks": [
+            {"name": f"check-{n}", "state": state, "message": said} for n, (state, said) in enumerate(checks)
+        ],
+    }
+    return found
+
+
 RUNNING = {"state": {"running": {"startedAt": CREATED}}}
 WAITS: dict[str, Any] = {"initContainerStatuses": [{"name": "init-pytorch", **RUNNING}]}
 NOT_READY = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
@@ -198,6 +213,27 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
     "no such queue": ("queued", Severity.WARNING, "LocalQueue research doesn't exist", {
         "pytorchjobs": [job(runPolicy={"suspend": True})],
         "workloads": [workload("LocalQueue research doesn't exist")]}),
+    "an admission check that waits": ("queued", Severity.WARNING,
+        "queue research: quota is reserved; admission check check-1 is Pending: 16 nodes are being provisioned", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [reserved(("Ready", "ok"), ("Pending", "16 nodes are being provisioned"))]}),
+    "an admission check that waits, as Kueue also says": ("queued", Severity.WARNING,
+        "queue research: quota is reserved; admission check check-0 is Pending", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(("Pending", ""), admitted="False")]}),
+    "an admission check that tries again": ("queued", Severity.WARNING,
+        "QuotaReserved: Quota reserved in ClusterQueue gpus; admission check check-0 is Retry: no room", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [reserved(("Retry", "no room"), ("Pending", "not asked yet"), quota="False")]}),
+    "an admission check that says no": ("queued", Severity.FAILED,
+        "quota is reserved; admission check check-1 is Rejected: no budget; admission check check-0 is Pending: x",
+        {"pytorchjobs": [job(runPolicy={"suspend": True})],
+         "workloads": [reserved(("Pending", "x"), ("Rejected", "no budget"))]}),
+    "quota and nothing that waits": ("queued", Severity.WARNING, "quota is reserved; the job is about to be resumed", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(admitted="True")]}),
+    "quota and not admitted": ("queued", Severity.WARNING, "quota is reserved; Admitted: has not all checks ready", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(admitted="False")]}),
+    "a workload that Kueue has not looked at": ("queued", Severity.WARNING, "queue research: not evaluated yet", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [{**workload(""), "status": {}}]}),
     "a TrainJob in a queue": ("queued", Severity.WARNING, "insufficient", {
         "pytorchjobs": [], "trainjobs": [job("TrainJob", suspend=True)], "workloads": [workload("insufficient")]}),
     "preflight": ("preflight", Severity.FAILED,
