@@ -52,6 +52,12 @@ _ADVICE = {
         "a Secret, ConfigMap or key that is missing, or a command or device that the node does not have",
         "check secrets.*, envFrom and image.entrypoint; `kubectl describe pod`",
     ),
+    "creating": _Advice(
+        "its containers are not created yet",
+        "the image is large or its registry slow, or a mount or the node's container runtime hangs",
+        "`kubectl describe pod` shows whether the pull goes on; if not, look at the mounts and the kubelet's log on"
+        " that node, and add it to scheduling.avoidNodes",
+    ),
     "preflight": _Advice(
         "preflight failed",
         "see the lines: each has its fix",
@@ -71,6 +77,12 @@ _ADVICE = {
         "its node is lost",
         "the machine is down, or its kubelet does not answer",
         "`kubectl get nodes`; the job goes on once that node is back or deleted; exclude it with scheduling.avoidNodes",
+    ),
+    "terminating": _Advice(
+        "stuck in Terminating",
+        "its node does not answer, or a process hangs in the kernel (GPU driver, file system); it keeps its GPUs",
+        "`kubectl get nodes`; look at `dmesg` of that node and add it to scheduling.avoidNodes; once no process of the"
+        " pod is left, as after a reboot, `kubectl delete pod POD --force`",
     ),
     "host-oom": _Advice(
         "out of memory (OOMKilled)",
@@ -97,7 +109,9 @@ _ADVICE = {
 CODES = tuple(_ADVICE)
 """All codes of findings about the cluster, for scripts."""
 
-NOT_STARTED = {"queued", "not-created", "unschedulable", "image", "volume", "container", "wait-for-master"}
+NOT_STARTED = {
+    *("queued", "not-created", "unschedulable", "image", "volume", "container", "creating", "wait-for-master"),
+}
 """Those of a job some of whose containers have not started yet."""
 
 
@@ -124,9 +138,10 @@ def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
         if len(words) > SHOWN:
             lines.append(f"... and {len(words) - SHOWN} more")
         count = sum(bool(t.pod) for t in mine)
-        level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING).index)
+        level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING, Severity.OK).index)
         title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")
-        found.append(Judgement(code, level, title, "\n".join(lines), advice.cause, advice.action))
+        told = ("", "") if level is Severity.OK else (advice.cause, advice.action)
+        found.append(Judgement(code, level, title, "\n".join(lines), *told))
     return found
 
 

@@ -4,15 +4,17 @@ Shapes are those of Kubernetes' core/v1, kubelet's reasons (pkg/kubelet/images, 
 training operator 1.9, JobSet 0.10 and Kueue 0.14.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 
 from neva_pod.monitor.judge import Judgement, Severity
+from neva_pod.monitor.limits import Limits
 from neva_pretrain.kubectl import ClusterError, Object, at, conditions, name_of, objects, word
 from neva_pretrain.monitor.findings import Trouble, grouped, short
-from neva_pretrain.monitor.jobs import Job, Jobs, created, restarts
+from neva_pretrain.monitor.jobs import Job, Jobs, created, happened, restarts
 
 UNSEEN_SECONDS = 60
 """A job or pod that nobody has taken up for so long has no operator or scheduler."""
@@ -71,8 +73,14 @@ class Look:
         suspended = self._suspended(job)
         if suspended is not None:
             return grouped([suspended], 0)
-        pods = _newest(self._kubectl.pods(job))
+        every = self._kubectl.pods(job)
+        pods = _newest(every)
         found = [trouble for pod in pods for trouble in self._of_pod(pod)]
+        found += [
+            stuck._replace(said=short(stuck.said), pod=name_of(pod))
+            for pod in every
+            if all(pod is not newest for newest in pods) and (stuck := self._terminating(pod))
+        ]
         if not job.outcome and len(pods) < _wanted(job):
             found += self._not_created(job, len(pods))
         return grouped(found, len(pods))
@@ -118,7 +126,7 @@ class Look:
         name, status = name_of(pod), at(pod, "status")
         if status.get("phase") == "Succeeded":
             return
-        for check in (_taken_away, self._containers, self._scheduling, self._node):
+        for check in (self._terminating, _taken_away, self._containers, self._scheduling, self._node):
             found = check(pod)
             if found is not None:
                 yield found._replace(said=short(found.said), pod=name)
@@ -222,11 +230,54 @@ class Look:
             and event.get("type") != "Normal"
         ]
         if not events:
-            return None
+            return self._creating(pod)
         reason, said = word(events[-1].get("reason")), _event(events[-1])
         if "Volume" in reason or "Mount" in reason:
             return Trouble("volume", Severity.FAILED if _OF_A_THING.search(said) else Severity.WARNING, said)
         return Trouble("container", Severity.WARNING, said)
+
+    def _creating(self, pod: Object) -> Trouble:
+        """Return what a pod's containers wait for on its node: no alarm at first, since images are large."""
+        status = at(pod, "status")
+        waits = "its node has not taken it up"
+        for container in [*objects(status.get("initContainerStatuses")), *objects(status.get("containerStatuses"))]:
+            waiting = at(container, "state").get("waiting")
+            if isinstance(waiting, Mapping):
+                waits = f"{word(container.get('name'))}: {word(waiting.get('reason')) or 'waiting'}"
+                break
+        scheduled = [
+            word(condition.get("lastTransitionTime"))
+            for condition in objects(status.get("conditions"))
+            if condition.get("type") == "PodScheduled" and condition.get("status") == "True"
+        ]
+        since = next(filter(None, [*scheduled, word(status.get("startTime")), created(pod)]), "")
+        waited = self._now() - _seconds(since, self._now())
+        name, uid = name_of(pod), at(pod, "metadata").get("uid")
+        pulls = [
+            event
+            for reason in ("Pulling", "Pulled")
+            for event in self._asked(f"reason={reason}")
+            if event.get("reason") == reason
+            and at(event, "involvedObject").get("name") == name
+            and at(event, "involvedObject").get("uid") in (uid, None)
+        ]
+        said = f"{waits} for {_about(waited)}"
+        if pulls:
+            said = f"{said}; {_event(max(pulls, key=happened))}"
+        if waited <= Limits.create_seconds:
+            return Trouble("creating", Severity.OK, said)
+        return Trouble("creating", Severity.WARNING, f"node {word(at(pod, 'spec').get('nodeName'))}: {said}")
+
+    def _terminating(self, pod: Object) -> Trouble | None:
+        """Return that a pod is still there after its grace period, which its deletionTimestamp includes."""
+        over = self._now() - _seconds(word(at(pod, "metadata").get("deletionTimestamp")), math.inf)
+        if over <= UNSEEN_SECONDS:
+            return None
+        taken = _taken_away(pod)
+        if taken and taken.code == "node-lost":
+            return taken
+        said = f"node {word(at(pod, 'spec').get('nodeName'))}: its grace period was over {_about(over)} ago"
+        return Trouble("terminating", Severity.WARNING, f"{said}; {taken.said}" if taken else said)
 
     def _node(self, pod: Object) -> Trouble | None:
         """Return that a pod's node is not ready: its pod is not, but its containers were when last heard of."""
@@ -296,7 +347,10 @@ def _taken_away(pod: Object) -> Trouble | None:
             reason, said = word(condition.get("reason")), word(condition.get("message")) or said
     if not reason:
         return None
-    return Trouble("node-lost" if reason in _LOST else "evicted", Severity.WARNING, f"{reason}: {said}".rstrip(": "))
+    said, node = f"{reason}: {said}".rstrip(": "), word(at(pod, "spec").get("nodeName"))
+    if reason in _LOST:
+        return Trouble("node-lost", Severity.WARNING, f"node {node}: {said}" if node else said)
+    return Trouble("evicted", Severity.WARNING, said)
 
 
 def _image(container: str, reason: str, message: str) -> Trouble:
@@ -344,6 +398,11 @@ def _wanted(job: Job) -> int:
 
 def _event(event: Object) -> str:
     return f"{word(event.get('reason'))}: {word(event.get('message'))}".strip(": ")
+
+
+def _about(seconds: float) -> str:
+    """Return a time in so few digits that pods which began together say the same."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _seconds(stamp: str, otherwise: float) -> float:

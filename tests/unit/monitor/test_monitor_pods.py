@@ -2,14 +2,17 @@
 
 import contextlib
 import copy
+import io
 import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from neva_pod.monitor.judge import Severity, Status, exit_code
 from neva_pod.monitor.run import Run
@@ -103,6 +106,22 @@ def main(**state: Any) -> Object:
         "initContainerStatuses": [passed],
         "containerStatuses": [{"name": "pytorch", "restartCount": 0, **state}],
     }
+
+
+def scheduled(ago: float) -> Object:
+    """A pod's condition that it has a node since so many seconds."""
+    since = datetime.fromtimestamp(NOW - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": since}]}
+
+
+def normal(reason: str, message: str, at: int = 1, name: str = "neva-1-master-0") -> Object:
+    return {**event(reason, message, name=name, at=at), "type": "Normal"}
+
+
+def deleted(pod: Object, ago: float) -> Object:
+    """A pod whose grace period was over so many seconds ago."""
+    since = datetime.fromtimestamp(NOW - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": since}}
 
 
 def waiting(reason: str, message: str) -> Object:
@@ -276,6 +295,22 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
                                                    "message": "default-scheduler: preempting to accommodate"}])]}),
     "no device": ("evicted", Severity.WARNING, "UnexpectedAdmissionError: Allocate failed", {
         "pods": [pod("neva-1-master-0", "Failed", reason="UnexpectedAdmissionError", message="Allocate failed")]}),
+    "an image that takes too long": ("creating", Severity.WARNING,
+        "node gpu-0001: pytorch: ContainerCreating for 20 min; Pulling: Pulling image \"nemo:24.07\"", {
+        "pods": [pod(**waiting("ContainerCreating", ""), **scheduled(1200))],
+        "events": [normal("Pulled", "Successfully pulled image \"busybox\"", at=1),
+                   normal("Pulling", "Pulling image \"nemo:24.07\"", at=2), normal("Pulling", "x", at=3, name="y")]}),
+    "a node that takes nothing up": ("creating", Severity.WARNING,
+        "node gpu-0001: its node has not taken it up for 17 min", {"pods": [pod(**scheduled(1000))]}),
+    "a pod that does not go": ("terminating", Severity.WARNING,
+        "neva-1-worker-0: node gpu-0007: its grace period was over 10 min ago", {
+        "pods": [pod(phase="Running", **main(**RUNNING)),
+                 deleted(pod("neva-1-worker-0", "Running", "gpu-0007", **main(**RUNNING)), 600)]}),
+    "a preempted pod that does not go": ("terminating", Severity.WARNING, "10 min ago; PreemptionByScheduler: gone", {
+        "pods": [deleted(pod(phase="Running", conditions=[
+            {**TAKEN, "reason": "PreemptionByScheduler", "message": "gone"}]), 600)]}),
+    "a pod of a lost node that does not go": ("node-lost", Severity.WARNING, "node gpu-0001: DeletionByTaintManager", {
+        "pods": [deleted(pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}]), 600)]}),
     "a node is lost": ("node-lost", Severity.WARNING, "DeletionByTaintManager", {
         "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}])]}),
     "a node is not ready": ("node-lost", Severity.WARNING, "node gpu-0001 is not ready", {
@@ -319,14 +354,48 @@ def test_u02_every_code_is_documented() -> None:
     [
         [pod(phase="Running", **main(**RUNNING)), pod("neva-1-worker-0", "Running", **main(**RUNNING))],
         [pod(phase="Succeeded"), pod("neva-1-worker-0", "Succeeded")],
-        [pod(**first(**RUNNING)), pod("neva-1-worker-0", **waiting("PodInitializing", ""))],
+        [deleted(pod(phase="Running", **main(**RUNNING)), -20), pod("neva-1-worker-0", "Running")],
         [pod(phase="Running", **main(**RUNNING, lastState={"terminated": {"exitCode": 1}})), pod("b", "Running")],
         [{**pod(node=""), "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:01:30Z"}}, pod("b", "Running")],
     ],
 )  # fmt: skip
 def test_u02_what_goes_well_has_no_finding(pods: list[Object]) -> None:
-    """Running, done, in its init container, restarted, or just made."""
+    """Running, done, told to stop a moment ago, restarted, or just made."""
     assert found(recorded({"pods": pods})) == []
+
+
+def test_u02_what_a_start_waits_for_is_told_without_alarm() -> None:
+    """Images are large: each pod's reason, for how long, and its pull; all is well so far."""
+    pods = [pod(**first(**RUNNING), **scheduled(300)), pod("neva-1-worker-0", **waiting("ContainerCreating", ""))]
+    pulls = [normal("Pulling", 'Pulling image "nemo:24.07"')]
+    (finding,) = found(recorded({"pods": pods, "events": pulls}))
+    assert (finding.code, finding.level) == ("creating", Severity.OK)
+    assert finding.title == "its containers are not created yet: 2 of 2 pods"
+    assert finding.evidence.splitlines() == [
+        'neva-1-master-0: pytorch: PodInitializing for 5 min; Pulling: Pulling image "nemo:24.07"',
+        "neva-1-worker-0: pytorch: ContainerCreating for 100 s",
+    ]
+    assert exit_code([finding]) == 0
+    forbidden = "Error from server (Forbidden): events is forbidden"
+    drawn = io.StringIO()
+    run = Run(of_run.from_facts({}, H100))
+    Console(file=drawn, width=100).print(view.render(run, [finding], Status.STARTING, 100))
+    assert "OK: its containers are not created yet: 2 of 2 pods" in drawn.getvalue()
+    (finding,) = found(recorded({"pods": pods[1:], "events": forbidden}))
+    assert finding.evidence == "neva-1-worker-0: pytorch: ContainerCreating for 100 s"
+
+
+def test_u02_an_older_pod_that_does_not_go_is_told() -> None:
+    """A Job makes another in its place, which may wait for its GPUs."""
+    old = deleted(pod("neva-1-node-0-0-abc", "Running", "gpu-0007", **main(**RUNNING)), 3600)
+    new = unscheduled(GPUS)
+    new["metadata"] |= {"name": "neva-1-node-0-0-xyz", "creationTimestamp": "2026-01-01T00:01:00Z"}
+    for each in (old, new):
+        each["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": "0"}
+    kubectl = recorded({"pytorchjobs": [], "trainjobs": [job("TrainJob", trainer={"numNodes": 1})], "pods": [new, old]})
+    by_code = {finding.code: finding for finding in found(kubectl)}
+    assert by_code.keys() == {"unschedulable", "terminating"}
+    assert by_code["terminating"].evidence == "neva-1-node-0-0-abc: node gpu-0007: its grace period was over 60 min ago"
 
 
 def test_u02_many_pods_say_it_once() -> None:
