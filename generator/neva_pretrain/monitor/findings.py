@@ -66,7 +66,9 @@ _ADVICE = {
     "wait-for-master": _Advice(
         "waiting for the master",
         "the master's pod is not running yet: it is unscheduled or pulling its image",
-        "look at the master's pod: `kubectl describe pod`",
+        "look at the master's pod: `kubectl describe pod`. rendezvous.waitSeconds has not begun, and the operator"
+        " creates each waiting worker anew after 200 s: only runPolicy.activeDeadlineSeconds ends this."
+        " `helm uninstall` frees their GPUs; a queue or a gang starts all pods or none",
     ),
     "evicted": _Advice(
         "evicted from its node",
@@ -124,8 +126,11 @@ class Trouble(NamedTuple):
     pod: str = ""
 
 
-def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
-    """Return a finding for each code: how many pods it is about, and what they say, each once."""
+def grouped(troubles: list[Trouble], pods: int, held: Trouble | None = None) -> list[Judgement]:
+    """Return a finding for each code: how many pods it is about, and what they say, each once.
+
+    ``held`` adds to the finding of its code what waits meanwhile.
+    """
     found = []
     for code, advice in _ADVICE.items():
         mine = [t for t in troubles if t.code == code]
@@ -137,6 +142,8 @@ def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
         lines = [f"{_named(names)}{said}" for said, names in list(words.items())[:SHOWN]]
         if len(words) > SHOWN:
             lines.append(f"... and {len(words) - SHOWN} more")
+        if held and held.code == code:
+            lines.append(held.said)
         count = sum(bool(t.pod) for t in mine)
         level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING, Severity.OK).index)
         title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")

@@ -13,8 +13,10 @@ from datetime import datetime
 from neva_pod.monitor.judge import Judgement, Severity
 from neva_pod.monitor.limits import Limits
 from neva_pretrain.kubectl import ClusterError, Object, at, conditions, name_of, objects, word
-from neva_pretrain.monitor.findings import Trouble, grouped, short
+from neva_pretrain.monitor import settings
+from neva_pretrain.monitor.findings import NOT_STARTED, Trouble, grouped, short
 from neva_pretrain.monitor.jobs import Job, Jobs, created, happened, restarts
+from neva_pretrain.plan import recorded
 
 UNSEEN_SECONDS = 60
 """A job or pod that nobody has taken up for so long has no operator or scheduler."""
@@ -26,6 +28,7 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
           "RegistryUnavailable", "SignatureValidationFailed"}  # fmt: skip
 _WAITS = {"", "PodInitializing", "ContainerCreating"}
 _LOST = {"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"}
+_FOR_MASTER = "wait-for-master"
 _OPERATORS = "init-pytorch"
 """The operator's init container of workers: it waits 200 s for the master's name, then its pod is created anew."""
 
@@ -83,7 +86,7 @@ class Look:
         ]
         if not job.outcome and len(pods) < _wanted(job):
             found += self._not_created(job, len(pods))
-        return grouped(found, len(pods))
+        return grouped(found, len(pods), None if job.outcome else _held(job, pods, found))
 
     def _suspended(self, job: Job) -> Trouble | None:
         spec = at(job.found, "spec")
@@ -151,7 +154,7 @@ class Look:
                     return Trouble("container", Severity.FAILED, said)
                 if name == _OPERATORS and "running" in state:
                     waits = f"its init container {name} has been waiting{self._since(at(state, 'running'))}"
-        return Trouble("wait-for-master", Severity.WARNING, waits) if waits else None
+        return Trouble(_FOR_MASTER, Severity.WARNING, waits) if waits else None
 
     def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
         name, code = word(container.get("name")), _code(ended)
@@ -163,7 +166,7 @@ class Look:
         if code == 143:
             return Trouble("terminated", Severity.WARNING, f"{name}: exit code 143")
         if name == _OPERATORS:
-            return Trouble("wait-for-master", Severity.WARNING, f"its init container {name} ended with code {code}")
+            return Trouble(_FOR_MASTER, Severity.WARNING, f"its init container {name} ended with code {code}")
         lines = message.splitlines() or self._lines(pod, container, name, previous)
         failed = [" ".join(line.split()) for line in _failed_lines(lines)]
         if code == _PREFLIGHT and (failed or not lines):
@@ -307,6 +310,44 @@ class Look:
 
 
 _UNBOUND = {"FailedBinding", "ProvisioningFailed", "VolumeMismatch", "ExternalProvisioning", "WaitForFirstConsumer"}
+
+
+def _held(job: Job, pods: list[Object], found: list[Trouble]) -> Trouble | None:
+    """Return how many GPUs are held for nothing, since their pods have a node and another pod does not start."""
+    waits = any(trouble.code == _FOR_MASTER for trouble in found)
+    master = next((pod for pod in pods if "-master-" in name_of(pod)), None) if waits else None
+    late = {t.pod: t for t in found if t.pod and t.code in NOT_STARTED and t.code != _FOR_MASTER}
+    late = {name: t for name, t in late.items() if t.level is not Severity.OK or (master and name == name_of(master))}
+    if not (late or waits):
+        return None
+    awaited = [f"{name}: {trouble.said}" for name, trouble in late.items()]
+    if not awaited:
+        phase = at(master, "status").get("phase")
+        awaited = [f"{name_of(master)}, which is {phase}" if master else "the master, which has no pod"]
+    holders = [
+        pod
+        for pod in pods
+        if word(at(pod, "spec").get("nodeName"))
+        and at(pod, "status").get("phase") in ("Pending", "Running")
+        and name_of(pod) not in late
+        and pod is not master
+    ]
+    if not holders:
+        return None
+    usual = recorded.count(settings.of_annotations(job.annotations)["training"].get("gpusPerNode")) or 0
+    gpus = sum(_gpus(pod) or usual for pod in holders)
+    said = f"{len(holders)} of {max(_wanted(job), len(pods))} pods hold {f'{gpus} GPUs' if gpus else 'their nodes'}"
+    more = f"{len(awaited) - 1} more and " if len(awaited) > 1 else ""
+    code = _FOR_MASTER if waits else next(iter(late.values())).code
+    return Trouble(code, Severity.WARNING, short(f"{said} while they wait for {more}{awaited[0]}"))
+
+
+def _gpus(pod: Object) -> int:
+    """Return the GPUs that a pod asks for."""
+    asked = [at(container, "resources", "limits") for container in objects(at(pod, "spec").get("containers"))]
+    return sum(
+        recorded.count(number) or 0 for limits in asked for name, number in limits.items() if str(name).endswith("/gpu")
+    )
 
 
 _CHECKS = ("Rejected", "Retry", "Pending")

@@ -398,6 +398,76 @@ def test_u02_an_older_pod_that_does_not_go_is_told() -> None:
     assert by_code["terminating"].evidence == "neva-1-node-0-0-abc: node gpu-0007: its grace period was over 60 min ago"
 
 
+def gang(master: Object | None, worker: Object) -> list[Object]:
+    """The pods of a job of 16 nodes, eight GPUs each."""
+    workers = [copy.deepcopy(worker) for _ in range(15)]
+    for n, each in enumerate(workers):
+        each["metadata"] |= {"name": f"neva-1-worker-{n}", "uid": f"w{n}"}
+    pods = [*([master] if master else []), *workers]
+    for each in pods:
+        each["spec"]["containers"] = [{"resources": {"limits": {"nvidia.com/gpu": "8", "rdma/hca": "1"}}}]
+    return pods
+
+
+def of_sixteen(pods: list[Object], **more: Any) -> dict[str, Any]:
+    """The findings of a job of 16 nodes, by code."""
+    spec: Object = {"pytorchReplicaSpecs": {"Master": {"replicas": 1}, "Worker": {"replicas": 15}}}
+    return {each.code: each for each in found(recorded({"pytorchjobs": [job(**spec)], "pods": pods, **more}))}
+
+
+@pytest.mark.parametrize(
+    ("master", "awaited"),
+    [
+        (unscheduled(GPUS), f"neva-1-master-0: Unschedulable: {GPUS}"),
+        (pod(**waiting("ImagePullBackOff", PULL)), f"neva-1-master-0: pytorch: ImagePullBackOff: {PULL}".rstrip(": ")),
+        (pod(**waiting("ContainerCreating", "")), "neva-1-master-0: pytorch: ContainerCreating for 100 s"),
+        (pod(phase="Running", **main(**RUNNING)), "neva-1-master-0, which is Running"),
+        (None, "the master, which has no pod"),
+    ],
+    ids=["no node", "image", "creating", "running", "no pod"],
+)
+def test_u02_what_is_held_for_the_master_is_told(master: Object | None, awaited: str) -> None:
+    """How many pods hold how many GPUs, for which pod, and why that does not start."""
+    seen = of_sixteen(gang(master, pod(**WAITS)))["wait-for-master"]
+    assert seen.evidence.splitlines()[-1] == f"15 of 16 pods hold 120 GPUs while they wait for {awaited}"
+    assert seen.title.startswith("waiting for the master: 15 of ")
+    assert "rendezvous.waitSeconds has not begun" in seen.action
+
+
+def test_u02_what_running_pods_hold_for_one_that_has_no_node_is_told() -> None:
+    """Workers that run wait as well; their GPUs are those of the fact sheet where the pods do not say."""
+    running = pod(phase="Running", **main(**RUNNING))
+    seen = of_sixteen(gang(unscheduled(GPUS), running))
+    assert seen.keys() == {"unschedulable"}
+    held = "15 of 16 pods hold 120 GPUs while they wait for neva-1-master-0: Unschedulable: "
+    assert seen["unschedulable"].evidence.splitlines()[-1].startswith(held)
+    two = [unscheduled(GPUS), {**running, "metadata": {**running["metadata"], "name": "neva-1-worker-0"}}]
+    told = {"neva-pretrain/training": '{"gpusPerNode": 4}'}
+    known = job()
+    known["metadata"]["annotations"] = told
+    for answer, words in ((known, "hold 4 GPUs while"), (job(), "hold their nodes while")):
+        (finding,) = found(recorded({"pytorchjobs": [answer], "pods": two}))
+        assert f"1 of 2 pods {words}" in finding.evidence
+    late = gang(unscheduled(GPUS), running)
+    late[3] = unscheduled(GPUS)
+    late[3]["metadata"]["name"] = "neva-1-worker-2"
+    said = of_sixteen(late)["unschedulable"].evidence.splitlines()[-1]
+    assert said.startswith("14 of 16 pods hold 112 GPUs while they wait for 1 more and neva-1-master-0: ")
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        gang(unscheduled(GPUS), unscheduled(GPUS)),
+        gang(pod(**waiting("ContainerCreating", "")), pod(phase="Running", **main(**RUNNING))),
+        gang(pod(phase="Failed", **ended(7)), pod(phase="Running", **main(**RUNNING))),
+    ],
+    ids=["none has a node", "a usual start", "a failure"],
+)
+def test_u02_nothing_is_held_for_nothing(pods: list[Object]) -> None:
+    assert all("while they wait" not in finding.evidence for finding in of_sixteen(pods).values())
+
+
 def test_u02_many_pods_say_it_once() -> None:
     """16 workers, two different words; the master is named first; few logs are read."""
     names = ["neva-1-master-0", *(f"neva-1-worker-{n}" for n in range(15))]
