@@ -101,20 +101,20 @@ def _draw(screen: Live, console: Console, run: Run, judged: Callable[[], Judged]
 
 
 class _Lines:
-    """The run for what is no terminal: a line now and then, a finding once when it appears."""
+    """The run for what is no terminal: a line now and then, a finding once when it appears or grows worse."""
 
     def __init__(self, run: Run, judged: Callable[[], Judged]) -> None:
         self._run = run
         self._judged = judged
-        self._said: set[str] = set()
+        self._said: set[tuple[str, Severity]] = set()
 
     def print(self) -> None:
         judgements, state = self._judged()
         say(view.plain_line(self._run, state))
         for judgement in judgements:
-            if judgement.code not in self._said:
+            if (judgement.code, judgement.level) not in self._said:
                 say("\n".join(view.judgement_lines(judgement)))
-        self._said = {j.code for j in judgements}
+        self._said = {(j.code, j.level) for j in judgements}
 
 
 def print_summary(run: Run, judgements: list[Judgement], state: Status) -> None:

@@ -23,8 +23,9 @@ class _Advice(NamedTuple):
 _ADVICE = {
     "queued": _Advice(
         "the job waits to be admitted",
-        "its queue is full or does not exist, or the job is suspended",
-        "`kubectl get workloads,localqueues`; a job that was suspended manually resumes with `suspend: false`",
+        "its queue is full or does not exist, an admission check of the queue holds it, or the job is suspended",
+        "`kubectl get workloads,localqueues`, `kubectl describe workload`; a job that was suspended manually resumes"
+        " with `suspend: false`",
     ),
     "not-created": _Advice(
         "the job's pods are not created",
@@ -51,6 +52,12 @@ _ADVICE = {
         "a Secret, ConfigMap or key that is missing, or a command or device that the node does not have",
         "check secrets.*, envFrom and image.entrypoint; `kubectl describe pod`",
     ),
+    "creating": _Advice(
+        "its containers are not created yet",
+        "the image is large or its registry slow, or a mount or the node's container runtime hangs",
+        "`kubectl describe pod` shows whether the pull goes on; if not, look at the mounts and the kubelet's log on"
+        " that node, and add it to scheduling.avoidNodes",
+    ),
     "preflight": _Advice(
         "preflight failed",
         "see the lines: each has its fix",
@@ -59,7 +66,9 @@ _ADVICE = {
     "wait-for-master": _Advice(
         "waiting for the master",
         "the master's pod is not running yet: it is unscheduled or pulling its image",
-        "look at the master's pod: `kubectl describe pod`",
+        "look at the master's pod: `kubectl describe pod`. rendezvous.waitSeconds has not begun, and the operator"
+        " creates each waiting worker anew after 200 s: only runPolicy.activeDeadlineSeconds ends this."
+        " `helm uninstall` frees their GPUs; a queue or a gang starts all pods or none",
     ),
     "evicted": _Advice(
         "evicted from its node",
@@ -70,6 +79,12 @@ _ADVICE = {
         "its node is lost",
         "the machine is down, or its kubelet does not answer",
         "`kubectl get nodes`; the job goes on once that node is back or deleted; exclude it with scheduling.avoidNodes",
+    ),
+    "terminating": _Advice(
+        "stuck in Terminating",
+        "its node does not answer, or a process hangs in the kernel (GPU driver, file system); it keeps its GPUs",
+        "`kubectl get nodes`; look at `dmesg` of that node and add it to scheduling.avoidNodes; once no process of the"
+        " pod is left, as after a reboot, `kubectl delete pod POD --force`",
     ),
     "host-oom": _Advice(
         "out of memory (OOMKilled)",
@@ -96,7 +111,9 @@ _ADVICE = {
 CODES = tuple(_ADVICE)
 """All codes of findings about the cluster, for scripts."""
 
-NOT_STARTED = {"queued", "not-created", "unschedulable", "image", "volume", "container", "wait-for-master"}
+NOT_STARTED = {
+    *("queued", "not-created", "unschedulable", "image", "volume", "container", "creating", "wait-for-master"),
+}
 """Those of a job some of whose containers have not started yet."""
 
 
@@ -109,8 +126,11 @@ class Trouble(NamedTuple):
     pod: str = ""
 
 
-def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
-    """Return a finding for each code: how many pods it is about, and what they say, each once."""
+def grouped(troubles: list[Trouble], pods: int, held: Trouble | None = None) -> list[Judgement]:
+    """Return a finding for each code: how many pods it is about, and what they say, each once.
+
+    ``held`` adds to the finding of its code what waits meanwhile.
+    """
     found = []
     for code, advice in _ADVICE.items():
         mine = [t for t in troubles if t.code == code]
@@ -122,10 +142,13 @@ def grouped(troubles: list[Trouble], pods: int) -> list[Judgement]:
         lines = [f"{_named(names)}{said}" for said, names in list(words.items())[:SHOWN]]
         if len(words) > SHOWN:
             lines.append(f"... and {len(words) - SHOWN} more")
+        if held and held.code == code:
+            lines.append(held.said)
         count = sum(bool(t.pod) for t in mine)
-        level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING).index)
+        level = min((t.level for t in mine), key=(Severity.FAILED, Severity.WARNING, Severity.OK).index)
         title = advice.title + (f": {count} of {pods} pods" if count and pods > 1 else "")
-        found.append(Judgement(code, level, title, "\n".join(lines), advice.cause, advice.action))
+        told = ("", "") if level is Severity.OK else (advice.cause, advice.action)
+        found.append(Judgement(code, level, title, "\n".join(lines), *told))
     return found
 
 

@@ -178,7 +178,7 @@ class Jobs(Kubectl):
 
     def events(self, which: str) -> list[Object]:
         """Return the namespace's events that a field selector picks, oldest first."""
-        return sorted(self._list("events", [f"--field-selector={which}"], named=False), key=_happened)
+        return sorted(self._list("events", [f"--field-selector={which}"], named=False), key=happened)
 
     def workloads(self, job: Job) -> list[Object]:
         """Return what Kueue holds of a job."""
@@ -226,6 +226,7 @@ def _job(kind: str, found: Object) -> Job:
     return Job(kind, name, annotations, outcome, failed, found=found)
 
 
-def _happened(event: Object) -> str:
+def happened(event: Object) -> str:
+    """Return when an event was last seen; such times sort as text."""
     times = (event.get("lastTimestamp"), at(event, "series").get("lastObservedTime"), event.get("eventTime"))
     return max(map(word, times)) or created(event)

@@ -11,7 +11,7 @@ from neva_pod.monitor.limits import Limits
 from neva_pod.monitor.run import Run
 from neva_pretrain.kubectl import ClusterError
 from neva_pretrain.monitor import inputs, report, settings, sources
-from neva_pretrain.monitor.findings import unreadable
+from neva_pretrain.monitor.findings import NOT_STARTED, unreadable
 from neva_pretrain.monitor.jobs import Job, Jobs, created
 from neva_pretrain.monitor.text import duration, folded, number, percent
 from neva_pretrain.output import table
@@ -112,7 +112,7 @@ def as_text(found: Sequence[Listed], everywhere: bool, width: int | None) -> str
     for each, line in zip(found, lines, strict=True):
         shown.append(line)
         for judgement in each.judgements[:1]:
-            if judgement.level is not Severity.OK:
+            if judgement.level is not Severity.OK or judgement.code in NOT_STARTED:
                 shown += folded(_reason(judgement), width, indent="  ")
     return "\n".join(shown)
 

@@ -4,15 +4,19 @@ Shapes are those of Kubernetes' core/v1, kubelet's reasons (pkg/kubelet/images, 
 training operator 1.9, JobSet 0.10 and Kueue 0.14.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 
 from neva_pod.monitor.judge import Judgement, Severity
+from neva_pod.monitor.limits import Limits
 from neva_pretrain.kubectl import ClusterError, Object, at, conditions, name_of, objects, word
-from neva_pretrain.monitor.findings import Trouble, grouped, short
-from neva_pretrain.monitor.jobs import Job, Jobs, created, restarts
+from neva_pretrain.monitor import settings
+from neva_pretrain.monitor.findings import NOT_STARTED, Trouble, grouped, short
+from neva_pretrain.monitor.jobs import Job, Jobs, created, happened, restarts
+from neva_pretrain.plan import recorded
 
 UNSEEN_SECONDS = 60
 """A job or pod that nobody has taken up for so long has no operator or scheduler."""
@@ -24,6 +28,7 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
           "RegistryUnavailable", "SignatureValidationFailed"}  # fmt: skip
 _WAITS = {"", "PodInitializing", "ContainerCreating"}
 _LOST = {"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"}
+_FOR_MASTER = "wait-for-master"
 _OPERATORS = "init-pytorch"
 """The operator's init container of workers: it waits 200 s for the master's name, then its pod is created anew."""
 
@@ -71,29 +76,31 @@ class Look:
         suspended = self._suspended(job)
         if suspended is not None:
             return grouped([suspended], 0)
-        pods = _newest(self._kubectl.pods(job))
+        every = self._kubectl.pods(job)
+        pods = _newest(every)
         found = [trouble for pod in pods for trouble in self._of_pod(pod)]
+        found += [
+            stuck._replace(said=short(stuck.said), pod=name_of(pod))
+            for pod in every
+            if all(pod is not newest for newest in pods) and (stuck := self._terminating(pod))
+        ]
         if not job.outcome and len(pods) < _wanted(job):
             found += self._not_created(job, len(pods))
-        return grouped(found, len(pods))
+        return grouped(found, len(pods), None if job.outcome else _held(job, pods, found))
 
     def _suspended(self, job: Job) -> Trouble | None:
         spec = at(job.found, "spec")
         if job.outcome or not (spec.get("suspend") is True or at(spec, "runPolicy").get("suspend") is True):
             return None
         said = [text for kind, holds, text in conditions(job.found) if holds and kind == "Suspended"]
+        level = Severity.WARNING
         workloads: list[Object] = []
         with suppress(ClusterError):
             workloads = self._kubectl.workloads(job)
         for workload in workloads:
-            waits = [
-                f"{kind}: {text}"
-                for kind, holds, text in conditions(workload)
-                if (kind in ("QuotaReserved", "Admitted") and not holds) or (kind in ("Evicted", "Requeued") and holds)
-            ]
-            queue = word(at(workload, "spec").get("queueName"))
-            said = [f"queue {queue}: {waits[0]}" if waits else f"queue {queue}: not evaluated yet"]
-        return Trouble("queued", Severity.WARNING, short(said[0] if said else "the job is suspended"))
+            level, words = _admission(workload)
+            said = [f"queue {word(at(workload, 'spec').get('queueName'))}: {words}"]
+        return Trouble("queued", level, short(said[0] if said else "the job is suspended"))
 
     def _not_created(self, job: Job, pods: int) -> Iterator[Trouble]:
         """Yield why pods are missing: what the makers of pods complain of, or that there are none."""
@@ -122,7 +129,7 @@ class Look:
         name, status = name_of(pod), at(pod, "status")
         if status.get("phase") == "Succeeded":
             return
-        for check in (_taken_away, self._containers, self._scheduling, self._node):
+        for check in (self._terminating, _taken_away, self._containers, self._scheduling, self._node):
             found = check(pod)
             if found is not None:
                 yield found._replace(said=short(found.said), pod=name)
@@ -147,7 +154,7 @@ class Look:
                     return Trouble("container", Severity.FAILED, said)
                 if name == _OPERATORS and "running" in state:
                     waits = f"its init container {name} has been waiting{self._since(at(state, 'running'))}"
-        return Trouble("wait-for-master", Severity.WARNING, waits) if waits else None
+        return Trouble(_FOR_MASTER, Severity.WARNING, waits) if waits else None
 
     def _ended(self, pod: Object, container: Object, ended: Object, previous: bool) -> Trouble:
         name, code = word(container.get("name")), _code(ended)
@@ -159,7 +166,7 @@ class Look:
         if code == 143:
             return Trouble("terminated", Severity.WARNING, f"{name}: exit code 143")
         if name == _OPERATORS:
-            return Trouble("wait-for-master", Severity.WARNING, f"its init container {name} ended with code {code}")
+            return Trouble(_FOR_MASTER, Severity.WARNING, f"its init container {name} ended with code {code}")
         lines = message.splitlines() or self._lines(pod, container, name, previous)
         failed = [" ".join(line.split()) for line in _failed_lines(lines)]
         if code == _PREFLIGHT and (failed or not lines):
@@ -226,11 +233,54 @@ class Look:
             and event.get("type") != "Normal"
         ]
         if not events:
-            return None
+            return self._creating(pod)
         reason, said = word(events[-1].get("reason")), _event(events[-1])
         if "Volume" in reason or "Mount" in reason:
             return Trouble("volume", Severity.FAILED if _OF_A_THING.search(said) else Severity.WARNING, said)
         return Trouble("container", Severity.WARNING, said)
+
+    def _creating(self, pod: Object) -> Trouble:
+        """Return what a pod's containers wait for on its node: no alarm at first, since images are large."""
+        status = at(pod, "status")
+        waits = "its node has not taken it up"
+        for container in [*objects(status.get("initContainerStatuses")), *objects(status.get("containerStatuses"))]:
+            waiting = at(container, "state").get("waiting")
+            if isinstance(waiting, Mapping):
+                waits = f"{word(container.get('name'))}: {word(waiting.get('reason')) or 'waiting'}"
+                break
+        scheduled = [
+            word(condition.get("lastTransitionTime"))
+            for condition in objects(status.get("conditions"))
+            if condition.get("type") == "PodScheduled" and condition.get("status") == "True"
+        ]
+        since = next(filter(None, [*scheduled, word(status.get("startTime")), created(pod)]), "")
+        waited = self._now() - _seconds(since, self._now())
+        name, uid = name_of(pod), at(pod, "metadata").get("uid")
+        pulls = [
+            event
+            for reason in ("Pulling", "Pulled")
+            for event in self._asked(f"reason={reason}")
+            if event.get("reason") == reason
+            and at(event, "involvedObject").get("name") == name
+            and at(event, "involvedObject").get("uid") in (uid, None)
+        ]
+        said = f"{waits} for {_about(waited)}"
+        if pulls:
+            said = f"{said}; {_event(max(pulls, key=happened))}"
+        if waited <= Limits.create_seconds:
+            return Trouble("creating", Severity.OK, said)
+        return Trouble("creating", Severity.WARNING, f"node {word(at(pod, 'spec').get('nodeName'))}: {said}")
+
+    def _terminating(self, pod: Object) -> Trouble | None:
+        """Return that a pod is still there after its grace period, which its deletionTimestamp includes."""
+        over = self._now() - _seconds(word(at(pod, "metadata").get("deletionTimestamp")), math.inf)
+        if over <= UNSEEN_SECONDS:
+            return None
+        taken = _taken_away(pod)
+        if taken and taken.code == "node-lost":
+            return taken
+        said = f"node {word(at(pod, 'spec').get('nodeName'))}: its grace period was over {_about(over)} ago"
+        return Trouble("terminating", Severity.WARNING, f"{said}; {taken.said}" if taken else said)
 
     def _node(self, pod: Object) -> Trouble | None:
         """Return that a pod's node is not ready: its pod is not, but its containers were when last heard of."""
@@ -262,6 +312,74 @@ class Look:
 _UNBOUND = {"FailedBinding", "ProvisioningFailed", "VolumeMismatch", "ExternalProvisioning", "WaitForFirstConsumer"}
 
 
+def _held(job: Job, pods: list[Object], found: list[Trouble]) -> Trouble | None:
+    """Return how many GPUs are held for nothing, since their pods have a node and another pod does not start."""
+    waits = any(trouble.code == _FOR_MASTER for trouble in found)
+    master = next((pod for pod in pods if "-master-" in name_of(pod)), None) if waits else None
+    late = {t.pod: t for t in found if t.pod and t.code in NOT_STARTED and t.code != _FOR_MASTER}
+    late = {name: t for name, t in late.items() if t.level is not Severity.OK or (master and name == name_of(master))}
+    if not (late or waits):
+        return None
+    awaited = [f"{name}: {trouble.said}" for name, trouble in late.items()]
+    if not awaited:
+        phase = at(master, "status").get("phase")
+        awaited = [f"{name_of(master)}, which is {phase}" if master else "the master, which has no pod"]
+    holders = [
+        pod
+        for pod in pods
+        if word(at(pod, "spec").get("nodeName"))
+        and at(pod, "status").get("phase") in ("Pending", "Running")
+        and name_of(pod) not in late
+        and pod is not master
+    ]
+    if not holders:
+        return None
+    usual = recorded.count(settings.of_annotations(job.annotations)["training"].get("gpusPerNode")) or 0
+    gpus = sum(_gpus(pod) or usual for pod in holders)
+    said = f"{len(holders)} of {max(_wanted(job), len(pods))} pods hold {f'{gpus} GPUs' if gpus else 'their nodes'}"
+    more = f"{len(awaited) - 1} more and " if len(awaited) > 1 else ""
+    code = _FOR_MASTER if waits else next(iter(late.values())).code
+    return Trouble(code, Severity.WARNING, short(f"{said} while they wait for {more}{awaited[0]}"))
+
+
+def _gpus(pod: Object) -> int:
+    """Return the GPUs that a pod asks for."""
+    asked = [at(container, "resources", "limits") for container in objects(at(pod, "spec").get("containers"))]
+    return sum(
+        recorded.count(number) or 0 for limits in asked for name, number in limits.items() if str(name).endswith("/gpu")
+    )
+
+
+_CHECKS = ("Rejected", "Retry", "Pending")
+"""States of Kueue's admission checks that keep a job waiting, the worst first."""
+
+
+def _admission(workload: Object) -> tuple[Severity, str]:
+    """Return why Kueue has not admitted a workload, and how bad that is.
+
+    A check that is rejected deactivates the workload, so it does not go away by itself.
+    """
+    known = {kind: (holds, text) for kind, holds, text in conditions(workload)}
+    reserved = known.get("QuotaReserved", (False, ""))[0]
+    checks = [check for check in objects(at(workload, "status").get("admissionChecks"))
+              if check.get("state") in (_CHECKS if reserved else _CHECKS[:2])]  # fmt: skip
+    checks.sort(key=lambda check: _CHECKS.index(word(check.get("state"))))
+    waits = [
+        f"{kind}: {text}"
+        for kind, (holds, text) in known.items()
+        if (kind == "QuotaReserved" and not holds)
+        or (kind == "Admitted" and not holds and not checks)
+        or (kind in ("Evicted", "Requeued") and holds)
+    ][:1]
+    for check in checks:
+        name, state, text = (word(check.get(key)) for key in ("name", "state", "message"))
+        waits.append(f"admission check {name} is {state}: {text}".rstrip(": "))
+    if reserved:
+        waits = ["quota is reserved", *(waits or ["the job is about to be resumed"])]
+    rejected = bool(checks) and checks[0].get("state") == _CHECKS[0]
+    return Severity.FAILED if rejected else Severity.WARNING, "; ".join(waits) or "not evaluated yet"
+
+
 def _taken_away(pod: Object) -> Trouble | None:
     status = at(pod, "status")
     reason, said = word(status.get("reason")), word(status.get("message"))
@@ -270,7 +388,10 @@ def _taken_away(pod: Object) -> Trouble | None:
             reason, said = word(condition.get("reason")), word(condition.get("message")) or said
     if not reason:
         return None
-    return Trouble("node-lost" if reason in _LOST else "evicted", Severity.WARNING, f"{reason}: {said}".rstrip(": "))
+    said, node = f"{reason}: {said}".rstrip(": "), word(at(pod, "spec").get("nodeName"))
+    if reason in _LOST:
+        return Trouble("node-lost", Severity.WARNING, f"node {node}: {said}" if node else said)
+    return Trouble("evicted", Severity.WARNING, said)
 
 
 def _image(container: str, reason: str, message: str) -> Trouble:
@@ -318,6 +439,11 @@ def _wanted(job: Job) -> int:
 
 def _event(event: Object) -> str:
     return f"{word(event.get('reason'))}: {word(event.get('message'))}".strip(": ")
+
+
+def _about(seconds: float) -> str:
+    """Return a time in so few digits that pods which began together say the same."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _seconds(stamp: str, otherwise: float) -> float:

@@ -11,6 +11,7 @@ from rich.text import Text
 from neva_pod.monitor.judge import Judgement, Severity, Status
 from neva_pod.monitor.records import Speed
 from neva_pod.monitor.run import Run
+from neva_pretrain.monitor.findings import NOT_STARTED
 from neva_pretrain.monitor.text import UNKNOWN, braille, duration, number, percent
 from neva_pretrain.output import printable
 
@@ -68,7 +69,7 @@ def render(run: Run, judgements: list[Judgement], status: Status, width: int) ->
     plot = _loss_plot(run, inner)
     if plot is not None:
         parts += [Text(), plot]
-    shown = [j for j in judgements if j.level is not Severity.OK]
+    shown = [j for j in judgements if j.level is not Severity.OK or j.code in NOT_STARTED]
     if shown:
         parts += [Text(), *map(_judgement, shown)]
     style = _STATUS_STYLE[status]

@@ -187,7 +187,10 @@ def test_checkpoint_not_saved() -> None:
 def test_no_checkpoint_in_time() -> None:
     """More than 1.5 intervals without one; off means off."""
     assert judgements(TRAINING, checkpoint_every=40) == []
-    assert only(judgements(TRAINING, checkpoint_every=30)).code == "checkpoint"
+    found = only(judgements(TRAINING, checkpoint_every=30))
+    assert found.code == "checkpoint"
+    assert "checkpoint.everyNSteps" in found.action
+    assert "every_n_train_steps" not in found.action
     assert judgements(TRAINING, checkpoint_every=0) == []
 
 
@@ -444,3 +447,85 @@ def test_n09_other_words_for_broken_hardware_and_memory(line: str, code: str) ->
     """N09: CUDA's other hardware errors are findings of their own; so is what else has a cause outside the code."""
     found = only(judgements(TRAINING + f"\n{line}\n"))
     assert (found.code, found.level, found.evidence) == (code, Severity.FAILED, line)
+
+
+HEALTHY = [
+    ("[rank0]: RuntimeError: CUDA error: no kernel image is available for execution on the device", "gpu-error",
+     "image.tag"),
+    ("[rank0]: RuntimeError: CUDA error: device kernel image is invalid", "gpu-error", "image.tag"),
+    ("[rank0]: RuntimeError: CUDA error: invalid device ordinal", "ranks", "training.gpusPerNode"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "code", "action"), HEALTHY)
+@pytest.mark.parametrize("after", ["", ABORTED])
+def test_n09_a_healthy_gpu_is_not_blamed(line: str, code: str, action: str, after: str) -> None:
+    """N09: an image for another GPU, or more ranks than GPUs: no node is to be avoided for it."""
+    found = judgements(TRAINING + f"\n{line}\n{after}")
+    assert (found[0].code, found[0].level, found[0].evidence, found[0].rank) == (code, Severity.FAILED, line, 0)
+    assert action in found[0].action
+    assert "healthy" in found[0].cause
+    assert "avoidNodes" not in found[0].action
+    assert {j.code for j in found[1:]} <= {"crash"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CUDA_ERROR_ECC_UNCORRECTABLE",
+        "Uncorrectable ECC error",
+        "Failed to initialize NVML: Unknown Error",
+        "cuda runtime error (999)",
+        "CUDA unknown error",
+    ],
+)
+def test_n09_a_broken_gpu_is_named_with_its_rank(line: str) -> None:
+    """N09: a line without a rank has that of the process which torchrun names."""
+    found = judgements(f"{TRAINING}\n{line}\n{ABORTED}")
+    assert [(j.code, j.rank) for j in found] == [("gpu-error", 5), ("crash", 5)]
+    assert found[0].evidence == line
+    assert "scheduling.avoidNodes" in found[0].action
+    assert "broken hardware" in found[0].cause
+
+
+def test_n09_a_driver_that_does_not_match() -> None:
+    """N09: no broken hardware: one node's driver, or an image for another one."""
+    line = "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 804: forward compatibility was attempted"
+    found = only(judgements(f"{TRAINING}\n{line}\n"))
+    assert (found.code, found.level, found.evidence) == ("gpu-error", Severity.FAILED, line)
+    assert "driver" in found.title
+    assert "image.tag" in found.action
+
+
+COMPLETION = (
+    "neva-worker-1:206:512 [3] NCCL WARN NET/IB : Got completion from peer 10.0.0.1<43532> with status=12 opcode=0 "
+    "len=0 vendor err 129"
+)
+
+
+@pytest.mark.parametrize("line", [COMPLETION, "x [3] NCCL WARN Call to ibv_modify_qp failed with error timed out"])
+def test_n09_a_broken_link(line: str) -> None:
+    """N09: before what it leads to; but a peer that died of something else is named first."""
+    led_to = "[rank5]: DistBackendError: NCCL error in: x, remote process exited or there was a network error\n"
+    text = f"{TRAINING}\n{line}\n{led_to}{ABORTED}"
+    found = judgements(text)
+    assert [(j.code, j.rank) for j in found] == [("network-error", 5), ("nccl-error", 5), ("crash", 5)]
+    assert found[0].evidence == line
+    assert "scheduling.avoidNodes" in found[0].action
+    assert judgements(text + "[rank2]: torch.OutOfMemoryError: CUDA out of memory.\n")[0].code == "gpu-oom"
+
+
+def test_n09_a_port_that_goes_down_is_a_warning() -> None:
+    """N09: NCCL may go on; with a crash it is a failure."""
+    line = "x [3] NCCL WARN NET/IB : mlx5_3:1 Got async event : port error"
+    found = only(judgements(f"{TRAINING}\n{line}\n"))
+    assert (found.code, found.level) == ("network-error", Severity.WARNING)
+    assert judgements(f"{TRAINING}\n{line}\n{ABORTED}")[0].level is Severity.FAILED
+
+
+def test_n09_rdma_that_the_pod_may_not_use() -> None:
+    """N09: memory that cannot be registered is no broken link."""
+    found = only(judgements(f"{TRAINING}\nx NCCL WARN Call to ibv_reg_mr failed with error Cannot allocate memory\n"))
+    assert (found.code, found.level) == ("nccl-error", Severity.FAILED)
+    assert "IPC_LOCK" in found.action
+    assert "avoidNodes" not in found.action

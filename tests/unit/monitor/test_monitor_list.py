@@ -4,12 +4,17 @@ import io
 import json
 import os
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
 
+from neva_pod.monitor.judge import Judgement, Severity, Status
+from neva_pod.monitor.run import Run
 from neva_pretrain.cli import monitor as cli
+from neva_pretrain.cli import watching
 from neva_pretrain.monitor import listing
 from tests.unit.monitor.conftest import Invoke
 from tests.unit.monitor.fake_cluster import NO_ROOM, Cluster, job, master
@@ -213,3 +218,37 @@ def test_names_are_completed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) 
     assert [item.type for item in complete.get_completions([], "lr")] == ["file"]
     monkeypatch.setenv("PATH", "/nonexistent")
     assert [item.type for item in complete.get_completions(["-n", "team"], "lr")] == ["file"]
+
+
+def test_a_start_that_pulls_its_image_says_so(cluster: Cluster, invoke: Invoke) -> None:
+    """No alarm, but a reason: in the list and in the run's own view, until it is a warning."""
+
+    def pulls(since: float) -> None:
+        at = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        waits = {"name": "pytorch", "state": {"waiting": {"reason": "ContainerCreating"}}}
+        assigned = {"type": "PodScheduled", "status": "True", "lastTransitionTime": at}
+        pod = master("neva-1", phase="Pending", conditions=[assigned], containerStatuses=[waits])
+        cluster.has("pods", {**pod, "spec": {"nodeName": "gpu-1"}})
+
+    cluster.has("pytorchjobs", job("neva-1", "neva"))
+    pulls(time.time() - 300)
+    said = "its containers are not created yet: neva-1-master-0: pytorch: ContainerCreating for "
+    assert f"  OK: {said}" in invoke()[1]
+    code, out, _ = invoke("neva", "--once")
+    assert (code, out.split()[0]) == (0, "starting")
+    assert "evidence: neva-1-master-0: pytorch: ContainerCreating for " in out
+    assert "action: " not in out
+    pulls(time.time() - 3600)
+    code, out, _ = invoke("neva", "--once")
+    assert (code, out.split()[0]) == (3, "waiting")
+    assert "evidence: neva-1-master-0: node gpu-1: pytorch: ContainerCreating for " in out
+
+
+def test_a_finding_that_grows_worse_is_printed_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """Once as no alarm, once as a warning."""
+    levels = iter([Severity.OK, Severity.WARNING, Severity.WARNING])
+    lines = watching._Lines(Run(), lambda: ([Judgement("creating", next(levels), "x")], Status.WAITING))
+    for _ in range(3):
+        lines.print()
+    said = [line for line in capfd.readouterr().out.splitlines() if line.endswith(": x")]
+    assert said == ["OK: x", "WARNING: x"]

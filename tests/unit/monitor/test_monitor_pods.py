@@ -2,14 +2,17 @@
 
 import contextlib
 import copy
+import io
 import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from neva_pod.monitor.judge import Severity, Status, exit_code
 from neva_pod.monitor.run import Run
@@ -105,6 +108,22 @@ def main(**state: Any) -> Object:
     }
 
 
+def scheduled(ago: float) -> Object:
+    """A pod's condition that it has a node since so many seconds."""
+    since = datetime.fromtimestamp(NOW - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": since}]}
+
+
+def normal(reason: str, message: str, at: int = 1, name: str = "neva-1-master-0") -> Object:
+    return {**event(reason, message, name=name, at=at), "type": "Normal"}
+
+
+def deleted(pod: Object, ago: float) -> Object:
+    """A pod whose grace period was over so many seconds ago."""
+    since = datetime.fromtimestamp(NOW - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": since}}
+
+
 def waiting(reason: str, message: str) -> Object:
     return main(state={"waiting": {"reason": reason, "message": message}})
 
@@ -137,6 +156,21 @@ def workload(said: str, kind: str = "QuotaReserved") -> Object:
         "spec": {"queueName": "research"},
         "status": {"conditions": [{"type": kind, "status": "False", "reason": "Pending", "message": said}]},
     }
+
+
+def reserved(*checks: tuple[str, str], admitted: Any = None, quota: str = "True") -> Object:
+    """What Kueue has quota for, and admission checks in a state and with a message."""
+    conditions = [{"type": "QuotaReserved", "status": quota, "message": "Quota reserved in ClusterQueue gpus"}]
+    if admitted:
+        conditions.append({"type": "Admitted", "status": admitted, "message": "has not all checks ready"})
+    found = workload("")
+    found["status"] = {
+        "conditions": conditions,
+        "admissionChecks": [
+            {"name": f"check-{n}", "state": state, "message": said} for n, (state, said) in enumerate(checks)
+        ],
+    }
+    return found
 
 
 RUNNING = {"state": {"running": {"startedAt": CREATED}}}
@@ -198,6 +232,27 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
     "no such queue": ("queued", Severity.WARNING, "LocalQueue research doesn't exist", {
         "pytorchjobs": [job(runPolicy={"suspend": True})],
         "workloads": [workload("LocalQueue research doesn't exist")]}),
+    "an admission check that waits": ("queued", Severity.WARNING,
+        "queue research: quota is reserved; admission check check-1 is Pending: 16 nodes are being provisioned", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [reserved(("Ready", "ok"), ("Pending", "16 nodes are being provisioned"))]}),
+    "an admission check that waits, as Kueue also says": ("queued", Severity.WARNING,
+        "queue research: quota is reserved; admission check check-0 is Pending", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(("Pending", ""), admitted="False")]}),
+    "an admission check that tries again": ("queued", Severity.WARNING,
+        "QuotaReserved: Quota reserved in ClusterQueue gpus; admission check check-0 is Retry: no room", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})],
+        "workloads": [reserved(("Retry", "no room"), ("Pending", "not asked yet"), quota="False")]}),
+    "an admission check that says no": ("queued", Severity.FAILED,
+        "quota is reserved; admission check check-1 is Rejected: no budget; admission check check-0 is Pending: x",
+        {"pytorchjobs": [job(runPolicy={"suspend": True})],
+         "workloads": [reserved(("Pending", "x"), ("Rejected", "no budget"))]}),
+    "quota and nothing that waits": ("queued", Severity.WARNING, "quota is reserved; the job is about to be resumed", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(admitted="True")]}),
+    "quota and not admitted": ("queued", Severity.WARNING, "quota is reserved; Admitted: has not all checks ready", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [reserved(admitted="False")]}),
+    "a workload that Kueue has not looked at": ("queued", Severity.WARNING, "queue research: not evaluated yet", {
+        "pytorchjobs": [job(runPolicy={"suspend": True})], "workloads": [{**workload(""), "status": {}}]}),
     "a TrainJob in a queue": ("queued", Severity.WARNING, "insufficient", {
         "pytorchjobs": [], "trainjobs": [job("TrainJob", suspend=True)], "workloads": [workload("insufficient")]}),
     "preflight": ("preflight", Severity.FAILED,
@@ -240,6 +295,22 @@ CASES: dict[str, tuple[str, Severity, str, Object]] = {
                                                    "message": "default-scheduler: preempting to accommodate"}])]}),
     "no device": ("evicted", Severity.WARNING, "UnexpectedAdmissionError: Allocate failed", {
         "pods": [pod("neva-1-master-0", "Failed", reason="UnexpectedAdmissionError", message="Allocate failed")]}),
+    "an image that takes too long": ("creating", Severity.WARNING,
+        "node gpu-0001: pytorch: ContainerCreating for 20 min; Pulling: Pulling image \"nemo:24.07\"", {
+        "pods": [pod(**waiting("ContainerCreating", ""), **scheduled(1200))],
+        "events": [normal("Pulled", "Successfully pulled image \"busybox\"", at=1),
+                   normal("Pulling", "Pulling image \"nemo:24.07\"", at=2), normal("Pulling", "x", at=3, name="y")]}),
+    "a node that takes nothing up": ("creating", Severity.WARNING,
+        "node gpu-0001: its node has not taken it up for 17 min", {"pods": [pod(**scheduled(1000))]}),
+    "a pod that does not go": ("terminating", Severity.WARNING,
+        "neva-1-worker-0: node gpu-0007: its grace period was over 10 min ago", {
+        "pods": [pod(phase="Running", **main(**RUNNING)),
+                 deleted(pod("neva-1-worker-0", "Running", "gpu-0007", **main(**RUNNING)), 600)]}),
+    "a preempted pod that does not go": ("terminating", Severity.WARNING, "10 min ago; PreemptionByScheduler: gone", {
+        "pods": [deleted(pod(phase="Running", conditions=[
+            {**TAKEN, "reason": "PreemptionByScheduler", "message": "gone"}]), 600)]}),
+    "a pod of a lost node that does not go": ("node-lost", Severity.WARNING, "node gpu-0001: DeletionByTaintManager", {
+        "pods": [deleted(pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}]), 600)]}),
     "a node is lost": ("node-lost", Severity.WARNING, "DeletionByTaintManager", {
         "pods": [pod(phase="Running", conditions=[{**TAKEN, "reason": "DeletionByTaintManager"}])]}),
     "a node is not ready": ("node-lost", Severity.WARNING, "node gpu-0001 is not ready", {
@@ -283,14 +354,118 @@ def test_u02_every_code_is_documented() -> None:
     [
         [pod(phase="Running", **main(**RUNNING)), pod("neva-1-worker-0", "Running", **main(**RUNNING))],
         [pod(phase="Succeeded"), pod("neva-1-worker-0", "Succeeded")],
-        [pod(**first(**RUNNING)), pod("neva-1-worker-0", **waiting("PodInitializing", ""))],
+        [deleted(pod(phase="Running", **main(**RUNNING)), -20), pod("neva-1-worker-0", "Running")],
         [pod(phase="Running", **main(**RUNNING, lastState={"terminated": {"exitCode": 1}})), pod("b", "Running")],
         [{**pod(node=""), "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:01:30Z"}}, pod("b", "Running")],
     ],
 )  # fmt: skip
 def test_u02_what_goes_well_has_no_finding(pods: list[Object]) -> None:
-    """Running, done, in its init container, restarted, or just made."""
+    """Running, done, told to stop a moment ago, restarted, or just made."""
     assert found(recorded({"pods": pods})) == []
+
+
+def test_u02_what_a_start_waits_for_is_told_without_alarm() -> None:
+    """Images are large: each pod's reason, for how long, and its pull; all is well so far."""
+    pods = [pod(**first(**RUNNING), **scheduled(300)), pod("neva-1-worker-0", **waiting("ContainerCreating", ""))]
+    pulls = [normal("Pulling", 'Pulling image "nemo:24.07"')]
+    (finding,) = found(recorded({"pods": pods, "events": pulls}))
+    assert (finding.code, finding.level) == ("creating", Severity.OK)
+    assert finding.title == "its containers are not created yet: 2 of 2 pods"
+    assert finding.evidence.splitlines() == [
+        'neva-1-master-0: pytorch: PodInitializing for 5 min; Pulling: Pulling image "nemo:24.07"',
+        "neva-1-worker-0: pytorch: ContainerCreating for 100 s",
+    ]
+    assert exit_code([finding]) == 0
+    forbidden = "Error from server (Forbidden): events is forbidden"
+    drawn = io.StringIO()
+    run = Run(of_run.from_facts({}, H100))
+    Console(file=drawn, width=100).print(view.render(run, [finding], Status.STARTING, 100))
+    assert "OK: its containers are not created yet: 2 of 2 pods" in drawn.getvalue()
+    (finding,) = found(recorded({"pods": pods[1:], "events": forbidden}))
+    assert finding.evidence == "neva-1-worker-0: pytorch: ContainerCreating for 100 s"
+
+
+def test_u02_an_older_pod_that_does_not_go_is_told() -> None:
+    """A Job makes another in its place, which may wait for its GPUs."""
+    old = deleted(pod("neva-1-node-0-0-abc", "Running", "gpu-0007", **main(**RUNNING)), 3600)
+    new = unscheduled(GPUS)
+    new["metadata"] |= {"name": "neva-1-node-0-0-xyz", "creationTimestamp": "2026-01-01T00:01:00Z"}
+    for each in (old, new):
+        each["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": "0"}
+    kubectl = recorded({"pytorchjobs": [], "trainjobs": [job("TrainJob", trainer={"numNodes": 1})], "pods": [new, old]})
+    by_code = {finding.code: finding for finding in found(kubectl)}
+    assert by_code.keys() == {"unschedulable", "terminating"}
+    assert by_code["terminating"].evidence == "neva-1-node-0-0-abc: node gpu-0007: its grace period was over 60 min ago"
+
+
+def gang(master: Object | None, worker: Object) -> list[Object]:
+    """The pods of a job of 16 nodes, eight GPUs each."""
+    workers = [copy.deepcopy(worker) for _ in range(15)]
+    for n, each in enumerate(workers):
+        each["metadata"] |= {"name": f"neva-1-worker-{n}", "uid": f"w{n}"}
+    pods = [*([master] if master else []), *workers]
+    for each in pods:
+        each["spec"]["containers"] = [{"resources": {"limits": {"nvidia.com/gpu": "8", "rdma/hca": "1"}}}]
+    return pods
+
+
+def of_sixteen(pods: list[Object], **more: Any) -> dict[str, Any]:
+    """The findings of a job of 16 nodes, by code."""
+    spec: Object = {"pytorchReplicaSpecs": {"Master": {"replicas": 1}, "Worker": {"replicas": 15}}}
+    return {each.code: each for each in found(recorded({"pytorchjobs": [job(**spec)], "pods": pods, **more}))}
+
+
+@pytest.mark.parametrize(
+    ("master", "awaited"),
+    [
+        (unscheduled(GPUS), f"neva-1-master-0: Unschedulable: {GPUS}"),
+        (pod(**waiting("ImagePullBackOff", PULL)), f"neva-1-master-0: pytorch: ImagePullBackOff: {PULL}".rstrip(": ")),
+        (pod(**waiting("ContainerCreating", "")), "neva-1-master-0: pytorch: ContainerCreating for 100 s"),
+        (pod(phase="Running", **main(**RUNNING)), "neva-1-master-0, which is Running"),
+        (None, "the master, which has no pod"),
+    ],
+    ids=["no node", "image", "creating", "running", "no pod"],
+)
+def test_u02_what_is_held_for_the_master_is_told(master: Object | None, awaited: str) -> None:
+    """How many pods hold how many GPUs, for which pod, and why that does not start."""
+    seen = of_sixteen(gang(master, pod(**WAITS)))["wait-for-master"]
+    assert seen.evidence.splitlines()[-1] == f"15 of 16 pods hold 120 GPUs while they wait for {awaited}"
+    assert seen.title.startswith("waiting for the master: 15 of ")
+    assert "rendezvous.waitSeconds has not begun" in seen.action
+
+
+def test_u02_what_running_pods_hold_for_one_that_has_no_node_is_told() -> None:
+    """Workers that run wait as well; their GPUs are those of the fact sheet where the pods do not say."""
+    running = pod(phase="Running", **main(**RUNNING))
+    seen = of_sixteen(gang(unscheduled(GPUS), running))
+    assert seen.keys() == {"unschedulable"}
+    held = "15 of 16 pods hold 120 GPUs while they wait for neva-1-master-0: Unschedulable: "
+    assert seen["unschedulable"].evidence.splitlines()[-1].startswith(held)
+    two = [unscheduled(GPUS), {**running, "metadata": {**running["metadata"], "name": "neva-1-worker-0"}}]
+    told = {"neva-pretrain/training": '{"gpusPerNode": 4}'}
+    known = job()
+    known["metadata"]["annotations"] = told
+    for answer, words in ((known, "hold 4 GPUs while"), (job(), "hold their nodes while")):
+        (finding,) = found(recorded({"pytorchjobs": [answer], "pods": two}))
+        assert f"1 of 2 pods {words}" in finding.evidence
+    late = gang(unscheduled(GPUS), running)
+    late[3] = unscheduled(GPUS)
+    late[3]["metadata"]["name"] = "neva-1-worker-2"
+    said = of_sixteen(late)["unschedulable"].evidence.splitlines()[-1]
+    assert said.startswith("14 of 16 pods hold 112 GPUs while they wait for 1 more and neva-1-master-0: ")
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        gang(unscheduled(GPUS), unscheduled(GPUS)),
+        gang(pod(**waiting("ContainerCreating", "")), pod(phase="Running", **main(**RUNNING))),
+        gang(pod(phase="Failed", **ended(7)), pod(phase="Running", **main(**RUNNING))),
+    ],
+    ids=["none has a node", "a usual start", "a failure"],
+)
+def test_u02_nothing_is_held_for_nothing(pods: list[Object]) -> None:
+    assert all("while they wait" not in finding.evidence for finding in of_sixteen(pods).values())
 
 
 def test_u02_many_pods_say_it_once() -> None:

@@ -1,6 +1,7 @@
 """``--wait``, ``--until`` and ``--timeout``: when they end, and with which exit code."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from neva_pretrain.cli import watching
 from neva_pretrain.monitor import sources
-from tests.unit.monitor.conftest import Invoke
+from tests.unit.monitor.conftest import ROOT, Invoke
 from tests.unit.monitor.fake_cluster import NO_ROOM, Cluster, job, master
 from tests.unit.monitor.nemo_logs import bar
 
@@ -174,3 +175,12 @@ def test_a_log_file_ends_when_the_trainer_does(tmp_path: Path, invoke: Invoke) -
 
     later(finish)
     assert invoke(log, "--wait", "--timeout", 600)[0] == 0
+
+
+@pytest.mark.parametrize("page", ["commands.md", "monitor.md"])
+def test_exit_codes_are_documented(invoke: Invoke, page: str) -> None:
+    """Each of ``--help``."""
+    listed = re.findall(r"^ +(\d+) +\S", invoke("--help")[1].partition("Exit codes:")[2], re.M)
+    assert {"0", "3", str(watching.TIME_UP), str(watching.INTERRUPTED)} <= {*listed}
+    section = (ROOT / "docs" / "reference" / page).read_text().partition("Exit codes")[2]
+    assert [code for code in listed if not re.search(rf"\b{code}\b", section)] == []

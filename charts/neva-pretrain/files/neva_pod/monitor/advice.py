@@ -27,6 +27,26 @@ ADVICE: dict[Kind, Advice] = {
         "broken hardware: memory (ECC), NVLink, bus, or a driver that lost the GPU; no setting of the run causes it",
         f"{AVOID}; start again: it resumes from the last checkpoint",
     ),
+    Kind.DRIVER_MISMATCH: Advice(
+        "gpu-error",
+        "the node's NVIDIA driver does not match the image",
+        "on one node, a driver that was upgraded and not loaded yet; on all, an image whose CUDA needs another driver",
+        "compare `nvidia-smi` of the nodes: one that differs is to be rebooted (until then, scheduling.avoidNodes); if"
+        " all are alike, take an image.tag that this driver supports, or have the driver upgraded",
+    ),
+    Kind.WRONG_IMAGE: Advice(
+        "gpu-error",
+        "the image has no code for this kind of GPU",
+        "its PyTorch, or a library in it, was built for other GPUs; the GPU is healthy",
+        "take an image.tag that supports this GPU, or rebuild the library for it (TORCH_CUDA_ARCH_LIST); check that"
+        " scheduling selects the GPU that was planned for",
+    ),
+    Kind.TOO_FEW_GPUS: Advice(
+        "ranks",
+        "a rank has no GPU: more ranks than GPUs in the pod",
+        "the pod sees fewer GPUs than the processes that torchrun starts; the GPUs are healthy",
+        "compare training.gpusPerNode with `kubectl exec POD -- nvidia-smi -L`; do not set CUDA_VISIBLE_DEVICES",
+    ),
     Kind.DEVICE_ASSERT: Advice(
         "gpu-error",
         "a check in a CUDA kernel failed (device-side assert)",
@@ -86,6 +106,20 @@ ADVICE: dict[Kind, Advice] = {
         "a pod that is not running, or the same node rank twice",
         "`kubectl get pods` must show every Worker Running; look at the log of the missing ones",
     ),
+    Kind.NETWORK_FAULT: Advice(
+        "network-error",
+        "a network link failed (InfiniBand, RoCE)",
+        "port, cable or switch between this node and the peer named; or the peer had died: its own log says so then",
+        "`kubectl get pods -o wide` shows the nodes of this rank's pod and of the peer; add the one that comes again to"
+        " scheduling.avoidNodes and have its ports tested (`ibstat`, `perfquery -x`, `dmesg | grep mlx5`)",
+    ),
+    Kind.RDMA_REFUSED: Advice(
+        "nccl-error",
+        "RDMA cannot be used in the pod",
+        "no right to lock memory, no RDMA device, or nvidia-peermem is not loaded on the node",
+        "check fabric, rdma and IPC_LOCK; on the node, `lsmod | grep nvidia_peermem` and `ulimit -l` of the container"
+        " runtime",
+    ),
     Kind.NCCL_TIMEOUT: Advice(
         "nccl-timeout",
         "NCCL timeout: a collective did not complete",
@@ -109,6 +143,14 @@ ADVICE: dict[Kind, Advice] = {
         "still trying to reach the master",
         "the master pod is slower to start (image pull), or its name does not resolve",
         "wait a few minutes; then check that the master pod runs and that its Service has an endpoint",
+        fatal=False,
+    ),
+    Kind.PORT_EVENT: Advice(
+        "network-error",
+        "a network port went down (InfiniBand, RoCE)",
+        "its cable, transceiver or switch; NCCL goes on if it comes back in time",
+        "if no steps follow, or the same node shows it again, add that node to scheduling.avoidNodes and have its ports"
+        " tested (`ibstat`, `dmesg | grep mlx5`)",
         fatal=False,
     ),
     Kind.CRASH: Advice(

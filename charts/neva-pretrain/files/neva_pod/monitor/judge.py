@@ -241,7 +241,8 @@ def _checkpoint(run: Run, now: float, limits: Limits) -> Iterator[Judgement]:
         return
     cause = "the monitored value is not logged (val_loss without validation), or the interval was never reached"
     action = (
-        "monitor reduced_train_loss or step, set every_n_train_steps, and check that the results volume is writable"
+        "set checkpoint.everyNSteps below the steps of the run, monitor `step` (the chart's default), and check that"
+        " the results volume is writable"
     )
     if run.not_saved is not None and run.checkpoints == 0:
         yield Judgement("checkpoint", Severity.WARNING, "a checkpoint was not saved", run.not_saved.line, cause, action)

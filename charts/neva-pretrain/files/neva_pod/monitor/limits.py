@@ -20,6 +20,7 @@ class Limits:
         save_seconds: the same while a checkpoint is written, or twice the longest one so far.
         start_seconds: time before the first step, for loading and for DataLoader workers, which NeMo spawns
             and which import NeMo each: seen 190 s with 8 of them, 85 s with 2 (one H100, 16 cores).
+        create_seconds: time in which a node creates a pod's containers: images of 20 GB are pulled and unpacked.
         slow_share: share of the planned speed below which the run is slow.
         slow_steps: steps before speed is judged ...
         slow_seconds: ... or this much training, if that is sooner (slow steps).
@@ -36,6 +37,7 @@ class Limits:
     stall_seconds: float = 300
     save_seconds: float = 900
     start_seconds: float = 2700
+    create_seconds: float = 900
     slow_share: float = 0.8
     slow_steps: int = 20
     slow_seconds: float = 600

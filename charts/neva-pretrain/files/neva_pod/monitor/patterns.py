@@ -31,7 +31,7 @@ NEEDLES = (
     b"operation timeout|imed out|failed to connect|No space left|Traceback (most|SIG|Duplicate GPU|found Inf|"
     b"Unexpected result|ssert|encountered|uda failure|Xid|XID|_STATUS_|fallen off|GPU is lost|device handle|illed|"
     b"oom-kill|exitcode|exited unexpectedly|annot allocate memory|version mismatch|/dev/shm|hared memory|bad_alloc|"
-    b"already completed|Failures:|Root Cause"
+    b"already completed|Failures:|Root Cause|CUDA_|ORRECTABLE|NVML|NCCL WARN|compatible with"
 ).split(b"|")
 """Every rule's line holds one of these; finding them runs at GB/s, a regular expression of them does not."""
 RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
@@ -61,23 +61,53 @@ RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (
             Kind.GPU_OOM,
             r"OutOfMemoryError|CUDA out of memory|(?:CUDA [Ee]rror|[Cc]uda failure)\W.{0,10}out of memory"
+            r"|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|(?<!`)cudaErrorMemoryAllocation"
             r"|CUBLAS_STATUS_ALLOC_FAILED",
         ),
         (
+            Kind.DRIVER_MISMATCH,
+            r"[Ff]orward compatibility was attempted|unsupported display driver|[Dd]river/library version mismatch"
+            r"|driver version is insufficient|NVIDIA driver on your system is too old|unsupported toolchain"
+            r"|CUDA_ERROR_(?:COMPAT_NOT_SUPPORTED|SYSTEM_DRIVER_MISMATCH|UNSUPPORTED_PTX)"
+            r"|(?<!`)cudaError(?:CompatNotSupported|SystemDriverMismatch|UnsupportedPtx|InsufficientDriver)"
+            r"|NVMLError_LibRmVersionMismatch",
+        ),
+        (
+            Kind.WRONG_IMAGE,
+            r"no kernel image is available|kernel image is invalid|invalid device function"
+            r"|CUDA_ERROR_(?:NO_BINARY_FOR_GPU|INVALID_IMAGE|INVALID_PTX)"
+            r"|(?<!`)cudaError(?:NoKernelImage|InvalidKernelImage|InvalidDeviceFunction|InvalidPtx)"
+            r"|is not compatible with the current PyTorch installation",
+        ),
+        (
+            Kind.TOO_FEW_GPUS,
+            r"invalid device ordinal|CUDA_ERROR_INVALID_DEVICE|(?<!`)cudaErrorInvalidDevice\b",
+        ),
+        (
             Kind.GPU_FAULT,
-            r"uncorrectable (?:ECC|NVLink)|[Cc]ontained ECC|fallen off the bus|GPU is lost"
-            r"|Unable to determine the device handle for|system not yet initialized|busy or unavailable"
-            r"|a hardware error|hardware stack error|[Dd]river/library version mismatch"
-            r"|No CUDA GPUs are available|no CUDA-capable device is detected"
+            r"(?i:uncorrectable (?:ECC|NVLink)(?! errors?\s{0,40}[:=] {0,9}0\b))|[Cc]ontained ECC|fallen off the bus"
+            r"|GPU is lost|Unable to determine the device handle for|system not yet initialized|busy or unavailable"
+            r"|a hardware error|hardware stack error|Failed to initialize NVML|NVMLError_(?:Unknown|GpuIsLost|Driver)"
+            r"|No CUDA GPUs are available|no CUDA-capable device is detected|Found no NVIDIA driver"
+            r"|CUDA unknown error|(?:CUDA (?:driver )?[Ee]rror|[Cc]uda failure)\W.{0,10}unknown error"
+            r"|cuda runtime error \((?:30|39|46|214|220|226|714|802|999)\)"
+            r"|CUDA_ERROR_(?:ECC|NVLINK|CONTAINED|HARDWARE|DEVICE_UNAVAILABLE|SYSTEM_NOT_READY|NO_DEVICE|UNKNOWN)"
+            r"|(?<!`)cudaError(?:ECC|Nvlink|Contained|Hardware|DevicesUnavailable|SystemNotReady|NoDevice|Unknown)"
             r"|Xid \([^)]{1,60}\): (?!(?:13|31|32|43|45)\b)\d|\bX(?:id|ID)(?: error)?:? (?!(?:13|31|32|43|45)\b)\d",
         ),
-        (Kind.DEVICE_ASSERT, r"device-side assert(?!ions)|thread: \[\d+,\d+,\d+\] Assertion"),
+        (
+            Kind.DEVICE_ASSERT,
+            r"device-side assert(?!ions)|thread: \[\d+,\d+,\d+\] Assertion|CUDA_ERROR_ASSERT|(?<!`)cudaErrorAssert",
+        ),
         (
             Kind.CUDA_ERROR,
-            r"CUDA (?:driver )?[Ee]rror\b|\bcu(?:BLAS|DNN|FFT|SOLVER)(?:Lt)? [Ee]rror"
+            r"CUDA (?:driver )?[Ee]rror\b|\bcu(?:BLAS|DNN|FFT|SOLVER)(?:Lt)? [Ee]rror|cuda runtime error \(\d"
             r"|(?:CUBLAS|CUDNN|CUFFT|CUSOLVER)_STATUS_[A-Z_]{0,30}(?:FAILED|ERROR|INITIALIZED)"
             r"|(?:illegal memory access|misaligned address|illegal instruction) was encountered"
-            r"|unspecified launch failure|the launch timed out|Xid \([^)]{1,60}\): \d|\bX(?:id|ID)(?: error)?:? \d",
+            r"|CUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|INVALID_ADDRESS_SPACE|INVALID_PC|EXTERNAL)"
+            r"|(?<!`)cudaError(?:Illegal|Misaligned|Launch|InvalidAddressSpace|InvalidPc|External)"
+            r"|unspecified launch failure|the launch timed out|Unexpected error from cudaGetDeviceCount"
+            r"|Xid \([^)]{1,60}\): \d|\bX(?:id|ID)(?: error)?:? \d",
         ),
         (Kind.DUPLICATE_GPU, r"Duplicate GPU detected"),
         (Kind.NCCL_TIMEOUT, r"Watchdog caught collective operation timeout|NCCL operations have failed or timed out"),
@@ -94,8 +124,20 @@ RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
             r"|exitcode\s*: -7\b|Fatal Python error: Bus error|Bus error \(core dumped\)",
         ),
         (
+            Kind.NETWORK_FAULT,
+            r"NET/IB.{0,60}\bGot completion\b|mlx5: .{1,100}: got completion with error"
+            r"|Got async fatal event|async event ?: ?(?:device fatal|local catastrophic)"
+            r"|ibv_modify_qp(?:\(\))? failed|ibv_(?:poll_cq|post_send|post_recv)(?:\(\))? failed"
+            r"|NET/OFI Request.{0,200}completed with error",
+        ),
+        (Kind.PORT_EVENT, r"Got (?:non-fatal )?async event ?: ?port error"),
+        (Kind.RDMA_REFUSED, r"\bibv_\w{1,40}(?:\(\))? failed"),
+        (
             Kind.NCCL_ERROR,
-            r"NCCL [Ee]rror|nccl(?:(?:System|Internal|Remote|UnhandledCuda)Error|Invalid(?:Usage|Argument))",
+            r"NCCL [Ee]rror|nccl(?:(?:System|Internal|Remote|UnhandledCuda)Error|Invalid(?:Usage|Argument))"
+            r"|unhandled (?:system|cuda) error|remote process exited or there was a network error"
+            r"|NCCL WARN .{0,200}(?:Connection closed by remote peer|Connect to .{1,100} failed|Call to connect.{0,200}"
+            r" failed)",
         ),
         (
             Kind.RENDEZVOUS,
