@@ -283,6 +283,7 @@ class TestCompletion:
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_keys_of_a_sweep(self, shell: str) -> None:
+        assert self.offered(shell, "neva-values --gpus 8 --sweep min") == ["min-lr="]
         line = "neva-values --gpus 8 --sweep training.m"
         keys = ["microBatchSize", "maxSteps", "minLearningRate"]
         assert self.offered(shell, line) == [f"training.{key}=" for key in keys]

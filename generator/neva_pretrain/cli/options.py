@@ -85,14 +85,16 @@ def checks(_context: click.Context, _option: click.Parameter, typed: str) -> lis
 
 
 def keys(_context: click.Context, _option: click.Parameter, typed: str) -> list[str]:
-    """Complete a key of the chart's values, up to its values."""
+    """Complete a key of the chart's values, or its short name, up to its values."""
     from neva_pretrain import chart
+    from neva_pretrain.sweep import SHORT
 
     def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
         for name, below in node.get("properties", {}).items():
             yield from leaves(below, f"{path}{name}.") if "properties" in below else [f"{path}{name}="]
 
-    return [key for key in leaves(chart.schema()) if key.startswith(typed)]
+    names = [*(f"{short}=" for short in SHORT), *leaves(chart.schema())]
+    return [name for name in names if name.startswith(typed)]
 
 
 gpus = Option("--gpus", type=POSITIVE, metavar="N", help="GPUs of the job.")
