@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.sandbox.process import free_ports
+from tests.unit.preflight_tools import write_saved
 from tests.waiting import PATIENCE, ended, until
 
 pytestmark = pytest.mark.slow
@@ -89,10 +90,11 @@ class World:
         self.set()
         (self.config / "neva_pretrain.yaml").write_text("name: nemo_neva\n")
 
-    def set(self, **restart: Any) -> None:
-        """Write the settings; the first failure ends the job."""
+    def set(self, tensor: int = 1, **restart: Any) -> None:
+        """Write the settings, with a TP; the first failure ends the job."""
         restart = {"enabled": True, "limit": 1, "port": self.port, **restart}
-        settings = {"run": {"id": "first"}, "training": {"nodes": 1}, "restart": restart}
+        training = {"nodes": 1, "tensorParallelSize": tensor, "pipelineParallelSize": 1}
+        settings = {"run": {"id": "first"}, "training": training, "restart": restart}
         (self.config / "settings.json").write_text(json.dumps(settings))
 
     def env(self, rank: int | None = None, nodes: int = 1, **more: str | None) -> dict[str, str]:
@@ -453,6 +455,19 @@ def test_k21_a_record_that_is_a_folder(world: World) -> None:
     assert done.returncode == 64, done.stderr
     assert f"{world.results}/run.json: cannot be replaced" in done.stderr
     assert [path.name for path in world.results.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("ranks", [range(4), range(3), range(1, 4)])
+def test_k04_ranks_are_counted_by_the_runs_tp(world: World, ranks: range) -> None:
+    """K04: a rank's folder that is gone leaves no trace beside the others."""
+    world.set(tensor=4)
+    last = "neva--step=8-consumed_samples=64.0-last.ckpt"
+    folder = world.results / "results" / "checkpoints"
+    write_saved(*(folder / f"mp_rank_{rank:02}" / last for rank in ranks))
+    done = world.run(world.env(0))
+    assert done.returncode == 0, done.stderr
+    assert (f"{last} is not whole (" in done.stderr) == (len(ranks) < 4)
+    assert ("training starts from step 0; 8 steps are lost" in done.stderr) == (len(ranks) < 4)
 
 
 @pytest.mark.parametrize("settings", [None, "", "[1]", "{", '{"a": "\\ud800"}'])

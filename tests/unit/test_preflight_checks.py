@@ -1048,16 +1048,19 @@ class TestResume:
         assert f"there are some in {tmp_path / other}" in problems(settings, "resume")[0]
 
     @pytest.mark.parametrize(
-        "names",
+        ("parallel", "names"),
         [
-            (LAST + "/", "neva--step=50-consumed_samples=400.0/"),
-            (LAST + ".ckpt",),
-            tuple(f"mp_rank_{t:02}/{LAST}.ckpt" for t in range(4)),
-            tuple(f"tp_rank_{t:02}_pp_rank_000/{LAST}.ckpt" for t in range(2)),
+            ((1, 1), (LAST + "/", "neva--step=50-consumed_samples=400.0/")),
+            ((1, 1), (LAST + ".ckpt",)),
+            ((4, 1), tuple(f"mp_rank_{t:02}/{LAST}.ckpt" for t in range(4))),
+            ((1, 2), tuple(f"tp_rank_00_pp_rank_{p:03}/{LAST}.ckpt" for p in range(2))),
         ],
     )
-    def test_a_checkpoint_is_resumed(self, settings: Settings, names: tuple[str, ...]) -> None:
+    def test_a_checkpoint_is_resumed(
+        self, settings: Settings, parallel: tuple[int, int], names: tuple[str, ...]
+    ) -> None:
         """A legacy checkpoint has the same name in each rank's folder: that is one."""
+        settings["training"].update(tensorParallelSize=parallel[0], pipelineParallelSize=parallel[1])
         self.save(settings, *names)
         self.record(settings)
         result = run(settings, "resume")["resume"]

@@ -181,6 +181,61 @@ def test_k04_a_rank_is_missing(tmp_path: Path) -> None:
     ]
 
 
+TP4, TP2_PP2 = (4, 1), (2, 2)
+PLACES = {
+    TP4: [f"mp_rank_{rank:02}" for rank in range(4)],
+    TP2_PP2: [f"tp_rank_{t:02}_pp_rank_{p:03}" for t in range(2) for p in range(2)],
+}
+
+
+@pytest.mark.parametrize("parallel", [TP4, TP2_PP2])
+@pytest.mark.parametrize("lost", [(0,), (3,), (1, 2), (0, 1, 2)])
+def test_k04_a_ranks_folder_is_missing(
+    folder: Path, aside: Path, parallel: tuple[int, int], lost: tuple[int, ...]
+) -> None:
+    """Where its folder is gone, too, only the run's sizes tell that a rank's file is missing."""
+    last, older = name(50, "-last.ckpt"), folder / name(40)
+    write_saved(older, *(folder / place / last for place in PLACES[parallel]))
+    assert problems(str(folder / last), parallel) == []
+    assert recover(str(folder), str(aside), parallel).moves == ()
+    for rank in lost:
+        shutil.rmtree(folder / PLACES[parallel][rank])
+    missing = [f"{PLACES[parallel][rank]}/{last} is missing" for rank in lost]
+    assert problems(str(folder / last), parallel) == missing
+    recovery = recover(str(folder), str(aside), parallel)
+    assert recovery.resumes == resume_state(str(folder)).chosen == f"{older}-last"
+    assert all(words in recovery.said[0] for words in missing)
+
+
+def test_a_run_of_unknown_sizes_counts_the_folders_that_are_there(folder: Path, aside: Path) -> None:
+    write_saved(*(folder / place / name(50, "-last.ckpt") for place in PLACES[TP4][:3]))
+    assert recover(str(folder), str(aside)).moves == ()
+
+
+@pytest.mark.parametrize(
+    ("places", "parallel", "words"),
+    [
+        (PLACES[TP4], (2, 1), "in mp_rank_00, mp_rank_01, mp_rank_02, mp_rank_03; NeMo reads it in mp_rank_00, mp_ra"),
+        (PLACES[TP4], (1, 1), "was saved in mp_rank_00, mp_rank_01, mp_rank_02, mp_rank_03; NeMo reads it as one file"),
+        (PLACES[TP2_PP2], TP4, "tp_rank_01_pp_rank_001; NeMo reads it in mp_rank_00, mp_rank_01"),
+        ([""], (2, 1), "was saved as one file; NeMo reads it in mp_rank_00, mp_rank_01 at TP 2 PP 1"),
+        ([""], (1, 1), ""),
+        (["mp_rank_00_fsdp_shard_00000", "mp_rank_00_fsdp_shard_00001"], (2, 1), ""),
+    ],
+)
+@pytest.mark.parametrize("ending", ["-last.ckpt", ".ckpt"])
+def test_what_another_tp_or_pp_split_is_not_called_damaged(
+    folder: Path, aside: Path, places: list[str], parallel: tuple[int, int], words: str, ending: str
+) -> None:
+    """Setting it aside would start from step 0; it is whole, and loads at its own TP and PP."""
+    write_saved(*(folder / place / name(50, ending) for place in places))
+    recovery = recover(str(folder), str(aside), parallel)
+    assert recovery.resumes == str(folder / name(50, "-last.ckpt"))
+    assert words in recovery.split
+    assert bool(words) == bool(recovery.split)
+    assert not aside.exists()
+
+
 def zarr(path: Path) -> Path:
     """Write a folder as mcore's zarr strategy does: every chunk, uncompressed, objects in files of torch."""
     array = '{"shape": [4, 5], "chunks": [2, 5], "dtype": "<f4", "compressor": null, "filters": null}'

@@ -93,9 +93,9 @@ def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
         damaged = os.path.join(node.results, DAMAGED)
         for _ in range(JUDGE_AGAIN if node.resumes else 0):
             with contextlib.suppress(ProblemError, OSError):
-                return recover(checkpoints, damaged)
+                return recover(checkpoints, damaged, node.settings.parallel)
             time.sleep(RENEW_SECONDS)
-        return recover(checkpoints, damaged) if node.resumes else None
+        return recover(checkpoints, damaged, node.settings.parallel) if node.resumes else None
 
     try:
         server = listen(node.port, everywhere=node.nodes > 1)

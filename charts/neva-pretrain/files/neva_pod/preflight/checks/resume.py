@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from neva_pod.findings import Finding, ProblemError, brief, failed, note, show, some, warning
+from neva_pod.findings import Finding, Outcome, ProblemError, brief, failed, note, show, some, warning
 from neva_pod.inputs.files import read_json
 from neva_pod.inputs.saved import DAMAGED, consumed_samples, plan_recovery, resume_state, step_of
 from neva_pod.preflight.checks.sampler import sampler_problems
@@ -39,7 +39,8 @@ def check_resume(context: Context) -> Iterator[Finding]:
                 "choose another run.id",
             )
         return
-    recovery = plan_recovery(folder, os.path.join(context.settings.text("results.path", folder), DAMAGED))
+    damaged = os.path.join(context.settings.text("results.path", folder), DAMAGED)
+    recovery = plan_recovery(folder, damaged, context.settings.parallel)
     if recovery.said:
         yield warning(f"{where}: at launch: {'; '.join(recovery.said)}", "none needed; nothing is deleted")
     if recovery.left:
@@ -54,8 +55,16 @@ def check_resume(context: Context) -> Iterator[Finding]:
         )
     elif not recovery.resumes:
         yield from _nothing_to_resume(context, folder, mode)
+        if recovery.said:  # a changed TP or PP looks like ranks that are lost
+            yield from (f for f in other_run(context.settings, "") if f.outcome is Outcome.FAILED)
         return
     else:
+        if recovery.split:
+            yield failed(
+                f"{show(os.path.basename(recovery.resumes))} {recovery.split}",
+                "go back to the training.tensorParallelSize and training.pipelineParallelSize that it was saved with, "
+                "or choose another run.id",
+            )
         yield from continuation_problems(context, recovery.resumes)
     yield from other_run(context.settings, recovery.resumes)
     if recovery.resumes:
