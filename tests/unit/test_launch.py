@@ -457,6 +457,74 @@ def test_k21_a_record_that_is_a_folder(world: World) -> None:
     assert [path.name for path in world.results.iterdir() if path.name.startswith(".")] == []
 
 
+def make(path: Path, kind: str) -> Path:
+    """Put something that is no file and no folder of this run where one should be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("gone/there")
+    else:
+        path.write_text("x")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ("restarts.jsonl", "attempt.json") for kind in ("folder", "fifo")),
+        ("attempt.json.new", "folder"),
+    ],
+)
+def test_k21_a_record_of_attempts_that_is_no_file(world: World, name: str, kind: str) -> None:
+    path = make(world.results / name, kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    assert f"ERROR: {path}: got no regular file; must be this run's record of attempts" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("restarts.jsonl", 0o444), ("restarts.jsonl", 0), ("attempt.json", 0)])
+def test_k21_a_record_of_attempts_of_another_user(name: str, mode: int) -> None:
+    with world_of_a_user() as (world, user):
+        path = make(world.results / name, "file")
+        if user:
+            os.chown(world.results, 65534, 65534)
+        path.chmod(mode)
+        done = world.run(world.env(0), **user)
+        assert done.returncode == 64, done.stderr
+        assert f"ERROR: {path}: cannot be read and written as uid" in done.stderr
+        assert "Permission denied" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not world.started()
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+def test_k21_what_a_killed_master_left_is_replaced(world: World, kind: str) -> None:
+    """K21: opening a FIFO would wait for a reader, and what another user left cannot be written."""
+    make(world.results / "attempt.json.new", kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" not in done.stderr
+    assert json.loads((world.results / "attempt.json").read_text())["number"] == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+@pytest.mark.parametrize("place", ["results/checkpoints", "results", "damaged"])
+def test_k21_no_folder_for_checkpoints(world: World, place: str, kind: str) -> None:
+    """K21: what is no folder holds no checkpoint, but does not mean that there is none."""
+    path = make(world.results / place, kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    words = "is a link to nothing" if kind == "link" else "is no folder"
+    assert f"ERROR: {path}: {words}; must be a folder, for checkpoints" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not world.started()
+
+
 @pytest.mark.parametrize("ranks", [range(4), range(3), range(1, 4)])
 def test_k04_ranks_are_counted_by_the_runs_tp(world: World, ranks: range) -> None:
     """K04: a rank's folder that is gone leaves no trace beside the others."""

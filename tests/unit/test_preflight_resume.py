@@ -1,6 +1,7 @@
 """What would be resumed, and whether NeMo can."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,26 @@ def test_x16_ranks_that_name_different_checkpoints(settings: Settings) -> None:
     message = problems(settings, "resume", "warning")[0]
     assert "-last.ckpt is not the newest that matches *last: renamed to" in message
     assert "training resumes from" in message
+
+
+@pytest.mark.parametrize("mode", ["auto", "never", "require"])
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+@pytest.mark.parametrize("place", ["results/checkpoints", "results", "damaged"])
+def test_x16_no_folder_for_checkpoints(settings: Settings, place: str, kind: str, mode: str) -> None:
+    """X16: no checkpoint can be read there, nor written: that is no run that starts from step 0."""
+    path = Path(settings["results"]["path"]) / place
+    if path.exists():
+        shutil.rmtree(path)
+    if kind == "file":
+        path.touch()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("gone/there")
+    settings["resume"] = mode
+    (message,) = problems(settings, "resume")
+    words = "is a link to nothing" if kind == "link" else "is no folder"
+    assert f"{path}: {words}; must be a folder, for checkpoints" in message
 
 
 def test_x16_a_ranks_folder_that_is_missing(settings: Settings) -> None:

@@ -451,6 +451,36 @@ def test_another_file_system_stops_it(folder: Path, aside: Path, monkeypatch: py
         recover(str(folder), str(aside))
 
 
+def test_the_folder_that_refuses_is_named(folder: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene_damaged_last(folder)
+    aside.write_text("x")
+    with pytest.raises(ProblemError, match=f"^{aside}: is no folder; must be a folder, for checkpoints that are set"):
+        recover(str(folder), str(aside))
+    aside.unlink()
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: path != str(aside))
+
+    def rename(source: str, _: str) -> None:
+        raise PermissionError(13, "Permission denied", source)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(ProblemError, match=f"^{aside}: permission denied"):
+        recover(str(folder), str(aside))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_called_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run would start from step 0."""
+    stat = os.stat
+
+    def closed(path: str, **options: bool) -> os.stat_result:
+        if path == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    with pytest.raises(ProblemError, match="permission denied"):
+        saved(str(folder))
+
+
 KILLED = """
 import os, signal, sys
 from neva_pod.inputs.saved import recover

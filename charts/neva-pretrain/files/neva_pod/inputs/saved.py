@@ -2,13 +2,14 @@
 
 import os
 import re
+import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neva_pod.findings import ProblemError, show, some
 from neva_pod.inputs.checkpoint import rank_files
-from neva_pod.inputs.files import denied, raised
+from neva_pod.inputs.files import ancestor, denied, need_folder, raised
 from neva_pod.inputs.whole import file_problems, folder_problems
 
 # What NeMo sees
@@ -200,7 +201,10 @@ Groups = dict[tuple[str, bool], list[str]]
 
 def _groups(folder: str, parallel: Parallel | None) -> Groups:
     groups: Groups = {}
-    if not os.path.isdir(folder):
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            return groups
+    except (FileNotFoundError, NotADirectoryError):
         return groups
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
@@ -357,6 +361,19 @@ def _other_split(checkpoint: Saved, parallel: Parallel) -> str:
     return f"was saved {held}; NeMo reads it {read} at TP {parallel[0]} PP {parallel[1]}"
 
 
+def need_folders(folder: str, aside: str) -> None:
+    """Refuse what is no folder in the place of the checkpoints' folder, or of that for what is set aside.
+
+    NeMo and this code would make them; what is there instead holds no checkpoint, and none can be written.
+
+    Raises:
+        ProblemError: with what is there.
+
+    """
+    need_folder(folder, "for checkpoints")
+    need_folder(aside, "for checkpoints that are set aside")
+
+
 def plan_recovery(folder: str, aside: str, parallel: Parallel | None = None) -> Recovery:
     """Decide what must be renamed so that NeMo resumes from the newest whole checkpoint; nothing is touched.
 
@@ -414,9 +431,16 @@ def recover(folder: str, aside: str, parallel: Parallel | None = None) -> Recove
     """
     recovery = plan_recovery(folder, aside, parallel)
     for source, target in recovery.moves:
+        place = os.path.dirname(target)
+        need_folder(place, "for checkpoints that are set aside")
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise ProblemError.of(denied(ancestor(place), error)) from None
+        try:
             os.rename(source, target)
         except OSError as error:
-            raise ProblemError.of(denied(source, error)) from None
+            folders = (os.path.dirname(source), place)
+            closed = next((f for f in folders if not os.access(f, os.W_OK | os.X_OK, effective_ids=True)), source)
+            raise ProblemError.of(denied(closed, error)) from None
     return recovery
