@@ -1,10 +1,15 @@
 """K04: saved checkpoints that are whole or not, and how a run returns to a whole one; nothing is ever deleted."""
 
+import io
+import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +79,21 @@ def empty(path: Path) -> None:
     path.mkdir()
 
 
+def described(**changes: object) -> Callable[[Path], None]:
+    """Another metadata.json; None takes a key away."""
+    given = json.loads((DATA / "saved" / "metadata.json").read_text()) | changes
+    text = json.dumps({key: value for key, value in given.items() if value is not None})
+    return replaced("metadata.json", text.encode())
+
+
+def archive(name: str, content: bytes) -> bytes:
+    """Return a zip of one file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr(name, content)
+    return file.getvalue()
+
+
 def fifo(path: Path) -> None:
     (path / "__1_0.distcp").unlink()
     os.mkfifo(path / "__1_0.distcp")
@@ -107,6 +127,24 @@ def linked_inside(path: Path) -> None:
         (lambda path: (path / "metadata.json").unlink(), "metadata.json is missing"),
         (cut("metadata.json", 30), "metadata.json is cut or damaged"),
         (replaced("metadata.json", b"[]"), "metadata.json is no JSON object"),
+        # what nothing loads, whatever its size
+        (replaced("metadata.json", b"{}"), "metadata.json has no sharded_backend"),
+        (described(sharded_backend="zarr"), "metadata.json names the sharded_backend zarr, but there is no .zarray"),
+        (
+            described(sharded_backend="tor\0h"),
+            "metadata.json names the sharded_backend tor\\u0000h; must be torch_dist",
+        ),
+        (described(sharded_backend=["torch_dist"]), "metadata.json names the sharded_backend [torch_dist]"),
+        (described(sharded_backend_version=2), "metadata.json names the sharded_backend_version 2; must be 1"),
+        (described(common_backend="zarr"), "metadata.json names the common_backend zarr; must be torch"),
+        (described(common_backend_version="1"), "metadata.json names the common_backend_version 1; must be 1"),
+        (replaced("metadata.json", '{"sharded_backend": "torch_dist"}'.encode("utf-16")), "metadata.json is cut or"),
+        (replaced("metadata.json", b'\xef\xbb\xbf{"sharded_backend": "torch_dist"}'), "metadata.json is cut or"),
+        (replaced("common.pt", archive("hello.txt", b"x")), "common.pt holds no data.pkl"),
+        (replaced("common.pt", archive("data.pkl", b"N.")), "common.pt holds no data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"")), "common.pt has a damaged data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"\x80\x02garbage")), "common.pt has a damaged data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"\x80\x02}")), "common.pt has a damaged data.pkl"),
         (hole("__1_0.distcp", 0, 0), "__1_0.distcp has no data at byte 0"),
         (hole("__1_0.distcp", 2000, 0), "__1_0.distcp has no data before byte 2838"),
         (hole("__1_0.distcp", 1000, 2000), "__1_0.distcp has no data before byte 1261"),
@@ -121,6 +159,21 @@ def test_k04_a_damaged_folder(one: Path, damage: Callable[[Path], None], words: 
     assert problems(str(one)) == []
     damage(one)
     assert any(words in found for found in problems(str(one))), problems(str(one))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        described(sharded_backend_version=None, common_backend=None, common_backend_version=None),
+        described(sharded_backend_version=1.0),
+        replaced("common.pt", archive("any name/data.pkl", pickle.dumps({"step": 5, 3: [(), {1, 2}, b"x", 2**80]}, 2))),
+        replaced("common.pt", archive("a/data.pkl", pickle.dumps(OrderedDict(a=Path("x"), b=slice(1), c=1j), 5))),
+        replaced("common.pt", archive("a/data.pkl", pickle.dumps([defaultdict(list, {"a": [None]}), "é\ud800"], 0))),
+    ],
+)
+def test_what_loads_is_whole_in_any_form(one: Path, form: Callable[[Path], None]) -> None:
+    form(one)
+    assert problems(str(one)) == []
 
 
 @pytest.mark.slow
@@ -269,6 +322,12 @@ def test_k04_zarr(tmp_path: Path, damage: Callable[[Path], None], words: str) ->
     assert problems(str(path)) == []
     damage(path)
     assert any(words in found for found in problems(str(path))), problems(str(path))
+
+
+def test_k04_zarr_that_is_called_torch_dist(tmp_path: Path) -> None:
+    path = zarr(tmp_path / name(50, "-last"))
+    (path / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    assert problems(str(path)) == [".metadata is missing"]
 
 
 def test_what_cannot_be_read_is_not_called_damaged(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:

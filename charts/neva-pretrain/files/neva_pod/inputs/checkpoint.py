@@ -60,9 +60,9 @@ def read_whole(store: Store, name: str, limit: int) -> bytes:
 
 
 def small_json(store: Store, name: str) -> Any:
-    """Read a small JSON file of a checkpoint."""
+    """Read a small JSON file of a checkpoint, in UTF-8: json itself takes UTF-16 from bytes, NeMo does not."""
     try:
-        return json.loads(read_whole(store, name, SMALL))
+        return json.loads(read_whole(store, name, SMALL).decode())
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{show(name)} is not JSON: {brief(str(error))}", CONVERT) from None
 
