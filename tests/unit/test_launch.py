@@ -579,6 +579,27 @@ def test_n10_mig_slices_are_no_gpus(world: World) -> None:
     assert not world.started()
 
 
+@pytest.mark.parametrize(
+    ("name", "uuid", "shares"),
+    [
+        ("GRID H100-10C", "GPU-$i", 8),
+        ("NVIDIA A100-4-20C", "GPU-$i", 8),
+        ("NVIDIA H100 80GB HBM3", "GPU-0", 7),
+        ("NVIDIA A100-SXM4-80GB", "GPU-$i", 0),
+        ("NVIDIA H20-3e", "GPU-$i", 0),
+    ],
+)
+def test_n10_shares_of_gpus_are_none(world: World, name: str, uuid: str, shares: int) -> None:
+    """N10: processes that share a GPU, by vGPU or time slicing."""
+    line = f'echo "GPU $i: {name} (UUID: {uuid})"'
+    (world.bin / "nvidia-smi").write_text(f"#!/bin/bash\nfor i in 0 1 2 3 4 5 6 7; do {line}; done\n")
+    done = world.run(world.env(0, NODE_NAME="node-a"))
+    assert done.returncode == (64 if shares else 0), done.stderr
+    said = f"GPUs: got {shares} vGPUs, or GPUs listed again, visible on node-a; must be whole GPUs"
+    assert (said in done.stderr) == bool(shares)
+    assert world.started() == (not shares)
+
+
 def test_k06_a_signal_ends_the_wait_for_a_hung_driver(world: World, tmp_path: Path) -> None:
     """K06: bash obeys a signal only between commands; nvidia-smi never ends here."""
     (world.bin / "nvidia-smi").write_text(f"#!/bin/bash\ntouch {world.out}/asked\nexec sleep 300\n")
