@@ -222,7 +222,16 @@ def _config(store: Store) -> Mapping[str, Any] | None:
 
     try:
         parsed = yaml.load(read_whole(store, CONFIG, SMALL), Loader=Loader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError, RecursionError) as error:
+    # PyYAML's constructors meet a tag's text unprepared: !!bool foo is a KeyError, !!float "" an IndexError.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise ProblemError(f"{CONFIG} is not YAML: {brief(' '.join(str(error).split()))}", CONVERT) from None
     if not isinstance(parsed, dict):
         raise ProblemError(f"{CONFIG} is not a YAML mapping", CONVERT)
