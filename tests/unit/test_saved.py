@@ -6,8 +6,10 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -99,6 +101,13 @@ def fifo(path: Path) -> None:
     os.mkfifo(path / "__1_0.distcp")
 
 
+def unix_socket(path: Path) -> None:
+    (path / "__1_0.distcp").unlink()
+    with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory(dir="/tmp") as short:
+        made.bind(f"{short}/s")  # its path may have 108 characters
+        Path(short, "s").rename(path / "__1_0.distcp")
+
+
 def linked(path: Path) -> None:
     shutil.rmtree(path)
     path.symlink_to("gone")
@@ -151,6 +160,7 @@ def linked_inside(path: Path) -> None:
         (hole("common.pt", 0, 100), "common.pt has no data at byte 0"),
         (hole(".metadata", 0, 0), ".metadata is cut or damaged"),
         (fifo, "__1_0.distcp is no file"),
+        (unix_socket, "__1_0.distcp is no file"),
         (replaced(".metadata", b"\x80\x04}."), ".metadata is cut or damaged (no storage_data)"),
         (lambda path: (path.with_name(path.name + "-unfinished")).touch(), "is marked -unfinished"),
     ],
@@ -416,6 +426,13 @@ def scene_a_damaged_end(folder: Path) -> str:
     return name(40, "-last")
 
 
+def scene_a_link_to_nothing(folder: Path) -> str:
+    """As where the volume that it leads to is not mounted."""
+    write_saved(folder / name(40))
+    (folder / name(50, "-last")).symlink_to("gone/there")
+    return name(40, "-last")
+
+
 def scene_nothing_whole(folder: Path) -> str:
     write_saved(folder / name(40), folder / name(50, "-last"))
     damage(folder / name(40))
@@ -436,14 +453,14 @@ def test_k04_the_newest_whole_one_is_resumed(folder: Path, aside: Path, scene: C
     expected = scene(folder)
     expected = str(folder / expected) if expected else ""
     original = folder.with_name("original")
-    shutil.copytree(folder, original)
+    shutil.copytree(folder, original, symlinks=True)
     before = contents(folder)
     moves = plan_recovery(str(folder), str(aside)).moves
     assert moves
     for done in range(len(moves) + 1):
         shutil.rmtree(folder)
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(original, folder)
+        shutil.copytree(original, folder, symlinks=True)
         for source, target in moves[:done]:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(source).rename(target)

@@ -21,7 +21,12 @@ def open_file(path: str) -> BinaryIO:
         OSError: it cannot be opened; NotAFileError, IsADirectoryError: it is something else.
 
     """
-    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 (handed over)
+    try:
+        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 (handed over)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotAFileError(errno.EINVAL, "is not a file", path) from None
+        raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise NotAFileError(errno.EINVAL, "is not a file", path)

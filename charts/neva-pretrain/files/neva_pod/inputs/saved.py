@@ -208,7 +208,9 @@ def _groups(folder: str, parallel: Parallel | None) -> Groups:
         return groups
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if os.path.isdir(path) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
+        # NeMo passes over a link to nothing; it may lead to another volume, and was a checkpoint.
+        lost = os.path.islink(path) and not os.path.exists(path) and not name.endswith(".ckpt")
+        if (lost or os.path.isdir(path)) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
             groups[path, False] = [path]
     for place, inner, names in os.walk(folder, onerror=raised):
         inner[:] = [name for name in inner if (os.path.join(place, name), False) not in groups]

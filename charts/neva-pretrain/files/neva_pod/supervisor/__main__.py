@@ -1,8 +1,8 @@
 """PID 1 of the training container, after launch.sh: this node's agent and, on the master, the coordinator.
 
-Exit codes: 0 the run has ended, 64 wrong configuration, results folder held by another run, or rank held by another
-pod, 65 the loss is not a number, 69 a node or the master did not come, 70 too many failures without progress, 143
-stopped by SIGTERM.
+Exit codes: 0 the run has ended, 64 wrong configuration, results folder held by another run or with something of no use
+in the place of the run's own, or rank held by another pod, 65 the loss is not a number, 69 a node or the master did not
+come, 70 too many failures without progress, 143 stopped by SIGTERM.
 """
 
 import contextlib
