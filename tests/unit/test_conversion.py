@@ -121,6 +121,45 @@ class TestHuggingFace:
         assert head.parts[0].name == ("lm_head.weight" if there and not says else "model.embed_tokens.weight")
         assert megatron_config(llama_config(tie_word_embeddings=says))["share_embeddings_and_output_weights"] is False
 
+    @pytest.mark.parametrize(
+        ("says", "expected"),
+        [
+            ({}, (1.0, 1e4, None, None)),
+            ({"rope_theta": 5e5, "partial_rotary_factor": 0.5}, (0.5, 5e5, None, None)),
+            (
+                {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default", "partial_rotary_factor": 0.5}},
+                (0.5, 5e5, None, None),
+            ),
+            (
+                {"rope_scaling": {"type": "linear", "factor": 4, "partial_rotary_factor": 0.5}},
+                (0.5, 1e4, 4, None),
+            ),
+            ({"rope_theta": None, "rope_parameters": {"rope_theta": 5e5}}, (1.0, 5e5, None, None)),
+            ({"partial_rotary_factor": None, "rope_theta": None}, (1.0, 1e4, None, None)),
+            ({"rope_scaling": {"rope_type": None, "type": "yarn"}}, (1.0, 1e4, None, "yarn")),
+            ({"rope_scaling": {"rope_type": "yarn", "type": None}}, (1.0, 1e4, None, "yarn")),
+            ({"rope_scaling": {"type": None, "rope_type": None}}, (1.0, 1e4, None, None)),
+            ({"rope_scaling": {"rope_type": "linear", "factor": None}}, (1.0, 1e4, None, "linear")),
+            (
+                {"rope_scaling": {"factor": 2, "type": "linear"}, "rope_parameters": {"rope_theta": 5e5}},
+                (1.0, 5e5, 2, None),
+            ),
+            (
+                {"rope_scaling": None, "rope_parameters": {"rope_type": "llama3", "factor": 8}},
+                (1.0, 1e4, None, "llama3"),
+            ),
+            (
+                {"rope_parameters": {"full_attention": {"rope_type": "yarn"}, "sliding_attention": {}}},
+                (1.0, 1e4, None, "one for each type of layers"),
+            ),
+        ],
+    )
+    def test_r01_rope_as_each_transformers_writes_it(self, says: dict[str, Any], expected: tuple[Any, ...]) -> None:
+        """R01: what is read past here is lost in silence: the checkpoint's configuration is made of it."""
+        made = megatron_config(llama_config(**says))
+        keys = ("rotary_percentage", "rotary_base", "seq_len_interpolation_factor", "rope_scaling")
+        assert tuple(made[key] for key in keys) == expected
+
     def test_r01_frequencies_are_passed_over(self, tmp_path: Path) -> None:
         """R01: older repositories have them beside the weights."""
         shapes = llama_shapes() | {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": (1,) for i in range(2)}

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.sandbox.process import free_ports
+from tests.unit.preflight_tools import write_saved
 from tests.waiting import PATIENCE, ended, until
 
 pytestmark = pytest.mark.slow
@@ -89,10 +90,11 @@ class World:
         self.set()
         (self.config / "neva_pretrain.yaml").write_text("name: nemo_neva\n")
 
-    def set(self, **restart: Any) -> None:
-        """Write the settings; the first failure ends the job."""
+    def set(self, tensor: int = 1, **restart: Any) -> None:
+        """Write the settings, with a TP; the first failure ends the job."""
         restart = {"enabled": True, "limit": 1, "port": self.port, **restart}
-        settings = {"run": {"id": "first"}, "training": {"nodes": 1}, "restart": restart}
+        training = {"nodes": 1, "tensorParallelSize": tensor, "pipelineParallelSize": 1}
+        settings = {"run": {"id": "first"}, "training": training, "restart": restart}
         (self.config / "settings.json").write_text(json.dumps(settings))
 
     def env(self, rank: int | None = None, nodes: int = 1, **more: str | None) -> dict[str, str]:
@@ -455,6 +457,87 @@ def test_k21_a_record_that_is_a_folder(world: World) -> None:
     assert [path.name for path in world.results.iterdir() if path.name.startswith(".")] == []
 
 
+def make(path: Path, kind: str) -> Path:
+    """Put something that is no file and no folder of this run where one should be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("gone/there")
+    else:
+        path.write_text("x")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ("restarts.jsonl", "attempt.json") for kind in ("folder", "fifo")),
+        ("attempt.json.new", "folder"),
+    ],
+)
+def test_k21_a_record_of_attempts_that_is_no_file(world: World, name: str, kind: str) -> None:
+    path = make(world.results / name, kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    assert f"ERROR: {path}: got no regular file; must be this run's record of attempts" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("restarts.jsonl", 0o444), ("restarts.jsonl", 0), ("attempt.json", 0)])
+def test_k21_a_record_of_attempts_of_another_user(name: str, mode: int) -> None:
+    with world_of_a_user() as (world, user):
+        path = make(world.results / name, "file")
+        if user:
+            os.chown(world.results, 65534, 65534)
+        path.chmod(mode)
+        done = world.run(world.env(0), **user)
+        assert done.returncode == 64, done.stderr
+        assert f"ERROR: {path}: cannot be read and written as uid" in done.stderr
+        assert "Permission denied" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not world.started()
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+def test_k21_what_a_killed_master_left_is_replaced(world: World, kind: str) -> None:
+    """K21: opening a FIFO would wait for a reader, and what another user left cannot be written."""
+    make(world.results / "attempt.json.new", kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" not in done.stderr
+    assert json.loads((world.results / "attempt.json").read_text())["number"] == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+@pytest.mark.parametrize("place", ["results/checkpoints", "results", "damaged"])
+def test_k21_no_folder_for_checkpoints(world: World, place: str, kind: str) -> None:
+    """K21: what is no folder holds no checkpoint, but does not mean that there is none."""
+    path = make(world.results / place, kind)
+    done = world.run(world.env(0))
+    assert done.returncode == 64, done.stderr
+    words = "is a link to nothing" if kind == "link" else "is no folder"
+    assert f"ERROR: {path}: {words}; must be a folder, for checkpoints" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not world.started()
+
+
+@pytest.mark.parametrize("ranks", [range(4), range(3), range(1, 4)])
+def test_k04_ranks_are_counted_by_the_runs_tp(world: World, ranks: range) -> None:
+    """K04: a rank's folder that is gone leaves no trace beside the others."""
+    world.set(tensor=4)
+    last = "neva--step=8-consumed_samples=64.0-last.ckpt"
+    folder = world.results / "results" / "checkpoints"
+    write_saved(*(folder / f"mp_rank_{rank:02}" / last for rank in ranks))
+    done = world.run(world.env(0))
+    assert done.returncode == 0, done.stderr
+    assert (f"{last} is not whole (" in done.stderr) == (len(ranks) < 4)
+    assert ("training starts from step 0; 8 steps are lost" in done.stderr) == (len(ranks) < 4)
+
+
 @pytest.mark.parametrize("settings", [None, "", "[1]", "{", '{"a": "\\ud800"}'])
 def test_k21_settings_that_cannot_be_read(world: World, settings: str | None) -> None:
     file = world.config / "settings.json"
@@ -494,6 +577,27 @@ def test_n10_mig_slices_are_no_gpus(world: World) -> None:
     assert done.returncode == 64
     assert "GPUs: got 8 MIG slices visible on node-a; must be whole GPUs" in done.stderr
     assert not world.started()
+
+
+@pytest.mark.parametrize(
+    ("name", "uuid", "shares"),
+    [
+        ("GRID H100-10C", "GPU-$i", 8),
+        ("NVIDIA A100-4-20C", "GPU-$i", 8),
+        ("NVIDIA H100 80GB HBM3", "GPU-0", 7),
+        ("NVIDIA A100-SXM4-80GB", "GPU-$i", 0),
+        ("NVIDIA H20-3e", "GPU-$i", 0),
+    ],
+)
+def test_n10_shares_of_gpus_are_none(world: World, name: str, uuid: str, shares: int) -> None:
+    """N10: processes that share a GPU, by vGPU or time slicing."""
+    line = f'echo "GPU $i: {name} (UUID: {uuid})"'
+    (world.bin / "nvidia-smi").write_text(f"#!/bin/bash\nfor i in 0 1 2 3 4 5 6 7; do {line}; done\n")
+    done = world.run(world.env(0, NODE_NAME="node-a"))
+    assert done.returncode == (64 if shares else 0), done.stderr
+    said = f"GPUs: got {shares} vGPUs, or GPUs listed again, visible on node-a; must be whole GPUs"
+    assert (said in done.stderr) == bool(shares)
+    assert world.started() == (not shares)
 
 
 def test_k06_a_signal_ends_the_wait_for_a_hung_driver(world: World, tmp_path: Path) -> None:

@@ -839,6 +839,15 @@ class TestCheckpoint:
         settings["model"]["checkpointPath"] = str(loop)
         assert problems(settings, "checkpoint") == []
 
+    @pytest.mark.parametrize(
+        "value", ["!!bool foo", '!!float ""', '!!int ""', "!!timestamp x", "!!binary é", "!!map []"]
+    )
+    def test_a_tag_whose_text_is_of_another_kind(self, settings: Settings, tmp_path: Path, value: str) -> None:
+        files = {**zarr(), "model_config.yaml": config_yaml() + f"\nx: {value}\n".encode()}
+        self.use(settings, tmp_path, files)
+        (message,) = problems(settings, "checkpoint")
+        assert "model_config.yaml is not YAML: " in message
+
     def test_without_yaml_the_config_is_not_compared(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "yaml", None)
         assert problems(settings, "checkpoint") == []
@@ -1048,16 +1057,19 @@ class TestResume:
         assert f"there are some in {tmp_path / other}" in problems(settings, "resume")[0]
 
     @pytest.mark.parametrize(
-        "names",
+        ("parallel", "names"),
         [
-            (LAST + "/", "neva--step=50-consumed_samples=400.0/"),
-            (LAST + ".ckpt",),
-            tuple(f"mp_rank_{t:02}/{LAST}.ckpt" for t in range(4)),
-            tuple(f"tp_rank_{t:02}_pp_rank_000/{LAST}.ckpt" for t in range(2)),
+            ((1, 1), (LAST + "/", "neva--step=50-consumed_samples=400.0/")),
+            ((1, 1), (LAST + ".ckpt",)),
+            ((4, 1), tuple(f"mp_rank_{t:02}/{LAST}.ckpt" for t in range(4))),
+            ((1, 2), tuple(f"tp_rank_00_pp_rank_{p:03}/{LAST}.ckpt" for p in range(2))),
         ],
     )
-    def test_a_checkpoint_is_resumed(self, settings: Settings, names: tuple[str, ...]) -> None:
+    def test_a_checkpoint_is_resumed(
+        self, settings: Settings, parallel: tuple[int, int], names: tuple[str, ...]
+    ) -> None:
         """A legacy checkpoint has the same name in each rank's folder: that is one."""
+        settings["training"].update(tensorParallelSize=parallel[0], pipelineParallelSize=parallel[1])
         self.save(settings, *names)
         self.record(settings)
         result = run(settings, "resume")["resume"]
@@ -1236,6 +1248,39 @@ class TestNode:
         self.tool(tmp_path, monkeypatch, f"for i in 0 1 2 3 4 5 6 7; do {listed}; done\n")
         (message,) = problems(settings, "gpus")
         assert f"{said} on node-7; must be 8 whole GPUs" in message
+
+    @pytest.mark.parametrize(
+        ("name", "uuid", "said"),
+        [
+            ("GRID H100-10C", "GPU-$i", "8 vGPUs (GRID H100-10C)"),
+            ("NVIDIA A100-4-20C", "GPU-$i", "8 vGPUs (NVIDIA A100-4-20C)"),
+            ("NVIDIA L40S-48Q", "GPU-$i", "8 vGPUs (NVIDIA L40S-48Q)"),
+            ("NVIDIA H100 80GB HBM3", "GPU-0", "one GPU listed 8 times (UUID GPU-0)"),
+            ("NVIDIA H100 80GB HBM3", "GPU-$((i / 2))", "one GPU listed 2 times (UUID GPU-0)"),
+        ],
+    )
+    def test_n10_shares_of_gpus(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, uuid: str, said: str
+    ) -> None:
+        """N10: as MIG's slices, no GPU of its own."""
+        line = f'echo "GPU $i: {name} (UUID: {uuid})"'
+        self.tool(tmp_path, monkeypatch, f"for i in 0 1 2 3 4 5 6 7; do [[ $1 == -L ]] && {line}; done\n")
+        (message,) = problems(settings, "gpus")
+        assert f"{said} on node-7; must be 8 whole GPUs" in message
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB", "Tesla V100-SXM2-32GB"),
+            *("NVIDIA H100 NVL", "NVIDIA H20-3e", "NVIDIA GH200 480GB", "NVIDIA RTX A6000", "NVIDIA B200"),
+        ],
+    )
+    def test_n10_whole_gpus(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        line = f'echo "GPU $i: {name} (UUID: GPU-$i)"'
+        self.tool(tmp_path, monkeypatch, f"for i in 0 1 2 3 4 5 6 7; do [[ $1 == -L ]] && {line}; done\n")
+        assert problems(settings, "gpus") == []
 
     @pytest.mark.parametrize("text", ["sleep 600", "exec sleep 600", "trap '' TERM; sleep 600 & wait"])
     def test_k06_a_hung_driver(

@@ -1,6 +1,7 @@
 """What would be resumed, and whether NeMo can."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,64 @@ def test_x16_ranks_that_name_different_checkpoints(settings: Settings) -> None:
     folder = Path(settings["results"]["checkpointsDir"])
     shutil.rmtree(folder)
     for name in ("a-last.ckpt", "b-last.ckpt"):
-        (folder / "mp_rank_00").mkdir(parents=True, exist_ok=True)
-        write_saved(folder / "mp_rank_00" / name)
+        write_saved(*(folder / f"mp_rank_{rank:02}" / name for rank in range(4)))
     assert problems(settings, "resume") == []
     message = problems(settings, "resume", "warning")[0]
     assert "-last.ckpt is not the newest that matches *last: renamed to" in message
     assert "training resumes from" in message
+
+
+@pytest.mark.parametrize("mode", ["auto", "never", "require"])
+@pytest.mark.parametrize("kind", ["file", "fifo", "link"])
+@pytest.mark.parametrize("place", ["results/checkpoints", "results", "damaged"])
+def test_x16_no_folder_for_checkpoints(settings: Settings, place: str, kind: str, mode: str) -> None:
+    """X16: no checkpoint can be read there, nor written: that is no run that starts from step 0."""
+    path = Path(settings["results"]["path"]) / place
+    if path.exists():
+        shutil.rmtree(path)
+    if kind == "file":
+        path.touch()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("gone/there")
+    settings["resume"] = mode
+    (message,) = problems(settings, "resume")
+    words = "is a link to nothing" if kind == "link" else "is no folder"
+    assert f"{path}: {words}; must be a folder, for checkpoints" in message
+
+
+def test_x16_a_ranks_folder_that_is_missing(settings: Settings) -> None:
+    """X16: TP 4 with folders of three ranks: launch sets that aside, and training starts from step 0."""
+    settings["training"].update(globalBatchSize=256, maxSteps=2170, nodes=1)
+    folder = Path(settings["results"]["checkpointsDir"])
+    last = next(folder.iterdir())
+    shutil.rmtree(last)
+    write_saved(*(folder / f"mp_rank_{rank:02}" / f"{last.name}.ckpt" for rank in range(3)))
+    (message,) = problems(settings, "resume", "warning")
+    assert f"mp_rank_03/{last.name}.ckpt is missing): set aside in" in message
+    assert "no whole checkpoint is left: training starts from step 0" in message
+    assert problems(settings, "resume") == []
+
+
+def test_x16_a_tp_that_was_raised_does_not_start_anew(settings: Settings) -> None:
+    """X16: the ranks of the new TP are missing, but run.json has the old one: no run starts from step 0 then."""
+    settings["training"].update(globalBatchSize=256, maxSteps=2170, nodes=1, tensorParallelSize=8)
+    folder = Path(settings["results"]["checkpointsDir"])
+    last = next(folder.iterdir())
+    shutil.rmtree(last)
+    write_saved(*(folder / f"mp_rank_{rank:02}" / f"{last.name}.ckpt" for rank in range(4)))
+    (message,) = problems(settings, "resume")
+    assert "training.tensorParallelSize was 4, is 8" in message
+
+
+def test_x16_a_legacy_checkpoint_of_another_tp(settings: Settings) -> None:
+    """X16: NeMo finds no rank's file, or takes those of ranks that held another part."""
+    settings["training"].update(globalBatchSize=256, microBatchSize=16, maxSteps=2170, nodes=1, tensorParallelSize=2)
+    folder = Path(settings["results"]["checkpointsDir"])
+    last = next(folder.iterdir())
+    shutil.rmtree(last)
+    write_saved(*(folder / f"mp_rank_{rank:02}" / f"{last.name}.ckpt" for rank in range(4)))
+    (folder.parents[1] / "run.json").unlink()
+    (message,) = problems(settings, "resume")
+    assert f"{last.name}.ckpt was saved in mp_rank_00, mp_rank_01, mp_rank_02, mp_rank_03; NeMo reads" in message

@@ -1082,6 +1082,24 @@ class TestZip:
             tracemalloc.stop()
         assert (Path(settings["data"]["images"]) / "a.bmp").stat().st_size == IMAGE_LIMIT
 
+    def test_k09_an_empty_image(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        self.write(settings, [("a.jpg", b"x"), ("b.jpg", b"")], "a.jpg", "b.jpg")
+        self.refused(settings, capsys, "has 1 images of 0 bytes: b.jpg")
+
+    @pytest.mark.parametrize("place", ["/a.jpg", "x/../../a.jpg", "../a.jpg", "x/../..//x/a.jpg", "../b.jpg"])
+    def test_k09_a_name_outside_the_folder(
+        self, settings: Settings, capsys: pytest.CaptureFixture[str], place: str
+    ) -> None:
+        """Also of a file that no sample names: whoever unzips it elsewhere gets it."""
+        self.write(settings, [("images/a.jpg", b"x"), (place, b"y")], "a.jpg")
+        self.refused(settings, capsys, f"has files outside the folder: {place}")
+        self.write(settings, [(place, b"y")], "a.jpg")
+        self.refused(settings, capsys, f"has files outside the folder: {place}")
+
+    def test_k09_a_json_without_samples(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+        self.write(settings, [("a.jpg", b"x")])
+        self.refused(settings, capsys, "blip_laion_cc_sbu_558k.json: has no samples")
+
     def test_k09_a_link(self, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
         link = zipfile.ZipInfo("a.jpg")
         link.create_system, link.external_attr = 3, 0o120777 << 16

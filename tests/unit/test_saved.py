@@ -1,10 +1,17 @@
 """K04: saved checkpoints that are whole or not, and how a run returns to a whole one; nothing is ever deleted."""
 
+import io
+import json
 import os
+import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,9 +81,31 @@ def empty(path: Path) -> None:
     path.mkdir()
 
 
+def described(**changes: object) -> Callable[[Path], None]:
+    """Another metadata.json; None takes a key away."""
+    given = json.loads((DATA / "saved" / "metadata.json").read_text()) | changes
+    text = json.dumps({key: value for key, value in given.items() if value is not None})
+    return replaced("metadata.json", text.encode())
+
+
+def archive(name: str, content: bytes) -> bytes:
+    """Return a zip of one file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr(name, content)
+    return file.getvalue()
+
+
 def fifo(path: Path) -> None:
     (path / "__1_0.distcp").unlink()
     os.mkfifo(path / "__1_0.distcp")
+
+
+def unix_socket(path: Path) -> None:
+    (path / "__1_0.distcp").unlink()
+    with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory(dir="/tmp") as short:
+        made.bind(f"{short}/s")  # its path may have 108 characters
+        Path(short, "s").rename(path / "__1_0.distcp")
 
 
 def linked(path: Path) -> None:
@@ -107,12 +136,31 @@ def linked_inside(path: Path) -> None:
         (lambda path: (path / "metadata.json").unlink(), "metadata.json is missing"),
         (cut("metadata.json", 30), "metadata.json is cut or damaged"),
         (replaced("metadata.json", b"[]"), "metadata.json is no JSON object"),
+        # what nothing loads, whatever its size
+        (replaced("metadata.json", b"{}"), "metadata.json has no sharded_backend"),
+        (described(sharded_backend="zarr"), "metadata.json names the sharded_backend zarr, but there is no .zarray"),
+        (
+            described(sharded_backend="tor\0h"),
+            "metadata.json names the sharded_backend tor\\u0000h; must be torch_dist",
+        ),
+        (described(sharded_backend=["torch_dist"]), "metadata.json names the sharded_backend [torch_dist]"),
+        (described(sharded_backend_version=2), "metadata.json names the sharded_backend_version 2; must be 1"),
+        (described(common_backend="zarr"), "metadata.json names the common_backend zarr; must be torch"),
+        (described(common_backend_version="1"), "metadata.json names the common_backend_version 1; must be 1"),
+        (replaced("metadata.json", '{"sharded_backend": "torch_dist"}'.encode("utf-16")), "metadata.json is cut or"),
+        (replaced("metadata.json", b'\xef\xbb\xbf{"sharded_backend": "torch_dist"}'), "metadata.json is cut or"),
+        (replaced("common.pt", archive("hello.txt", b"x")), "common.pt holds no data.pkl"),
+        (replaced("common.pt", archive("data.pkl", b"N.")), "common.pt holds no data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"")), "common.pt has a damaged data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"\x80\x02garbage")), "common.pt has a damaged data.pkl"),
+        (replaced("common.pt", archive("common/data.pkl", b"\x80\x02}")), "common.pt has a damaged data.pkl"),
         (hole("__1_0.distcp", 0, 0), "__1_0.distcp has no data at byte 0"),
         (hole("__1_0.distcp", 2000, 0), "__1_0.distcp has no data before byte 2838"),
         (hole("__1_0.distcp", 1000, 2000), "__1_0.distcp has no data before byte 1261"),
         (hole("common.pt", 0, 100), "common.pt has no data at byte 0"),
         (hole(".metadata", 0, 0), ".metadata is cut or damaged"),
         (fifo, "__1_0.distcp is no file"),
+        (unix_socket, "__1_0.distcp is no file"),
         (replaced(".metadata", b"\x80\x04}."), ".metadata is cut or damaged (no storage_data)"),
         (lambda path: (path.with_name(path.name + "-unfinished")).touch(), "is marked -unfinished"),
     ],
@@ -121,6 +169,21 @@ def test_k04_a_damaged_folder(one: Path, damage: Callable[[Path], None], words: 
     assert problems(str(one)) == []
     damage(one)
     assert any(words in found for found in problems(str(one))), problems(str(one))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        described(sharded_backend_version=None, common_backend=None, common_backend_version=None),
+        described(sharded_backend_version=1.0),
+        replaced("common.pt", archive("any name/data.pkl", pickle.dumps({"step": 5, 3: [(), {1, 2}, b"x", 2**80]}, 2))),
+        replaced("common.pt", archive("a/data.pkl", pickle.dumps(OrderedDict(a=Path("x"), b=slice(1), c=1j), 5))),
+        replaced("common.pt", archive("a/data.pkl", pickle.dumps([defaultdict(list, {"a": [None]}), "é\ud800"], 0))),
+    ],
+)
+def test_what_loads_is_whole_in_any_form(one: Path, form: Callable[[Path], None]) -> None:
+    form(one)
+    assert problems(str(one)) == []
 
 
 @pytest.mark.slow
@@ -181,6 +244,61 @@ def test_k04_a_rank_is_missing(tmp_path: Path) -> None:
     ]
 
 
+TP4, TP2_PP2 = (4, 1), (2, 2)
+PLACES = {
+    TP4: [f"mp_rank_{rank:02}" for rank in range(4)],
+    TP2_PP2: [f"tp_rank_{t:02}_pp_rank_{p:03}" for t in range(2) for p in range(2)],
+}
+
+
+@pytest.mark.parametrize("parallel", [TP4, TP2_PP2])
+@pytest.mark.parametrize("lost", [(0,), (3,), (1, 2), (0, 1, 2)])
+def test_k04_a_ranks_folder_is_missing(
+    folder: Path, aside: Path, parallel: tuple[int, int], lost: tuple[int, ...]
+) -> None:
+    """Where its folder is gone, too, only the run's sizes tell that a rank's file is missing."""
+    last, older = name(50, "-last.ckpt"), folder / name(40)
+    write_saved(older, *(folder / place / last for place in PLACES[parallel]))
+    assert problems(str(folder / last), parallel) == []
+    assert recover(str(folder), str(aside), parallel).moves == ()
+    for rank in lost:
+        shutil.rmtree(folder / PLACES[parallel][rank])
+    missing = [f"{PLACES[parallel][rank]}/{last} is missing" for rank in lost]
+    assert problems(str(folder / last), parallel) == missing
+    recovery = recover(str(folder), str(aside), parallel)
+    assert recovery.resumes == resume_state(str(folder)).chosen == f"{older}-last"
+    assert all(words in recovery.said[0] for words in missing)
+
+
+def test_a_run_of_unknown_sizes_counts_the_folders_that_are_there(folder: Path, aside: Path) -> None:
+    write_saved(*(folder / place / name(50, "-last.ckpt") for place in PLACES[TP4][:3]))
+    assert recover(str(folder), str(aside)).moves == ()
+
+
+@pytest.mark.parametrize(
+    ("places", "parallel", "words"),
+    [
+        (PLACES[TP4], (2, 1), "in mp_rank_00, mp_rank_01, mp_rank_02, mp_rank_03; NeMo reads it in mp_rank_00, mp_ra"),
+        (PLACES[TP4], (1, 1), "was saved in mp_rank_00, mp_rank_01, mp_rank_02, mp_rank_03; NeMo reads it as one file"),
+        (PLACES[TP2_PP2], TP4, "tp_rank_01_pp_rank_001; NeMo reads it in mp_rank_00, mp_rank_01"),
+        ([""], (2, 1), "was saved as one file; NeMo reads it in mp_rank_00, mp_rank_01 at TP 2 PP 1"),
+        ([""], (1, 1), ""),
+        (["mp_rank_00_fsdp_shard_00000", "mp_rank_00_fsdp_shard_00001"], (2, 1), ""),
+    ],
+)
+@pytest.mark.parametrize("ending", ["-last.ckpt", ".ckpt"])
+def test_what_another_tp_or_pp_split_is_not_called_damaged(
+    folder: Path, aside: Path, places: list[str], parallel: tuple[int, int], words: str, ending: str
+) -> None:
+    """Setting it aside would start from step 0; it is whole, and loads at its own TP and PP."""
+    write_saved(*(folder / place / name(50, ending) for place in places))
+    recovery = recover(str(folder), str(aside), parallel)
+    assert recovery.resumes == str(folder / name(50, "-last.ckpt"))
+    assert words in recovery.split
+    assert bool(words) == bool(recovery.split)
+    assert not aside.exists()
+
+
 def zarr(path: Path) -> Path:
     """Write a folder as mcore's zarr strategy does: every chunk, uncompressed, objects in files of torch."""
     array = '{"shape": [4, 5], "chunks": [2, 5], "dtype": "<f4", "compressor": null, "filters": null}'
@@ -214,6 +332,12 @@ def test_k04_zarr(tmp_path: Path, damage: Callable[[Path], None], words: str) ->
     assert problems(str(path)) == []
     damage(path)
     assert any(words in found for found in problems(str(path))), problems(str(path))
+
+
+def test_k04_zarr_that_is_called_torch_dist(tmp_path: Path) -> None:
+    path = zarr(tmp_path / name(50, "-last"))
+    (path / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    assert problems(str(path)) == [".metadata is missing"]
 
 
 def test_what_cannot_be_read_is_not_called_damaged(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,6 +426,13 @@ def scene_a_damaged_end(folder: Path) -> str:
     return name(40, "-last")
 
 
+def scene_a_link_to_nothing(folder: Path) -> str:
+    """As where the volume that it leads to is not mounted."""
+    write_saved(folder / name(40))
+    (folder / name(50, "-last")).symlink_to("gone/there")
+    return name(40, "-last")
+
+
 def scene_nothing_whole(folder: Path) -> str:
     write_saved(folder / name(40), folder / name(50, "-last"))
     damage(folder / name(40))
@@ -322,14 +453,14 @@ def test_k04_the_newest_whole_one_is_resumed(folder: Path, aside: Path, scene: C
     expected = scene(folder)
     expected = str(folder / expected) if expected else ""
     original = folder.with_name("original")
-    shutil.copytree(folder, original)
+    shutil.copytree(folder, original, symlinks=True)
     before = contents(folder)
     moves = plan_recovery(str(folder), str(aside)).moves
     assert moves
     for done in range(len(moves) + 1):
         shutil.rmtree(folder)
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(original, folder)
+        shutil.copytree(original, folder, symlinks=True)
         for source, target in moves[:done]:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(source).rename(target)
@@ -394,6 +525,36 @@ def test_another_file_system_stops_it(folder: Path, aside: Path, monkeypatch: py
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(ProblemError, match="cross-device"):
         recover(str(folder), str(aside))
+
+
+def test_the_folder_that_refuses_is_named(folder: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene_damaged_last(folder)
+    aside.write_text("x")
+    with pytest.raises(ProblemError, match=f"^{aside}: is no folder; must be a folder, for checkpoints that are set"):
+        recover(str(folder), str(aside))
+    aside.unlink()
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: path != str(aside))
+
+    def rename(source: str, _: str) -> None:
+        raise PermissionError(13, "Permission denied", source)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(ProblemError, match=f"^{aside}: permission denied"):
+        recover(str(folder), str(aside))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_called_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run would start from step 0."""
+    stat = os.stat
+
+    def closed(path: str, **options: bool) -> os.stat_result:
+        if path == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    with pytest.raises(ProblemError, match="permission denied"):
+        saved(str(folder))
 
 
 KILLED = """

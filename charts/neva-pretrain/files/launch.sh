@@ -147,12 +147,20 @@ fi
 # torchrun would start fewer processes than there are GPUs, or more, silently. Of MIG slices a CUDA process
 # sees one only, however many the pod has.
 check_gpus() {
-  local line gpus=0 slices=0 where=${NODE_NAME:-this node}
+  local line name uuid gpus=0 slices=0 shares=0 where=${NODE_NAME:-this node}
+  local -A seen=()
   while IFS= read -r line; do
+    # Names of vGPUs end in the memory in GB and the series; time slicing may list one GPU again.
+    if [[ $line =~ ^GPU\ [0-9]+:\ (.*)\ \(UUID:\ ([^\)]+)\) ]]; then
+      name=${BASH_REMATCH[1]} uuid=${BASH_REMATCH[2]}
+      if [[ $name == "GRID "* || $name =~ -[0-9]+[ABCQ]$ || -n ${seen[$uuid]-} ]]; then shares=$((shares + 1)); fi
+      seen[$uuid]=1
+    fi
     if [[ $line =~ ^[[:space:]]*MIG[[:space:]]|UUID:\ MIG- ]]; then slices=$((slices + 1)); fi
     if [[ $line == "GPU "* ]]; then gpus=$((gpus + 1)); fi
   done < <(nvidia-smi --list-gpus 2>/dev/null)
   (( slices == 0 )) || stop 64 "GPUs: got $slices MIG slices visible on $where; must be whole GPUs; switch MIG off on that node, or keep the job away from it (scheduling.avoidNodes)"
+  (( shares == 0 )) || stop 64 "GPUs: got $shares vGPUs, or GPUs listed again, visible on $where; must be whole GPUs; give the node whole GPUs, or keep the job away from it (scheduling.avoidNodes)"
   (( gpus == processes )) || stop 64 "GPUs: got $gpus visible on $where; must equal training.gpusPerNode ($processes); check the device plugin and the node's health"
 }
 step nvidia-smi 120 check_gpus

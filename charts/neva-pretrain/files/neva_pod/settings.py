@@ -73,6 +73,14 @@ class Settings:
             raise UsageError(f"settings: {path}: got {_shown(values)}; must be a list of strings")
         return list(values)
 
+    @property
+    def parallel(self) -> tuple[int, int] | None:
+        """TP and PP, None where they are not given or no run has them."""
+        tensor, pipeline = (self.find(f"training.{k}ParallelSize") for k in ("tensor", "pipeline"))
+        if type(tensor) is not int or type(pipeline) is not int:
+            return None
+        return (tensor, pipeline) if tensor > 0 < pipeline and tensor * pipeline <= 2**16 else None
+
 
 def load_settings(path: str) -> Settings:
     """Read a settings file."""

@@ -60,9 +60,9 @@ def read_whole(store: Store, name: str, limit: int) -> bytes:
 
 
 def small_json(store: Store, name: str) -> Any:
-    """Read a small JSON file of a checkpoint."""
+    """Read a small JSON file of a checkpoint, in UTF-8: json itself takes UTF-16 from bytes, NeMo does not."""
     try:
-        return json.loads(read_whole(store, name, SMALL))
+        return json.loads(read_whole(store, name, SMALL).decode())
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{show(name)} is not JSON: {brief(str(error))}", CONVERT) from None
 
@@ -222,7 +222,16 @@ def _config(store: Store) -> Mapping[str, Any] | None:
 
     try:
         parsed = yaml.load(read_whole(store, CONFIG, SMALL), Loader=Loader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError, RecursionError) as error:
+    # PyYAML's constructors meet a tag's text unprepared: !!bool foo is a KeyError, !!float "" an IndexError.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise ProblemError(f"{CONFIG} is not YAML: {brief(' '.join(str(error).split()))}", CONVERT) from None
     if not isinstance(parsed, dict):
         raise ProblemError(f"{CONFIG} is not a YAML mapping", CONVERT)

@@ -21,16 +21,21 @@ def open_file(path: str) -> BinaryIO:
         OSError: it cannot be opened; NotAFileError, IsADirectoryError: it is something else.
 
     """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (handed over)
+    try:
+        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 (handed over)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotAFileError(errno.EINVAL, "is not a file", path) from None
+        raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise NotAFileError(errno.EINVAL, "is not a file", path)
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; of a pipe, do not wait for its writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none, nor such pipes
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a pipe, do not wait for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)  # Windows has none, nor such pipes
 
 
 def denied(path: str, error: OSError) -> Finding:
@@ -68,6 +73,25 @@ def ancestor(path: str) -> str:
     while not os.path.lexists(path) and path not in ("", "/"):
         path = os.path.dirname(path)
     return path or "/"
+
+
+def need_folder(path: str, use: str) -> None:
+    """Refuse what is no folder where one is, or will be made.
+
+    Raises:
+        ProblemError: a file, a pipe or a link to nothing is there, or on the way there.
+
+    """
+    place = ancestor(path)
+    try:
+        if stat.S_ISDIR(os.stat(place).st_mode):
+            return
+        found = "is no folder"
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise ProblemError.of(denied(place, error)) from None
+        found = "is a link to nothing"
+    raise ProblemError(f"{show(place)}: {found}; must be a folder, {use}", "move it away, or remove it")
 
 
 def raised(error: OSError) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neva_pod.findings import ProblemError, show, some
-from neva_pod.inputs.files import denied, raised
+from neva_pod.inputs.checkpoint import rank_files
+from neva_pod.inputs.files import ancestor, denied, need_folder, raised
 from neva_pod.inputs.whole import file_problems, folder_problems
 
 # What NeMo sees
@@ -88,18 +90,37 @@ DAMAGED = "damaged"
 UNFINISHED = "is marked -unfinished"
 
 
-def problems(path: str) -> list[str]:
+Parallel = tuple[int, int]
+"""TP and PP of a run."""
+
+
+def rank_folders(parallel: Parallel) -> list[str]:
+    """Return the ranks' folders of a legacy checkpoint at a TP and PP; [] where it is one file."""
+    return [os.path.dirname(file) for file in rank_files(*parallel).values() if "/" in file]
+
+
+def problems(path: str, parallel: Parallel | None = None) -> list[str]:
     """Say what a saved checkpoint lacks; [] = whole.
 
     A folder is a distributed checkpoint, a file is torch's, and ``X.ckpt`` that is no file is that of every rank's
-    folder. Sizes and indexes are read, never all the data.
+    folder: of those that are there, and of all that a TP and PP have. Sizes and indexes are read, never all the data.
 
     Raises:
         ProblemError: it cannot be read, so nothing is known about it.
 
     """
     ranks = [] if os.path.lexists(path) else _rank_folders(os.path.dirname(path))
+    ranks += _absent(ranks, parallel)
     return _problems(path, [_in_rank(path, rank) for rank in ranks] or [path])
+
+
+def _absent(ranks: Collection[str], parallel: Parallel | None) -> list[str]:
+    """Return the ranks' folders that a TP and PP have and that are not there; none where others are, too.
+
+    A folder of another TP or PP tells that the checkpoint was split for that one: then nothing of it is missing.
+    """
+    expected = rank_folders(parallel) if parallel and ranks else []
+    return [rank for rank in expected if rank not in ranks] if expected and set(ranks) <= set(expected) else []
 
 
 def _problems(path: str, parts: Sequence[str]) -> list[str]:
@@ -152,8 +173,8 @@ class Saved:
         return _stem(self.name).endswith("end")
 
 
-def saved(folder: str) -> list[Saved]:
-    """Return the checkpoints of a folder, the newest first.
+def saved(folder: str, parallel: Parallel | None = None) -> list[Saved]:
+    """Return the checkpoints of a folder, the newest first; a legacy one has all ranks of a TP and PP, if known.
 
     Raises:
         ProblemError: one cannot be read, so nothing is known about it.
@@ -162,7 +183,7 @@ def saved(folder: str) -> list[Saved]:
     try:
         found = [
             Saved(path, tuple(p for p in parts if os.path.lexists(p)), tuple(_problems(path, parts)))
-            for (path, _), parts in _groups(folder).items()
+            for (path, _), parts in _groups(folder, parallel).items()
         ]
         times = {c.parts: max(os.lstat(part).st_mtime for part in c.parts) for c in found}
     except OSError as error:
@@ -178,13 +199,18 @@ Groups = dict[tuple[str, bool], list[str]]
 """Path of a checkpoint, and whether it lies in the ranks' folders -> what it is made of, with what is missing."""
 
 
-def _groups(folder: str) -> Groups:
+def _groups(folder: str, parallel: Parallel | None) -> Groups:
     groups: Groups = {}
-    if not os.path.isdir(folder):
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            return groups
+    except (FileNotFoundError, NotADirectoryError):
         return groups
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if os.path.isdir(path) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
+        # NeMo passes over a link to nothing; it may lead to another volume, and was a checkpoint.
+        lost = os.path.islink(path) and not os.path.exists(path) and not name.endswith(".ckpt")
+        if (lost or os.path.isdir(path)) and not name.startswith(RANK_FOLDERS) and _looks_saved(path):
             groups[path, False] = [path]
     for place, inner, names in os.walk(folder, onerror=raised):
         inner[:] = [name for name in inner if (os.path.join(place, name), False) not in groups]
@@ -196,7 +222,9 @@ def _groups(folder: str) -> Groups:
         inner[:] = [name for name in inner if not name.endswith(".ckpt")]
     for (path, ranks), parts in groups.items():
         if ranks:
-            parts += [p for rank in _rank_folders(os.path.dirname(path)) if (p := _in_rank(path, rank)) not in parts]
+            there = _rank_folders(os.path.dirname(path))
+            every = (*there, *_absent(there, parallel))
+            parts += [p for rank in every if (p := _in_rank(path, rank)) not in parts]
     return _rejoined(groups)
 
 
@@ -261,6 +289,8 @@ class Recovery:
     """Names of whole checkpoints for which NeMo takes the run for ended: it resumes from none."""
     left: tuple[str, ...] = ()
     """What else is not whole and stays where it is: NeMo resumes from none of it."""
+    split: str = ""
+    """Why NeMo does not load what it resumes from: it was saved at another TP or PP."""
 
 
 class _Plan:
@@ -320,8 +350,36 @@ class _Plan:
         return path
 
 
-def plan_recovery(folder: str, aside: str) -> Recovery:
+def _other_split(checkpoint: Saved, parallel: Parallel) -> str:
+    """Say why NeMo does not load a legacy checkpoint at a TP and PP, "" for none or a distributed one.
+
+    Source: NeMo r2.0.0rc1, nlp_overrides.NLPDDPStrategy.load_checkpoint, model_utils.inject_model_parallel_rank.
+    """
+    place, expected = os.path.dirname(checkpoint.path), set(rank_folders(parallel))
+    have = {os.path.dirname(os.path.relpath(part, place)) for part in checkpoint.parts} - {""}
+    if have == expected or os.path.isdir(checkpoint.path) or any("fsdp" in rank for rank in have):
+        return ""
+    held, read = (f"in {some(sorted(ranks))}" if ranks else "as one file" for ranks in (have, expected))
+    return f"was saved {held}; NeMo reads it {read} at TP {parallel[0]} PP {parallel[1]}"
+
+
+def need_folders(folder: str, aside: str) -> None:
+    """Refuse what is no folder in the place of the checkpoints' folder, or of that for what is set aside.
+
+    NeMo and this code would make them; what is there instead holds no checkpoint, and none can be written.
+
+    Raises:
+        ProblemError: with what is there.
+
+    """
+    need_folder(folder, "for checkpoints")
+    need_folder(aside, "for checkpoints that are set aside")
+
+
+def plan_recovery(folder: str, aside: str, parallel: Parallel | None = None) -> Recovery:
     """Decide what must be renamed so that NeMo resumes from the newest whole checkpoint; nothing is touched.
+
+    A legacy checkpoint is whole only with all ranks of the run's TP and PP, where these are known.
 
     A whole ``*-last`` stays what it is while no newer one was begun: then a newer checkpoint is there by intent.
 
@@ -329,7 +387,7 @@ def plan_recovery(folder: str, aside: str) -> Recovery:
         ProblemError: a checkpoint cannot be read, so nothing is known about it.
 
     """
-    found = saved(folder)
+    found = saved(folder, parallel)
     plan = _Plan(folder, aside)
     broken = [c for c in found if c.problems]
     whole = [c for c in found if not c.problems and not c.is_end]
@@ -359,10 +417,11 @@ def plan_recovery(folder: str, aside: str) -> Recovery:
         if not chosen:
             outcome = "no whole checkpoint is left: training starts from step 0"
         plan.said.append(outcome + (f"; {lost} steps are lost" if lost else ""))
-    return Recovery(tuple(plan.moves), tuple(plan.said), resumes, lost, (), tuple(left))
+    split = _other_split(chosen, parallel) if chosen and parallel else ""
+    return Recovery(tuple(plan.moves), tuple(plan.said), resumes, lost, (), tuple(left), split)
 
 
-def recover(folder: str, aside: str) -> Recovery:
+def recover(folder: str, aside: str, parallel: Parallel | None = None) -> Recovery:
     """Set damaged checkpoints aside, so that NeMo resumes from the newest whole one; nothing is ever deleted.
 
     Only the holder of the results folder's lease may call it. Each rename is whole by itself, and what a killed process
@@ -372,11 +431,18 @@ def recover(folder: str, aside: str) -> Recovery:
         ProblemError: a checkpoint cannot be read, or a name not be changed.
 
     """
-    recovery = plan_recovery(folder, aside)
+    recovery = plan_recovery(folder, aside, parallel)
     for source, target in recovery.moves:
+        place = os.path.dirname(target)
+        need_folder(place, "for checkpoints that are set aside")
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise ProblemError.of(denied(ancestor(place), error)) from None
+        try:
             os.rename(source, target)
         except OSError as error:
-            raise ProblemError.of(denied(source, error)) from None
+            folders = (os.path.dirname(source), place)
+            closed = next((f for f in folders if not os.access(f, os.W_OK | os.X_OK, effective_ids=True)), source)
+            raise ProblemError.of(denied(closed, error)) from None
     return recovery

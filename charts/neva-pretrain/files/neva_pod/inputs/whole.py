@@ -4,7 +4,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, BinaryIO, Protocol
 
@@ -101,10 +102,15 @@ def _distributed_problems(place: _Place) -> list[str]:
     names = place.names()
     if not names:
         return ["is an empty folder"]
-    found = [f"metadata.json {w}" for w in place.problems("metadata.json", _json_problem)]
+    described: dict[str, Any] = {}
+    found = [f"metadata.json {w}" for w in place.problems("metadata.json", _read_object(described))]
+    found += [f"metadata.json {w}" for w in _described_problems(described) if not found]
     found += [f"common.pt {w}" for w in place.problems("common.pt")]
     inner = {name: files for name in sorted(names) if (files := place.names(name)) is not None}
-    if any(".zarray" in files for files in inner.values()):
+    arrays, backend = any(".zarray" in files for files in inner.values()), described.get("sharded_backend")
+    if backend == "zarr" and not arrays:
+        return [*found, "metadata.json names the sharded_backend zarr, but there is no .zarray"]
+    if arrays and backend != "torch_dist":
         for name, files in inner.items():
             found += [f"{show(name)}{words}" for words in _array_problems(place, name, files)]
         return found
@@ -123,11 +129,33 @@ def _distributed_problems(place: _Place) -> list[str]:
     return found
 
 
-def _json_problem(file: BinaryIO, size: int) -> str:
-    try:
-        return "" if isinstance(json.loads(file.read(min(size, INDEX))), dict) else "is no JSON object"
-    except (ValueError, RecursionError):
-        return "is cut or damaged"
+def _read_object(into: dict[str, Any]) -> Judge:
+    """Read a JSON object in UTF-8, as NeMo and tensorstore do."""
+
+    def judge(file: BinaryIO, size: int) -> str:
+        try:
+            found = json.loads(file.read(min(size, INDEX)).decode())
+        except (ValueError, RecursionError):
+            return "is cut or damaged"
+        if not isinstance(found, dict):
+            return "is no JSON object"
+        into.update(found)
+        return ""
+
+    return judge
+
+
+def _described_problems(described: Mapping[str, Any]) -> Iterator[str]:
+    """Judge what metadata.json says of the format.
+
+    Source: megatron-core 0.8, dist_checkpointing.core.CheckpointingConfig and strategies.base.get_default_strategy.
+    """
+    for key, known in (("sharded_backend", ("torch_dist", "zarr")), ("common_backend", ("torch",))):
+        name, version = described.get(key, "torch" if key == "common_backend" else None), f"{key}_version"
+        if name not in known:
+            yield f"has no {key}" if name is None else f"names the {key} {brief(name)}; must be {' or '.join(known)}"
+        elif described.get(version, 1) != 1:
+            yield f"names the {version} {brief(described[version])}; must be 1"
 
 
 def _stored(data: bytes) -> dict[str, list[tuple[int, int]]]:
@@ -177,7 +205,7 @@ def _hole(file: BinaryIO, offset: int, length: int) -> str:
 
 
 def _zip_problem(file: BinaryIO, size: int) -> str:
-    """Judge what torch.save wrote: a zip, whose directory is at its end."""
+    """Judge what torch.save wrote: a zip, whose directory is at its end, with an index of what is in it."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -185,9 +213,25 @@ def _zip_problem(file: BinaryIO, size: int) -> str:
                 file.seek(member.header_offset)
                 if file.read(len(ZIP)) != ZIP:
                     return f"has no data at byte {member.header_offset}"
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError):
+            return _pickle_problem(archive, members) if members else "holds nothing"
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError):
         return f"is cut or damaged ({size} bytes)"
-    return "" if members else "holds nothing"
+
+
+def _pickle_problem(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> str:
+    """Judge the pickle that torch loads, in the folder of the first member; it is read, never run."""
+    wanted = members[0].filename.partition("/")[0] + "/data.pkl"
+    found = next((member for member in members if member.filename == wanted), None)
+    if not found:
+        return "holds no data.pkl: torch did not write it"
+    if found.file_size > INDEX:
+        return ""
+    try:
+        with archive.open(found) as file:
+            unpickle(file.read(INDEX))
+    except ValueError as error:
+        return f"has a damaged data.pkl ({brief(str(error))})"
+    return ""
 
 
 def _array_problems(place: _Place, name: str, files: Collection[str]) -> Iterator[str]:
@@ -199,15 +243,7 @@ def _array_problems(place: _Place, name: str, files: Collection[str]) -> Iterato
             yield from (f"/{show(file)} {w}" for w in place.problems(f"{name}/{file}"))
         return
     array: dict[str, Any] = {}
-
-    def read_array(file: BinaryIO, size: int) -> str:
-        words = _json_problem(file, size)
-        if not words:
-            file.seek(0)
-            array.update(json.loads(file.read(min(size, INDEX))))
-        return words
-
-    yield from (f"/.zarray {w}" for w in place.problems(f"{name}/.zarray", read_array))
+    yield from (f"/.zarray {w}" for w in place.problems(f"{name}/.zarray", _read_object(array)))
     if array:
         yield from (f" {words}" for words in _chunk_problems(place, name, files, array))
 

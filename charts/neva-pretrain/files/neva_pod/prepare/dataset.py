@@ -93,6 +93,8 @@ def wanted_images(path: str, settings: Settings) -> list[str]:
     samples = read_json(path)
     if not isinstance(samples, list) or not all(isinstance(s, Mapping) for s in samples):
         raise ProblemError(f"{show(path)}: must be a JSON list of samples", "name the right file")
+    if not samples:
+        raise ProblemError(f"{show(path)}: has no samples", "download the JSON again, or name the right file")
     bad = next((f for f in sample_findings(settings, samples) if f.outcome is Outcome.FAILED), None)
     if bad:
         raise ProblemError(f"{show(path)}: {bad.message}", "download the JSON again")
@@ -150,7 +152,11 @@ def open_zip(path: str) -> zipfile.ZipFile:
 
 def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
     """Find each image in the zip, at its top or below one folder, by its place; nothing else is unpacked."""
-    listed = [(os.path.normpath(m.filename), m) for m in archive.infolist() if not m.is_dir()]
+    files = [m for m in archive.infolist() if not m.is_dir()]
+    outside = [m.filename for m in files if not inside(m.filename)]
+    if outside:
+        raise ProblemError(f"{show(path)}: has files outside the folder: {some(outside)}", "do not use this file")
+    listed = [(os.path.normpath(m.filename), m) for m in files]
     there, times = dict(listed), Counter(name for name, _ in listed)
     places = [os.path.normpath(n) for n in wanted]
     tops = {n.split("/")[0] + "/" for n in there if "/" in n}
@@ -170,6 +176,7 @@ def _zip_members(path: str, archive: zipfile.ZipFile, wanted: Sequence[str]) -> 
         "compressed by a method other than deflate": [
             n for n, m in members.items() if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         ],
+        "of 0 bytes": [n for n, m in members.items() if not m.file_size],
         f"larger than {gib(IMAGE_LIMIT)}": [n for n, m in members.items() if m.file_size > IMAGE_LIMIT],
     }
     fix = "pack the images again, as plain files (zip -r)"

@@ -35,11 +35,29 @@ def read_config(source: str) -> dict[str, Any]:
     return config
 
 
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json says of RoPE: at its top, in ``rope_scaling``, and as transformers 5 writes it.
+
+    Null says nothing. Parameters for each type of layers are named as a kind, which no model here has.
+    """
+    found: dict[str, Any] = {}
+    for key in ("rope_parameters", "rope_scaling"):
+        said = config.get(key)
+        given = said if isinstance(said, dict) else {"rope_type": said}
+        if any(isinstance(value, dict) for value in given.values()):
+            given = {"rope_type": "one for each type of layers"}
+        if given.get("rope_type") is None:
+            given = {**given, "rope_type": given.get("type")}
+        found |= {name: value for name, value in given.items() if value is not None}
+    tops = ("rope_theta", "partial_rotary_factor")
+    return found | {name: config[name] for name in tops if config.get(name) is not None}
+
+
 def megatron_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config.json in Megatron's names, as NeMo's model_config.yaml has them."""
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    rope = rope if isinstance(rope, dict) else {"type": rope}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = _rope(config)
+    kind, factor = rope.get("rope_type", "default"), rope.get("factor")
+    linear = kind == "linear" and factor is not None
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     act = config.get("hidden_act", "silu")
     made = {
@@ -49,10 +67,10 @@ def megatron_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "activation": "fast-swiglu" if act == "silu" else act,
         "normalization": "rmsnorm",
         "position_embedding_type": "rope",
-        "rotary_percentage": config.get("partial_rotary_factor", 1.0),
-        "rotary_base": config.get("rope_theta", rope.get("rope_theta", 10000.0)),
-        "seq_len_interpolation_factor": rope.get("factor") if kind == "linear" else None,
-        "rope_scaling": None if kind in ("linear", "default") else kind,
+        "rotary_percentage": rope.get("partial_rotary_factor", 1.0),
+        "rotary_base": rope.get("rope_theta", 10000.0),
+        "seq_len_interpolation_factor": factor if linear else None,
+        "rope_scaling": None if linear or kind == "default" else kind,
         "window_size": [window, 0] if window else None,
         "bias": False,
         "qkv_bias": bool(config.get("attention_bias")),

@@ -1,8 +1,8 @@
 """PID 1 of the training container, after launch.sh: this node's agent and, on the master, the coordinator.
 
-Exit codes: 0 the run has ended, 64 wrong configuration, results folder held by another run, or rank held by another
-pod, 65 the loss is not a number, 69 a node or the master did not come, 70 too many failures without progress, 143
-stopped by SIGTERM.
+Exit codes: 0 the run has ended, 64 wrong configuration, results folder held by another run or with something of no use
+in the place of the run's own, or rank held by another pod, 65 the loss is not a number, 69 a node or the master did not
+come, 70 too many failures without progress, 143 stopped by SIGTERM.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from neva_pod.findings import ProblemError, UsageError, show
-from neva_pod.inputs.saved import DAMAGED, Recovery, recover
+from neva_pod.inputs.files import NotAFileError
+from neva_pod.inputs.saved import DAMAGED, Recovery, need_folders, recover
 from neva_pod.supervisor import processes
 from neva_pod.supervisor.agent import FOLDER_SECONDS, Agent, say
 from neva_pod.supervisor.background import Background
@@ -86,16 +87,21 @@ def become_master(node: Node) -> tuple[Coordinator, int, Renewer]:
 def _with_lease(node: Node, renewer: Renewer) -> tuple[Coordinator, int]:
     if problem := answered(lambda: write_record(node), FOLDER_SECONDS, node.results, node.name):
         raise RefusedError(problem)
-    restarts = _restarts(node)
     checkpoints = node.settings.text("results.checkpointsDir", os.path.join(node.results, "results", "checkpoints"))
+    damaged = os.path.join(node.results, DAMAGED)
+    try:
+        restarts = _restarts(node)
+        answered(restarts.need_writable, FOLDER_SECONDS, node.results, node.name)
+    except OSError as error:
+        raise RefusedError(_unusable(error)) from None
+    answered(lambda: need_folders(checkpoints, damaged), FOLDER_SECONDS, node.results, node.name)
 
     def recovery() -> Recovery | None:
-        damaged = os.path.join(node.results, DAMAGED)
         for _ in range(JUDGE_AGAIN if node.resumes else 0):
             with contextlib.suppress(ProblemError, OSError):
-                return recover(checkpoints, damaged)
+                return recover(checkpoints, damaged, node.settings.parallel)
             time.sleep(RENEW_SECONDS)
-        return recover(checkpoints, damaged) if node.resumes else None
+        return recover(checkpoints, damaged, node.settings.parallel) if node.resumes else None
 
     try:
         server = listen(node.port, everywhere=node.nodes > 1)
@@ -120,6 +126,17 @@ def _ended_before(node: Node) -> Attempt | None:
 def _restarts(node: Node) -> Restarts:
     path = os.path.join(node.results, "restarts.jsonl")
     return answered(lambda: Restarts(path, node.job), FOLDER_SECONDS, path, node.name)
+
+
+def _unusable(error: OSError) -> str:
+    """Say why the record of attempts is of no use: without it, failures are not counted."""
+    path = show(str(error.filename))
+    if isinstance(error, NotAFileError | IsADirectoryError):
+        return f"{path}: got no regular file; must be this run's record of attempts; remove it"
+    return (
+        f"{path}: cannot be read and written as uid {os.geteuid()} ({error.strerror}); must be this run's record of "
+        "attempts; check its owner and mode, and podSecurityContext.runAsUser"
+    )
 
 
 def _take(node: Node) -> Lease:
@@ -169,6 +186,12 @@ def main() -> int:
         coordinator, port, renewer = become_master(node)
     except (UsageError, RefusedError) as error:
         say(f"ERROR: {error}")
+        return WRONG
+    except ProblemError as error:
+        say(f"ERROR: {error.finding.message}; {error.finding.fix}")
+        return WRONG
+    except OSError as error:
+        say(f"ERROR: {error}; must be readable and writable as uid {os.geteuid()}; check storage.results")
         return WRONG
     thread = threading.Thread(target=coordinate, args=(coordinator,), name="coordinator", daemon=True)
     thread.start()

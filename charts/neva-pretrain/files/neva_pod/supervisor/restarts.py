@@ -1,12 +1,13 @@
 """The record of a run's attempts, and when another one is of no use."""
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from neva_pod.inputs.files import open_file
+from neva_pod.inputs.files import open_file, without_waiting
 
 DONE = "done"
 """The reason of an attempt that came to the run's end."""
@@ -47,7 +48,11 @@ class Restarts:
     """The attempts in a results folder: ``restarts.jsonl``, a line for the end of each; ``attempt.json``, the last."""
 
     def __init__(self, path: str, job: str) -> None:
-        """Read what earlier attempts left; damaged lines are passed over."""
+        """Read what earlier attempts left; damaged lines are passed over.
+
+        Raises:
+            OSError: a file is none, or cannot be read.
+        """
         self._path, self._job = path, job
         self._newest = os.path.join(os.path.dirname(path), "attempt.json")
         self._attempts = [a for a in map(_attempt, _lines(path)) if a]
@@ -91,13 +96,30 @@ class Restarts:
         self._attempts.append(ended)
         return ended
 
+    def need_writable(self) -> None:
+        """See that attempts can be written down, before one begins: another user may have made what is there.
+
+        Raises:
+            OSError: they cannot.
+        """
+        if os.path.lexists(self._path):
+            with open(self._path, "a", opener=without_waiting):
+                pass
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a master that was killed left, whatever it is and whosever."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._newest}.new")
+
     def announce(self, attempt: Attempt) -> None:
         """Write down that an attempt begins.
 
         Raises:
             OSError: it cannot be written.
         """
-        with open(f"{self._newest}.new", "w", encoding="utf-8") as file:
+        self._clear()
+        with open(f"{self._newest}.new", "x", encoding="utf-8") as file:
             file.write(json.dumps(asdict(attempt), sort_keys=True) + "\n")
         os.replace(f"{self._newest}.new", self._newest)
 
@@ -107,7 +129,7 @@ class Restarts:
         Raises:
             OSError: it cannot be written.
         """
-        with open(self._path, "a", encoding="utf-8") as file:
+        with open(self._path, "a", encoding="utf-8", opener=without_waiting) as file:
             file.write(json.dumps(asdict(attempt), sort_keys=True) + "\n")
 
 

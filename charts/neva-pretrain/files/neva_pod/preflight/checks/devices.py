@@ -5,9 +5,10 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from neva_pod.findings import Finding, ProblemError, failed, note
+from neva_pod.findings import Finding, ProblemError, failed, note, show, some
 from neva_pod.preflight.registry import Context, Level, check
 
 
@@ -15,13 +16,19 @@ from neva_pod.preflight.registry import Context, Level, check
     Level.QUICK,
     "training.gpusPerNode",
     cost="two nvidia-smi calls",
-    prevents="fewer processes than GPUs, MIG slices, or a node whose GPU fell off the bus",
+    prevents="fewer processes than GPUs, MIG slices, vGPUs, or a node whose GPU fell off the bus",
 )
 def check_gpus(context: Context) -> Iterator[Finding]:
     """As many whole GPUs as processes are started."""
-    wanted, (found, slices, mig) = context.settings.integer("training.gpusPerNode"), count_gpus()
+    wanted, (found, slices, mig, shares) = context.settings.integer("training.gpusPerNode"), count_gpus()
     where = os.environ.get("NODE_NAME") or os.uname().nodename
-    if slices or mig:
+    if shares:
+        yield failed(
+            f"{shares} on {where}; must be {wanted} whole GPUs: several processes would share one",
+            "give the node whole GPUs (passthrough, no time slicing), or keep the job away from it "
+            "(scheduling.avoidNodes)",
+        )
+    elif slices or mig:
         said = f"{slices} MIG slices" if slices else f"MIG is on for {mig} GPUs"
         yield failed(
             f"{said} on {where}; must be {wanted} whole GPUs: a training process sees only one slice",
@@ -39,15 +46,33 @@ ANSWER = 60.0
 """Seconds that a driver's tool may take; a healthy one takes one."""
 
 
-def count_gpus() -> tuple[int, int, int]:
-    """Return GPUs and MIG slices by nvidia-smi, and GPUs whose MIG mode is on; without it, GPUs by device files."""
+VIRTUAL = re.compile(r"GRID .*|.*-[0-9]+[ABCQ]")
+"""Names of NVIDIA's vGPUs: they end in the memory in GB and the series. No whole GPU of a data center is named so."""
+
+
+def count_gpus() -> tuple[int, int, int, str]:
+    """Return GPUs and MIG slices by nvidia-smi, GPUs whose MIG mode is on, and which lines are no GPU of their own.
+
+    Without nvidia-smi it is GPUs by device files.
+    """
     try:
         listed = output_of(["nvidia-smi", "-L"], ANSWER).splitlines()
         modes = output_of(["nvidia-smi", "--query-gpu=mig.mode.current", "--format=csv,noheader"], ANSWER).split()
     except OSError:
-        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")), 0, 0
+        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")), 0, 0, ""
     slices = sum(bool(re.match(r"\s*MIG\s|.*UUID: MIG-", line)) for line in listed)
-    return sum(line.startswith("GPU ") for line in listed), slices, modes.count("Enabled")
+    found = sum(line.startswith("GPU ") for line in listed)
+    return found, slices, modes.count("Enabled"), _shares(listed)
+
+
+def _shares(listed: Sequence[str]) -> str:
+    """Say which lines of nvidia-smi -L are vGPUs, or one GPU again; "" for none."""
+    gpus = [m for line in listed if (m := re.fullmatch(r"GPU [0-9]+: (.*) \(UUID: (.*)\)\s*", line))]
+    virtual = [m[1] for m in gpus if VIRTUAL.fullmatch(m[1])]
+    if virtual:
+        return f"{len(virtual)} vGPUs ({some(sorted(set(virtual)))})"
+    uuid, times = max(Counter(m[2] for m in gpus).items(), key=lambda item: item[1], default=("", 0))
+    return f"one GPU listed {times} times (UUID {show(uuid)})" if times > 1 else ""
 
 
 def output_of(command: list[str], limit: float) -> str:

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from neva_pod.findings import Finding, ProblemError, brief, failed, note, show, some, warning
+from neva_pod.findings import Finding, Outcome, ProblemError, brief, failed, note, show, some, warning
 from neva_pod.inputs.files import read_json
-from neva_pod.inputs.saved import DAMAGED, consumed_samples, plan_recovery, resume_state, step_of
+from neva_pod.inputs.saved import DAMAGED, consumed_samples, need_folders, plan_recovery, resume_state, step_of
 from neva_pod.preflight.checks.sampler import sampler_problems
 from neva_pod.preflight.registry import Context, Level, check
 from neva_pod.settings import Settings
@@ -27,6 +27,8 @@ def check_resume(context: Context) -> Iterator[Finding]:
     volume = os.path.dirname(context.settings.text("results.path", folder))
     if not os.path.isdir(volume):
         raise ProblemError(f"{show(volume)}: is no folder; it must hold the run's", "mount the results volume")
+    damaged = os.path.join(context.settings.text("results.path", folder), DAMAGED)
+    need_folders(folder, damaged)
     state = resume_state(folder)
     where = show(folder)
     if state.unfinished:
@@ -39,7 +41,7 @@ def check_resume(context: Context) -> Iterator[Finding]:
                 "choose another run.id",
             )
         return
-    recovery = plan_recovery(folder, os.path.join(context.settings.text("results.path", folder), DAMAGED))
+    recovery = plan_recovery(folder, damaged, context.settings.parallel)
     if recovery.said:
         yield warning(f"{where}: at launch: {'; '.join(recovery.said)}", "none needed; nothing is deleted")
     if recovery.left:
@@ -54,8 +56,16 @@ def check_resume(context: Context) -> Iterator[Finding]:
         )
     elif not recovery.resumes:
         yield from _nothing_to_resume(context, folder, mode)
+        if recovery.said:  # a changed TP or PP looks like ranks that are lost
+            yield from (f for f in other_run(context.settings, "") if f.outcome is Outcome.FAILED)
         return
     else:
+        if recovery.split:
+            yield failed(
+                f"{show(os.path.basename(recovery.resumes))} {recovery.split}",
+                "go back to the training.tensorParallelSize and training.pipelineParallelSize that it was saved with, "
+                "or choose another run.id",
+            )
         yield from continuation_problems(context, recovery.resumes)
     yield from other_run(context.settings, recovery.resumes)
     if recovery.resumes:
