@@ -6,7 +6,7 @@ from typing import Any
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import mapping, section
-from neva_pretrain.chart.secrecy import LEVELS, is_secret, is_secret_name, show, walk
+from neva_pretrain.chart.secrecy import HIDDEN, LEVELS, is_secret, is_secret_name, show, walk
 from neva_pretrain.check.formats import entries
 from neva_pretrain.errors import Violation
 from neva_pretrain.facts import Facts
@@ -28,7 +28,7 @@ def check_environment(facts: Facts) -> Iterator[Violation]:
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
         if owner and value is not None:
-            shown = "a value" if is_secret_name(name) else show(value)
+            shown = HIDDEN if is_secret_name(name) else show(value)
             yield Violation(f"env.{name}", shown, "must not be set here", owner)
         elif isinstance(value, bool):
             word = "true" if value else "false"
@@ -61,7 +61,7 @@ def check_secrets(facts: Facts) -> Iterator[Violation]:
 
 
 def _in_clear(path: str, fix: str) -> Violation:
-    return Violation(path, "a value", "must not hold a secret, which everyone who reads the job would see", fix)
+    return Violation(path, HIDDEN, "must not hold a secret, which everyone who reads the job would see", fix)
 
 
 def check_config(facts: Facts) -> Iterator[Violation]:
