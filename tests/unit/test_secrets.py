@@ -1,16 +1,24 @@
 """Secrets in clear are refused wherever they stand, by chart and generator alike, and never printed."""
 
+import json
 import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import thread_time
 from typing import Any
+from unittest import mock
 
 import pytest
+from click.testing import CliRunner, Result
 
 from neva_pretrain import chart
 from neva_pretrain.chart import values
-from neva_pretrain.chart.secrecy import is_secret, is_secret_name, walk
-from neva_pretrain.check import rules
+from neva_pretrain.chart.secrecy import is_secret, is_secret_name, looks_secret, scrubbed, walk
+from neva_pretrain.check import rules, schema
+from neva_pretrain.cli.main import main
 from neva_pretrain.facts import Facts
-from tests.chart import batch
+from tests.chart import batch, helm
 
 NAMES = """
     hf_token HF_TOKEN Token MyToken TOKEN_2 authtoken PGPASSWORD MY_PASS DB_PWD dbpass GITHUB_PAT REGISTRY_AUTH
@@ -195,8 +203,8 @@ def test_k18_chart_and_generator_judge_alike() -> None:
     pairs += [(name, "dXNlcg", True) for name in NAMES] + [(name, "dXNlcg", False) for name in HARMLESS_NAMES]
     pairs += [("x", value, True) for value in SECRETS] + [("x", value, False) for value in HARMLESS]
     assert [pair for pair in pairs if is_secret(*pair[:2]) is not pair[2]] == []
-    together = {"config": {f"a{at}": {name: value} for at, (name, value, _) in enumerate(pairs)}}
-    alone = [{"podAnnotations": {name: value}} for name, value, _ in BY_BOTH]
+    together: dict[str, Any] = {"config": {f"a{at}": {name: value} for at, (name, value, _) in enumerate(pairs)}}
+    alone: list[dict[str, Any]] = [{"podAnnotations": {name: value}} for name, value, _ in BY_BOTH]
     cases = [values.complete(partial) for partial in (together, *alone)]
     found = batch.violations(cases)
     assert found == [[str(v) for v in rules.violations(Facts(case))] for case in cases]
@@ -276,3 +284,152 @@ def test_k18_names_count_in_every_free_map() -> None:
         "config.exp_manager.logger.api_key",
     ]
     assert not any("abcd" in line for line in theirs)
+
+
+HIDDEN = "hunter2xyz"
+MISPLACED: list[dict[str, Any]] = [
+    {"secrets": HIDDEN},
+    {"secrets": {"env": HIDDEN}},
+    {"secrets": {"env": [HIDDEN]}},
+    {"secrets": {"env": {"HF": HIDDEN}}},
+    {"secrets": {"env": {"HF": 70281934}}},
+    {"secrets": {"env": {"HF": {"value": HIDDEN}}}},
+    {"secrets": {"env": {"HF": {"name": HIDDEN.upper(), "key": "k"}}}},
+    {"secrets": {"env": {"HF": {"name": "a", "key": f"{HIDDEN}/+="}}}},
+    {"secrets": {"env": {"HF": {"name": {"value": HIDDEN}, "key": "k"}}}},
+    {"secrets": {"huggingface": HIDDEN}},
+    {"secrets": {"huggingface": {"token": HIDDEN}}},
+    {"secrets": {"wandb": {"name": "a", "key": f"{HIDDEN}\u0001"}}},
+    {"secrets": {"wandb": {"name": f"{HIDDEN}_{HIDDEN}"}}},
+    {"secrets": {"openai": HIDDEN}},
+    {"env": {"A": {"value": f"bob:{HIDDEN}@proxy:1"}}},
+    {"image": {"repository": "x" * 60 + f" bob:{HIDDEN}{'y' * 40}@proxy:1"}},
+    {"image": {"repository": f"machine a\nlogin b\npassword {HIDDEN}"}},
+    {"training": {"my_key": HEX}},
+]
+
+
+@pytest.mark.helm
+@pytest.mark.parametrize("partial", MISPLACED, ids=range(len(MISPLACED)))
+def test_k18_a_secret_in_place_of_its_reference_is_not_shown(partial: dict[str, Any], tmp_path: Path) -> None:
+    """By check, in its text and its JSON, nor by the chart."""
+    file = tmp_path / "values.yaml"
+    file.write_text(json.dumps(partial))
+    for form in ("text", "json"):
+        result = run("check", str(file), "-o", form)
+        assert result.exit_code == 1
+        assert "must " in result.stdout
+        assert not shown(result)
+    said = str(helm.template(batch.written(partial)).stderr)
+    assert said
+    assert not any(word in said.lower() for word in (HIDDEN, "70281934", HEX))
+
+
+@pytest.mark.helm
+def test_k18_formats_hide_what_lies_below_secrets_by_both() -> None:
+    cases = [values.complete(partial) for partial in MISPLACED]
+    cases = [
+        case for case in cases if not any("of type" in str(v) or "known" in str(v) for v in schema.violations(case))
+    ]
+    assert len(cases) >= 6
+    found = batch.violations(cases)
+    assert found == [[str(v) for v in rules.violations(Facts(case))] for case in cases]
+    assert all("got a value; must be" in " ".join(lines) for lines in found)
+
+
+def run(*arguments: str) -> Result:
+    with mock.patch.object(sys, "argv", ["neva-values", *arguments]):
+        return CliRunner().invoke(main, arguments)
+
+
+def shown(result: Result) -> bool:
+    """Whether a secret is in what was printed."""
+    said = (result.stdout + result.stderr).lower()
+    return any(word in said for word in (HIDDEN, "70281934", HEX, LETTERS.lower()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--image", f"bob:{HIDDEN}@nvcr.io/x/y:1"),
+        ("--image", f"https://bob:{HIDDEN}@nvcr.io/x/y:1"),
+        ("--model", f"hf_{LETTERS}"),
+        ("--run-id", f"bob:{HIDDEN}@proxy:1"),
+        (f"--hf_{LETTERS}",),
+        ("--learning-rate", f"sk-proj-{LETTERS}"),
+    ],
+)
+def test_k18_refused_arguments_are_printed_without_them(arguments: tuple[str, ...]) -> None:
+    """On stderr and in what stands for the values."""
+    result = run("--gpus", "8", *arguments)
+    assert result.exit_code in (1, 2)
+    assert "***" in result.stderr or "a value" in result.stderr
+    assert "ERROR: " in result.stdout
+    assert not shown(result)
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        f"env.PROXY=http://bob:{HIDDEN}@p:1,b",
+        f"env.PROXY=b,http://bob:,{HIDDEN}@p:1",
+        f"env.MY_PASSWORD={HIDDEN},b",
+        f"config.model.api_key={HIDDEN},b",
+        f"podAnnotations.x=hf_{LETTERS},b",
+        f"run.id=hf_{LETTERS},b",
+        f"env.a\\.b=hf_{LETTERS},b",
+        f"hf_{LETTERS}=a,b",
+        f"secrets.env.HF={HIDDEN},b",
+        f"secrets.huggingface={HIDDEN},b",
+    ],
+)
+def test_k18_no_sweep_over_secrets(axis: str, tmp_path: Path) -> None:
+    """They would be in ids, names of files and commands."""
+    folder = tmp_path / "sweep"
+    result = run("--gpus", "8", "--sweep", axis, "--output", str(folder))
+    assert result.exit_code == 1
+    assert "must " in result.stderr
+    assert not shown(result)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"hf_{LETTERS}: 1\nhf_{LETTERS}: 2\n",
+        f"env: *hf_{LETTERS}\n",
+        f"env: &hf_{LETTERS} {{a: *hf_{LETTERS}}}\n",
+        f"env: {{a: !!int hf_{LETTERS}}}\n",
+        f"env: {{hf_{LETTERS}: 0777}}\n? hf_{LETTERS}\n: 1\n",
+    ],
+)
+def test_k18_words_of_a_file_that_is_no_yaml(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(text)
+    for arguments in (("check", str(file)), ("check", str(file), "-o", "json"), ("--gpus", "8", "--site", str(file))):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "***" in result.stdout + result.stderr
+        assert not shown(result)
+
+
+HOSTILE = ["a:", ",a:1", "//:a", "-eyJ", " login a", "basic a", "api_", "a-", '\\"auth":', "<a>", "1", "_2"]
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize(
+    "judge", [looks_secret, scrubbed, lambda said: is_secret("TOKEN", said), is_secret_name], ids=range(4)
+)
+def test_k18_four_times_the_text_takes_four_times_as_long(judge: Callable[[str], object], part: str) -> None:
+    """A minute for a file of 640 KB, as the square of a text's length, was once the case; then it would be 16 times."""
+
+    def seconds(length: int) -> float:
+        taken = []
+        for turn in range(5):
+            said = (part * length)[:length] + f"\u00e9{turn}"  # none that was judged before
+            before = thread_time()
+            judge(said)
+            taken.append(thread_time() - before)
+        return min(taken)
+
+    assert seconds(32_000) < 9 * seconds(8_000)

@@ -55,12 +55,13 @@ def check_secrets(facts: Facts) -> Iterator[Violation]:
         elif isinstance(entry.node, Mapping | list) or not is_secret(entry.name, entry.node):
             continue
         elif not entry.path.startswith("env."):
-            yield _in_clear(entry.path, "use an existing Secret, through secrets.env")
+            yield in_clear(entry.path)
         elif not reserved(entry.name, "reservedEnv"):
-            yield _in_clear(entry.path, f"use secrets.env.{entry.name} with the name and key of a Secret")
+            yield in_clear(entry.path, f"use secrets.env.{entry.name} with the name and key of a Secret")
 
 
-def _in_clear(path: str, fix: str) -> Violation:
+def in_clear(path: str, fix: str = "use an existing Secret, through secrets.env") -> Violation:
+    """Return the refusal of a secret, which does not show it."""
     return Violation(path, HIDDEN, "must not hold a secret, which everyone who reads the job would see", fix)
 
 
