@@ -18,7 +18,8 @@ reservedEnv or reservedLabel. */}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
     {{- $secret := include "neva-pretrain.secretName" (dict "rules" $secrets "name" $name "text" "") -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "env." $name)
-      "got" (ternary (include "neva-pretrain.show" (dict "value" $value "path" "" "rules" $secrets)) "a value" (empty $secret))
+      "got" (ternary (dict "value" $value "path" "" "rules" $secrets | include "neva-pretrain.show") "a value"
+        (empty $secret))
       "rule" "must not be set here" "fix" $owner) -}}
   {{- else if kindIs "bool" $value -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "env." $name) "got" $value
@@ -107,7 +108,8 @@ charts' too. */}}
   {{- if kindIs "map" $node -}}
     {{- if and (hasKey $node (last $keys)) (not (kindIs "map" (get $node (last $keys)))) -}}
       {{- include "neva-pretrain.violation" (dict "key" (print "config." $path)
-        "got" (include "neva-pretrain.show" (dict "value" (get $node (last $keys)) "path" "" "rules" $.nevaRules.secrets))
+        "got" (dict "value" (get $node (last $keys)) "path" "" "rules" $.nevaRules.secrets
+          | include "neva-pretrain.show")
         "rule" "must be a map, or it would replace the whole section" "fix" "name its keys") -}}
     {{- end -}}
   {{- end -}}

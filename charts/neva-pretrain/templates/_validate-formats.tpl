@@ -27,7 +27,8 @@
   {{- range include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
     {{- if ne .kind "invalid" -}}
       {{- include "neva-pretrain.violation" (dict "key" $path
-        "got" (include "neva-pretrain.show" (dict "value" .text "path" .path "rules" $rules.secrets) | default "nothing")
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "nothing")
         "rule" (printf "must not be set, since %s has replaced it" $renamed.now) "fix" $renamed.fix) -}}
     {{- end -}}
   {{- end -}}
@@ -57,7 +58,8 @@
     {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
     {{- if not $right -}}
       {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.oneLine" .path)
-        "got" (include "neva-pretrain.show" (dict "value" .text "path" .path "rules" $rules.secrets) | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -67,7 +69,8 @@
   {{- range $entries -}}
     {{- if regexMatch $rules.unprintable (print .name .text) -}}
       {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.oneLine" .path)
-        "got" (include "neva-pretrain.show" (dict "value" .text "path" .path "rules" $rules.secrets) | default "a key")
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "a key")
         "rule" "must be printable characters, keys included" "fix" "remove other characters") -}}
     {{- end -}}
   {{- end -}}

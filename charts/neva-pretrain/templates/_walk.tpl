@@ -39,14 +39,15 @@ null]
 {{- include "neva-pretrain.walk" (dict "tree" (omit .Values "global") "path" "") -}}
 {{- end -}}
 
-{{/* A name as the rules compare it: in upper case, _ before each hump, without its ending. Takes a dict: name, rules. */}}
+{{/* A name as the rules compare it: in upper case, _ before each hump, without its ending. Takes a dict: name, and as
+rules `secrets` of rules.yaml. */}}
 {{- define "neva-pretrain.secretWord" -}}
 {{- $upper := regexReplaceAll "([a-z0-9])([A-Z])" .name "${1}_${2}" | upper -}}
 {{- regexReplaceAll .rules.endings $upper "" -}}
 {{- end -}}
 
-{{/* Whether a scalar is a secret by its name; without a text, whether the name says so of any value. Takes a dict: name,
-as rules `secrets` of rules.yaml, and text. */}}
+{{/* Whether a scalar is a secret by its name; without a text, whether the name says so of any value. Takes a dict:
+name, text, and as rules `secrets` of rules.yaml. */}}
 {{- define "neva-pretrain.secretName" -}}
 {{- $rules := .rules -}}{{- $text := .text -}}
 {{- $word := include "neva-pretrain.secretWord" . -}}
@@ -62,8 +63,8 @@ as rules `secrets` of rules.yaml, and text. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* A value in a sentence: on one line, and not too long; a secret, and all of `secrets`, as "a value". Takes a dict: value,
-its path, and as rules `secrets` of rules.yaml. */}}
+{{/* A value in a sentence: on one line, and not too long; a secret, and all of `secrets`, as "a value". Takes a dict:
+value, its path, and as rules `secrets` of rules.yaml. */}}
 {{- define "neva-pretrain.show" -}}
 {{- $value := .value -}}
 {{- if kindIs "map" $value -}}{{- ternary "a map" "{}" (not (empty $value)) -}}
