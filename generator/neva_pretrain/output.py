@@ -49,6 +49,11 @@ class Boundary(click.Command):
     refused: ClassVar[int] = 1
     """Exit code of what this package refuses on purpose."""
 
+    @staticmethod
+    def clean(sentence: str) -> str:
+        """Return what may be printed of a refusal, which repeats what was given."""
+        return sentence
+
     def failed(self, sentences: list[str]) -> None:
         """Do what else a failure calls for; the sentences say what is wrong."""
 
@@ -72,16 +77,17 @@ class Boundary(click.Command):
         try:
             return run()
         except NevaError as error:
-            for line in error.lines():
+            lines = [self.clean(line) for line in error.lines()]
+            for line in lines:
                 say(f"ERROR: {line}", err=True)
-            self.failed(error.lines())
+            self.failed(lines)
             return self.refused
         except click.ClickException as error:
             if isinstance(error, click.NoSuchOption):
                 error = _suggesting(error)
             error.show(words := io.StringIO())
-            say(words.getvalue(), err=True, nl=False)
-            self.failed([error.format_message()])
+            say(self.clean(words.getvalue()), err=True, nl=False)
+            self.failed([self.clean(error.format_message())])
             return error.exit_code
         except click.Abort:
             self.failed(["interrupted"])

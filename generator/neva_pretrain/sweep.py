@@ -16,7 +16,9 @@ import yaml
 from neva_pretrain import chart
 from neva_pretrain.chart import values as chart_values
 from neva_pretrain.chart import yamlfile
+from neva_pretrain.chart.secrecy import is_secret
 from neva_pretrain.check import schema
+from neva_pretrain.check.config import in_clear
 from neva_pretrain.errors import InputError, RefusedError, Violation
 from neva_pretrain.generate import Options, generate
 from neva_pretrain.output import holds_another, write_all
@@ -196,6 +198,9 @@ def _check_axes(axes: Sequence[Axis]) -> Iterator[Violation]:
         if (parts := len(_path(axis.key))) > yamlfile.MOST_LEVELS:
             rule = f"must have at most {yamlfile.MOST_LEVELS}"
             yield Violation("--sweep", f"a key of {parts} parts", rule, "use a key of the chart")
+            continue
+        if any(is_secret(_path(axis.key)[-1], said) for said in (*axis.words, ",".join(axis.words))):
+            yield in_clear(axis.key)  # which would also be in ids and names of files
             continue
         if axis.key == "run.id":
             rule = "must not be swept, since each run has its own"

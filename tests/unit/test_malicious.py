@@ -557,7 +557,8 @@ def test_what_a_format_refuses_is_said_by_both_at_its_key() -> None:
         ours = schema.violations(one)
         assert lines == [str(violation) for violation in ours]
         for index, full in refused:
-            assert any(f"q{index}q" in line for line in lines), (full[:40], PLACES[index])
+            hidden = PLACES[index].path[0] == "secrets" and any(concerns(v.key, PLACES[index], full) for v in ours)
+            assert hidden or any(f"q{index}q" in line for line in lines), (full[:40], PLACES[index])
         assert readable(ours)
 
 

@@ -16,9 +16,10 @@ reservedEnv or reservedLabel. */}}
 {{- range $name, $value := .Values.env -}}
   {{- $owner := include "neva-pretrain.reserved" (dict "root" $ "name" $name "kind" "reservedEnv") -}}
   {{- if and $owner (not (kindIs "invalid" $value)) -}}
-    {{- $secret := include "neva-pretrain.secretName" (dict "rules" $secrets "name" $name) -}}
+    {{- $secret := include "neva-pretrain.secretName" (dict "rules" $secrets "name" $name "text" "") -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "env." $name)
-      "got" (ternary (include "neva-pretrain.show" $value) "a value" (empty $secret))
+      "got" (ternary (dict "value" $value "path" "" "rules" $secrets | include "neva-pretrain.show") "a value"
+        (empty $secret))
       "rule" "must not be set here" "fix" $owner) -}}
   {{- else if kindIs "bool" $value -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "env." $name) "got" $value
@@ -42,24 +43,31 @@ charts' too. */}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $rules := .nevaRules.secrets -}}{{- $values := join "|" $rules.values -}}
 {{- $entries := include "neva-pretrain.entries" . | fromJsonArray | compact -}}
-{{- /* All texts and names at once first: each expression is compiled anew for each match. */ -}}
-{{- $texts := list -}}{{- $names := list -}}
+{{- /* All texts and names at once first, one a line: each expression is compiled anew for each match. */ -}}
+{{- $texts := list -}}{{- $named := dict -}}
 {{- range $entries -}}
   {{- if or .text (eq .kind "deep") -}}
-    {{- $texts = append $texts .text -}}{{- $names = append $names .name -}}
+    {{- $texts = append $texts .text -}}{{- $_ := set $named .name true -}}
   {{- end -}}
 {{- end -}}
-{{- $looks := regexMatch $values (join "\n" $texts) -}}
+{{- $looks := regexMatch (printf "(?m:%s)" $values) (join "\n" $texts) -}}
+{{- $names := keys $named -}}
 {{- $upper := regexReplaceAll "([a-z0-9])([A-Z])" (join "\n" $names) "${1}_${2}" | upper -}}
-{{- $named := regexMatch (print "(?m)" $rules.names) $upper -}}
+{{- $lines := regexReplaceAll (printf "(?m:%s)" $rules.endings) $upper "" -}}
+{{- $words := splitList "\n" $lines -}}
+{{- if eq (len $words) (len $names) -}}
+  {{- $kinds := list -}}{{- range $rules.names -}}{{- $kinds = append $kinds .name -}}{{- end -}}
+  {{- $found := regexFindAll (printf "(?m:^.*(?:%s).*$)" (join "|" $kinds)) $lines -1 | join "\n" | splitList "\n" -}}
+  {{- range $at, $name := $names -}}{{- $_ := set $named $name (has (index $words $at) $found) -}}{{- end -}}
+{{- end -}}
 {{- range $entries -}}
   {{- if eq .kind "deep" -}}
     {{- include "neva-pretrain.violation" (dict "key" .path "got" "a tree"
       "rule" "must be at most 32 levels deep" "fix" "flatten it") -}}
   {{- else if and .text (ne .kind "bool") -}}
     {{- $secret := and $looks (regexMatch $values .text) -}}
-    {{- if and $named (not $secret) (include "neva-pretrain.secretName" (dict "rules" $rules "name" .name)) -}}
-      {{- $secret = not (regexMatch $rules.harmlessValues .text) -}}
+    {{- if and (get $named .name) (not $secret) (not (regexMatch $rules.harmlessValues .text)) -}}
+      {{- $secret = not (empty (include "neva-pretrain.secretName" (dict "rules" $rules "name" .name "text" .text))) -}}
     {{- end -}}
     {{- $env := hasPrefix "env." .path -}}
     {{- if and $secret $env -}}
@@ -100,7 +108,8 @@ charts' too. */}}
   {{- if kindIs "map" $node -}}
     {{- if and (hasKey $node (last $keys)) (not (kindIs "map" (get $node (last $keys)))) -}}
       {{- include "neva-pretrain.violation" (dict "key" (print "config." $path)
-        "got" (include "neva-pretrain.show" (get $node (last $keys)))
+        "got" (dict "value" (get $node (last $keys)) "path" "" "rules" $.nevaRules.secrets
+          | include "neva-pretrain.show")
         "rule" "must be a map, or it would replace the whole section" "fix" "name its keys") -}}
     {{- end -}}
   {{- end -}}
@@ -115,7 +124,7 @@ charts' too. */}}
   {{- end -}}
   {{- if $set -}}
     {{- include "neva-pretrain.violation" (dict "key" (print "config." $path)
-      "got" (include "neva-pretrain.show" $node)
+      "got" (include "neva-pretrain.show" (dict "value" $node "path" "" "rules" $.nevaRules.secrets))
       "rule" "must not be set here, since a value owns it" "fix" (print "use " $owner)) -}}
   {{- end -}}
 {{- end -}}

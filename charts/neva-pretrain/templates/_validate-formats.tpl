@@ -28,7 +28,8 @@
   {{- range include "neva-pretrain.select" (dict "tree" $values "path" $path) | fromJsonArray | compact -}}
     {{- if ne .kind "invalid" -}}
       {{- include "neva-pretrain.violation" (dict "key" $path
-        "got" (include "neva-pretrain.show" .text | default "nothing")
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "nothing")
         "rule" (printf "must not be set, since %s has replaced it" $renamed.now) "fix" $renamed.fix) -}}
     {{- end -}}
   {{- end -}}
@@ -57,8 +58,9 @@
     {{- $right := or (not $format.pattern) (regexMatch $format.pattern .text) -}}
     {{- if and $right $format.never -}}{{- $right = not (regexMatch $format.never .text) -}}{{- end -}}
     {{- if not $right -}}
-      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
-        "got" (include "neva-pretrain.show" .text | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
+      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.oneLine" .path)
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "nothing") "rule" $format.rule "fix" $format.fix) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -67,8 +69,9 @@
 {{- if regexMatch $rules.unprintable (join "" $texts) -}}
   {{- range $entries -}}
     {{- if regexMatch $rules.unprintable (print .name .text) -}}
-      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.show" .path)
-        "got" (include "neva-pretrain.show" .text | default "a key")
+      {{- include "neva-pretrain.violation" (dict "key" (include "neva-pretrain.oneLine" .path)
+        "got" (dict "value" .text "path" .path "rules" $rules.secrets
+          | include "neva-pretrain.show" | default "a key")
         "rule" "must be printable characters, keys included" "fix" "remove other characters") -}}
     {{- end -}}
   {{- end -}}

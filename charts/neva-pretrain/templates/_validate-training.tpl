@@ -111,7 +111,7 @@ facts. */}}
     "fix" (printf "use %v, or set config.model.activation to one of %s" (not $gated) (join ", " $right))) -}}
 {{- else if not (has $activation $right) -}}
   {{- include "neva-pretrain.violation" (dict "key" "config.model.activation"
-    "got" (include "neva-pretrain.show" $activation)
+    "got" (include "neva-pretrain.show" (dict "value" $activation "path" "" "rules" .root.nevaRules.secrets))
     "rule" "must be an activation that NeMo knows" "fix" (printf "use one of %s" (join ", " $right))) -}}
 {{- else if and (ne .root.Values.training.kernels "reference") (not (has $activation $known.fused)) -}}
   {{- include "neva-pretrain.violation" (dict "key" "training.kernels" "got" .root.Values.training.kernels

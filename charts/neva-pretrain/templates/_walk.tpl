@@ -39,23 +39,50 @@ null]
 {{- include "neva-pretrain.walk" (dict "tree" (omit .Values "global") "path" "") -}}
 {{- end -}}
 
-{{/* Whether a name says that its value is a secret. Takes a dict: name, and as rules `secrets` of rules.yaml. */}}
-{{- define "neva-pretrain.secretName" -}}
-{{- $rules := .rules -}}
-{{- $name := regexReplaceAll "([a-z0-9])([A-Z])" .name "${1}_${2}" | upper -}}
-{{- if and (regexMatch $rules.names $name) (not (regexMatch $rules.harmlessNames $name)) -}}true{{- end -}}
+{{/* A name as the rules compare it: in upper case, _ before each hump, without its ending. Takes a dict: name, and as
+rules `secrets` of rules.yaml. */}}
+{{- define "neva-pretrain.secretWord" -}}
+{{- $upper := regexReplaceAll "([a-z0-9])([A-Z])" .name "${1}_${2}" | upper -}}
+{{- regexReplaceAll .rules.endings $upper "" -}}
 {{- end -}}
 
-{{/* A value in a sentence: on one line, and not too long. */}}
+{{/* Whether a scalar is a secret by its name; without a text, whether the name says so of any value. Takes a dict:
+name, text, and as rules `secrets` of rules.yaml. */}}
+{{- define "neva-pretrain.secretName" -}}
+{{- $rules := .rules -}}{{- $text := .text -}}
+{{- $word := include "neva-pretrain.secretWord" . -}}
+{{- if not (regexMatch $rules.harmlessNames $word) -}}
+  {{- range $rules.names -}}
+    {{- if regexMatch .name $word -}}
+      {{- if not $text -}}{{- if not .pattern -}}true{{- end -}}
+      {{- else if and .pattern (not (regexMatch .pattern $text)) -}}
+      {{- else if and .never (regexMatch .never $text) -}}
+      {{- else -}}true{{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A value in a sentence: on one line, and not too long; a secret, and all of `secrets`, as "a value". Takes a dict:
+value, its path, and as rules `secrets` of rules.yaml. */}}
 {{- define "neva-pretrain.show" -}}
-{{- if kindIs "map" . -}}{{- ternary "a map" "{}" (not (empty .)) -}}
-{{- else if kindIs "slice" . -}}{{- ternary "a list" "[]" (not (empty .)) -}}
-{{- else if kindIs "invalid" . -}}null
+{{- $value := .value -}}
+{{- if kindIs "map" $value -}}{{- ternary "a map" "{}" (not (empty $value)) -}}
+{{- else if kindIs "slice" $value -}}{{- ternary "a list" "[]" (not (empty $value)) -}}
+{{- else if kindIs "invalid" $value -}}null
 {{- else -}}
+  {{- $text := include "neva-pretrain.text" $value -}}
+  {{- if and $text (or (regexMatch "^secrets([.[]|$)" .path) (regexMatch (join "|" .rules.values) $text)) -}}a value
+  {{- else -}}{{- include "neva-pretrain.oneLine" $text -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A text on one line, and not too long. */}}
+{{- define "neva-pretrain.oneLine" -}}
 {{- $spaces := `\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}` -}}
 {{- $hidden := printf `[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}%s\x{fffe}\x{ffff}]` $spaces -}}
-{{- regexReplaceAll $hidden (include "neva-pretrain.text" .) "?" | regexFind "^.{0,80}" -}}
-{{- end -}}
+{{- regexReplaceAll $hidden . "?" | regexFind "^.{0,80}" -}}
 {{- end -}}
 
 {{/* Places of a path, as a JSON list of path, kind and text: * is each value of a map, [] each item of a list, @ each

@@ -27,8 +27,13 @@ class Entry(NamedTuple):
 
 @cache
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern as Go reads it: ASCII classes, and ``$`` only at the very end."""
+    """Return a pattern as Go reads it: ASCII classes, ``$`` only at the very end, K and S with their Unicode twins."""
+    pattern = re.sub(r"\(\?i:[^()]*\)", lambda group: _with_twins(group[0]), pattern)
     return re.compile(re.sub(r"(?<!\\)\$", r"\\Z", pattern), re.ASCII)
+
+
+def _with_twins(group: str) -> str:
+    return re.sub("[ks]", lambda letter: {"k": "[k\u212a]", "s": "[s\u017f]"}[letter[0]], group)
 
 
 def walk(tree: Any, path: str) -> Iterator[Entry]:
@@ -79,19 +84,45 @@ def select(tree: Any, path: str) -> Iterator[Entry]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether a name says that its value is a secret."""
-    rules = chart.rules()["secrets"]
-    upper = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).upper()
-    return bool(compiled(rules["names"]).search(upper) and not compiled(rules["harmlessNames"]).search(upper))
+    """Return whether a name says that its value is a secret, whatever the value is."""
+    return any("pattern" not in kind for kind in _kinds(name))
 
 
 def is_secret(name: str, value: object) -> bool:
     """Return whether a scalar is a secret, by its name or by its own look."""
-    said, rules = text(value), chart.rules()["secrets"]
+    said = text(value)
     if isinstance(value, bool) or not said:
         return False
-    named = is_secret_name(name) and not compiled(rules["harmlessValues"]).search(said)
-    return named or bool(compiled("|".join(rules["values"])).search(said))
+    return looks_secret(said) or (
+        not compiled(chart.rules()["secrets"]["harmlessValues"]).search(said)
+        and any(
+            ("pattern" not in kind or compiled(kind["pattern"]).search(said))
+            and not ("never" in kind and compiled(kind["never"]).search(said))
+            for kind in _kinds(name)
+        )
+    )
+
+
+def looks_secret(said: str) -> bool:
+    """Return whether a text is a secret or holds one, whatever its name."""
+    return bool(compiled("|".join(chart.rules()["secrets"]["values"])).search(said))
+
+
+@cache
+def _kinds(name: str) -> tuple[Mapping[str, str], ...]:
+    """Return the kinds of secrets that a name may have."""
+    rules = chart.rules()["secrets"]
+    upper = "".join(map(_upper, re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)))
+    word = compiled(rules["endings"]).sub("", upper, count=1)
+    if compiled(rules["harmlessNames"]).search(word):
+        return ()
+    return tuple(kind for kind in rules["names"] if compiled(kind["name"]).search(word))
+
+
+def _upper(character: str) -> str:
+    """Return the upper case that Go knows: one character for one."""
+    upper = character.upper()
+    return upper if len(upper) == 1 else character
 
 
 def scrubbed(sentence: str) -> str:
@@ -100,13 +131,32 @@ def scrubbed(sentence: str) -> str:
     return compiled(f"(?:{look})[^ ;,]*").sub("***", sentence)
 
 
-def show(value: object) -> str:
-    """Return a value for a sentence: on one line, and not too long."""
+HIDDEN = "a value"
+"""What a sentence says in place of a secret."""
+
+
+def show(value: object, path: str = "") -> str:
+    """Return a value for a sentence: on one line, and not too long; a secret, and all of ``secrets``, as "a value".
+
+    Args:
+        value: the value.
+        path: its place.
+    """
     if isinstance(value, Mapping):
         return "a map" if value else "{}"
     if isinstance(value, list):
         return "a list" if value else "[]"
-    return "null" if value is None else "".join("?" if _hidden(c) else c for c in text(value)[:80])
+    if value is None:
+        return "null"
+    said = text(value)
+    if looks_secret(said) or (said and compiled("^secrets([.[]|$)").search(path)):
+        return HIDDEN
+    return one_line(said)
+
+
+def one_line(said: str) -> str:
+    """Return a text on one line, and not too long."""
+    return "".join("?" if _hidden(c) else c for c in said[:80])
 
 
 def _hidden(character: str) -> bool:

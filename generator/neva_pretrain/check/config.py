@@ -7,7 +7,7 @@ from typing import Any
 from neva_pretrain import chart
 from neva_pretrain.chart import yamlfile
 from neva_pretrain.chart.access import Values, mapping, section, text
-from neva_pretrain.chart.secrecy import LEVELS, is_secret, is_secret_name, show, walk
+from neva_pretrain.chart.secrecy import HIDDEN, LEVELS, is_secret, is_secret_name, show, walk
 from neva_pretrain.check.formats import entries
 from neva_pretrain.errors import Violation
 from neva_pretrain.facts import Facts
@@ -29,7 +29,7 @@ def check_environment(facts: Facts) -> Iterator[Violation]:
     for name, value in sorted((values.get("env") or {}).items()):
         owner = reserved(name, "reservedEnv")
         if owner and value is not None:
-            shown = "a value" if is_secret_name(name) else show(value)
+            shown = HIDDEN if is_secret_name(name) else show(value)
             yield Violation(f"env.{name}", shown, "must not be set here", owner)
         elif isinstance(value, bool):
             word = "true" if value else "false"
@@ -56,13 +56,14 @@ def check_secrets(facts: Facts) -> Iterator[Violation]:
         elif isinstance(entry.node, Mapping | list) or not is_secret(entry.name, entry.node):
             continue
         elif not entry.path.startswith("env."):
-            yield _in_clear(entry.path, "use an existing Secret, through secrets.env")
+            yield in_clear(entry.path)
         elif not reserved(entry.name, "reservedEnv"):
-            yield _in_clear(entry.path, f"use secrets.env.{entry.name} with the name and key of a Secret")
+            yield in_clear(entry.path, f"use secrets.env.{entry.name} with the name and key of a Secret")
 
 
-def _in_clear(path: str, fix: str) -> Violation:
-    return Violation(path, "a value", "must not hold a secret, which everyone who reads the job would see", fix)
+def in_clear(path: str, fix: str = "use an existing Secret, through secrets.env") -> Violation:
+    """Return the refusal of a secret, which does not show it."""
+    return Violation(path, HIDDEN, "must not hold a secret, which everyone who reads the job would see", fix)
 
 
 def check_config(facts: Facts) -> Iterator[Violation]:

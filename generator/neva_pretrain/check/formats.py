@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import Values, text
-from neva_pretrain.chart.secrecy import Entry, compiled, select, show, walk
+from neva_pretrain.chart.secrecy import Entry, compiled, one_line, select, show, walk
 from neva_pretrain.errors import Violation
 
 
@@ -23,7 +23,7 @@ def check_formats(values: Values) -> Iterator[Violation]:
         for entry in select(values, path):
             if entry.node is not None:
                 rule = f"must not be set, since {renamed['now']} has replaced it"
-                yield Violation(path, show(text(entry.node)) or "nothing", rule, renamed["fix"])
+                yield Violation(path, show(text(entry.node), path) or "nothing", rule, renamed["fix"])
     for form in facts["formats"]:
         for entry in (e for path in form["keys"].split() for e in select(values, path)):
             said = text(entry.node)
@@ -31,12 +31,12 @@ def check_formats(values: Values) -> Iterator[Violation]:
                 continue
             right = "pattern" not in form or compiled(form["pattern"]).search(said)
             if not right or ("never" in form and compiled(form["never"]).search(said)):
-                yield Violation(show(entry.path), show(said) or "nothing", form["rule"], form["fix"])
+                yield Violation(one_line(entry.path), show(said, entry.path) or "nothing", form["rule"], form["fix"])
     for entry in entries(values):
         said = "" if isinstance(entry.node, Mapping | list) else text(entry.node)
         if compiled(facts["unprintable"]).search(entry.name + said):
             rule = "must be printable characters, keys included"
-            yield Violation(show(entry.path), show(said) or "a key", rule, "remove other characters")
+            yield Violation(one_line(entry.path), show(said, entry.path) or "a key", rule, "remove other characters")
 
 
 def entries(values: Values) -> Iterator[Entry]:

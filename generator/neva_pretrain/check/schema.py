@@ -10,7 +10,7 @@ from jsonschema.validators import extend
 
 from neva_pretrain import chart
 from neva_pretrain.chart.access import text
-from neva_pretrain.chart.secrecy import is_secret_name, show
+from neva_pretrain.chart.secrecy import HIDDEN, is_secret, is_secret_name, show
 from neva_pretrain.check import rules
 from neva_pretrain.errors import Violation
 
@@ -57,8 +57,8 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
         for key in sorted(set(instance) - set(known)):
             close = _close(key, known)
             fix = f"use {close[0]}" if close else f"use one of {', '.join(known)}"
-            got = "a value" if is_secret_name(key) else show(instance[key])
-            yield Violation(f"{path}.{key}".removeprefix("."), got, "must be a known key", fix)
+            place = f"{path}.{key}".removeprefix(".")
+            yield Violation(place, _shown(instance[key], place, key), "must be a known key", fix)
     else:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
         known = [text(choice) for choice in _listed(limit) if choice not in (None, "")]
@@ -79,8 +79,13 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             "minProperties": (f"must have at least {limit} keys", "remove it, or add keys"),
             "uniqueItems": ("must not have duplicates", "keep one"),
         }[str(error.validator)]
-        got = "a value" if is_secret_name(path.rpartition(".")[2]) else show(instance)
-        yield Violation(path or "values", got or '""', rule, fix)
+        yield Violation(path or "values", _shown(instance, path, path.rpartition(".")[2]) or '""', rule, fix)
+
+
+def _shown(value: object, path: str, name: str) -> str:
+    """Return a value for a sentence, unless it is a secret or its name says so."""
+    secret = is_secret_name(name) or (not isinstance(value, dict | list) and is_secret(name, value))
+    return HIDDEN if secret else show(value, path)
 
 
 _FIXES = {

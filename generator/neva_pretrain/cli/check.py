@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from neva_pretrain.chart import values
+from neva_pretrain.chart.secrecy import scrubbed
 from neva_pretrain.check.verdict import Verdict, judge, saves
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE
@@ -67,12 +68,12 @@ def check(
                 verdict = Verdict(found.violations, (*verdict.warnings, *found.warnings))
                 unchecked = found.unchecked
         except InputError as error:
-            unreadable = [error.reason]
+            unreadable = [scrubbed(error.reason)]
         except ClusterError as error:
             unreachable = str(error)
         if unreachable and not unreadable and not verdict.violations:
             unreadable = [unreachable]
-        warnings = [*words, *verdict.warnings]
+        warnings = [*map(scrubbed, words), *verdict.warnings]
         messages = [*unreadable, *map(str, verdict.violations)]
         documents.append(
             {

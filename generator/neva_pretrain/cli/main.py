@@ -18,7 +18,7 @@ from neva_pretrain.chart import images, values
 from neva_pretrain.cli import options
 from neva_pretrain.cli.options import FILE, GPU_KINDS, POSITIVE, Number, exclude
 from neva_pretrain.errors import InputError
-from neva_pretrain.output import Boundary, at, say
+from neva_pretrain.output import at, say
 
 if TYPE_CHECKING:  # --help does not wait for these
     from neva_pretrain.plan.plan import BatchPolicy
@@ -44,7 +44,7 @@ Exit codes:
 {options.completion("neva-values")}"""
 
 
-class _Group(Boundary, click.Group):
+class _Group(options.Command, click.Group):
     """The command with its subcommands."""
 
     # Imported when first used: --help and completion stay fast.

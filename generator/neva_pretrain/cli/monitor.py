@@ -27,7 +27,7 @@ from neva_pretrain.model.hardware import GPUS
 from neva_pretrain.monitor import compare, compare_page, inputs, listing, page, plot, report, settings
 from neva_pretrain.monitor.inputs import Input
 from neva_pretrain.monitor.jobs import LISTS, Jobs
-from neva_pretrain.output import Boundary, say, write
+from neva_pretrain.output import say, write
 
 _EPILOG = f"""
 \b
@@ -69,7 +69,7 @@ def _sources(context: click.Context, _argument: click.Parameter, typed: str) -> 
 _COMPLETION_SECONDS = 3.0
 
 
-class _Monitor(Boundary):
+class _Monitor(options.Command):
     refused = 2
 
 

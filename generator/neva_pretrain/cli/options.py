@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from neva_pretrain.output import Boundary
+
 GPU_KINDS = ("h100-80gb", "h200-141gb", "a100-80gb")
 """The keys of ``hardware.GPUS``, said again because --help does not wait for the chart's files."""
 
@@ -66,6 +68,17 @@ class _Picture(click.Path):
         if path.suffix.lower() not in (".png", ".svg", ".pdf"):
             self.fail("must end in .png, .svg or .pdf", param, ctx)
         return path
+
+
+class Command(Boundary):
+    """A command of this package: what is printed of a refusal has no secret."""
+
+    @staticmethod
+    def clean(sentence: str) -> str:
+        """Return a sentence without what looks like a secret."""
+        from neva_pretrain.chart.secrecy import scrubbed
+
+        return scrubbed(sentence)
 
 
 def _models(_context: click.Context, _option: click.Parameter, typed: str) -> list[str]:
