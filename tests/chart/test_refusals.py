@@ -118,7 +118,7 @@ FORMATS: dict[str, Any] = {
     "extraVolumes": [{"name": "models"}, {"name": "A"}],
     "extraVolumeMounts": [{"name": "a", "mountPath": "x"}],
     "podSecurityContext": {"fsGroup": 1},
-    "securityContext": {"capabilities": {"add": ["cap_x"]}},
+    "securityContext": {"capabilities": {"add": ["cap_x", "CAP_IPC_LOCK"], "drop": ["_"]}},
     "podAnnotations": {"a b": "x"},
     "wandb": {"project": "a b", "entity": "a b"},
     "tensorboard": {"image": "a:latest"},

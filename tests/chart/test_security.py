@@ -12,6 +12,8 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import config, pod_security
 from neva_pretrain.check.pods import check_pods, check_security
+from neva_pretrain.check.rules import violations
+from neva_pretrain.check.schema import violations as schema_violations
 from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.helm import notes
@@ -73,6 +75,62 @@ def test_every_container_has_the_least_privilege(partial: dict[str, Any]) -> Non
             rdma = any("rdma" in name or "efa" in name for name in container["resources"]["limits"])
             wanted = None if container["name"] == "guard" else added or (["IPC_LOCK"] if rdma else None)
             assert context["capabilities"].get("add") == wanted, "what only reads adds none"
+
+
+@pytest.mark.parametrize("partial", [TWO_NODES, PREPARE, {**TWO_NODES, "job": {"kind": "TrainJob"}}])
+def test_a_privileged_container_may_escalate(partial: dict[str, Any]) -> None:
+    """Sites whose RDMA devices need privileged containers; the API refuses one that must not escalate."""
+    given = {**EVERY_POD, **partial, "securityContext": {"privileged": True}}
+    for pod in pods(helm.render(given)):
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            reads = container["name"] in ("exporter", "tensorboard", "guard")
+            assert context.get("privileged") == (None if reads else True), container["name"]
+            assert context.get("allowPrivilegeEscalation") == (False if reads else None), container["name"]
+            assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def test_an_escalation_that_privileged_contradicts_is_refused() -> None:
+    for said in (True, None):
+        assert helm.render({"securityContext": {"privileged": True, "allowPrivilegeEscalation": said}})
+    (line,) = helm.render_fails({"securityContext": {"privileged": True, "allowPrivilegeEscalation": False}})
+    assert line == (
+        "securityContext.allowPrivilegeEscalation: got false; must not be false with securityContext.privileged, "
+        "or the API refuses the pods; remove it"
+    )
+    for name in ("SYS_ADMIN", "ALL"):  # the API takes these without escalation
+        context = helm.container(helm.render({"securityContext": {"capabilities": {"add": [name]}}}))["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+
+
+ROOT_USER = [
+    ({}, {"runAsNonRoot": True, "runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsNonRoot": True}, {"runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsNonRoot": True, "runAsUser": 0}, {}, ["podSecurityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True}, ["podSecurityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True, "runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True, "runAsUser": 1000}, []),
+    ({"runAsNonRoot": True}, {"runAsNonRoot": False, "runAsUser": 0}, []),
+    ({"runAsNonRoot": True}, {"runAsNonRoot": None, "runAsUser": 1}, []),
+    ({"runAsNonRoot": False, "runAsUser": 0}, {"runAsNonRoot": False}, []),
+]
+
+
+@pytest.mark.parametrize(("pod", "container", "keys"), ROOT_USER, ids=str)
+def test_root_where_no_root_may_run_is_refused(pod: dict[str, Any], container: dict[str, Any], keys: list[str]) -> None:
+    """The kubelet would start no container: CreateContainerConfigError, with the GPUs held."""
+    lines = ours({"podSecurityContext": pod, "securityContext": container})
+    rule = "got 0; must not be 0 with runAsNonRoot, or the kubelet starts no container; use a non-root user"
+    assert [line.partition(": ")[0] for line in lines] == keys
+    assert all(rule in line for line in lines)
+
+
+def ours(partial: dict[str, Any]) -> list[str]:
+    """What `check` says, as Helm does."""
+    complete = values.complete(partial)
+    said = [str(v) for v in schema_violations(complete) or violations(Facts(complete))]
+    assert (helm.render_fails(partial) if said else helm.render(partial) and []) == said
+    return said
 
 
 HUB = {"hf": {"online": True, "endpoint": "https://m.example"}, "secrets": {"huggingface": {"name": "hf"}}}
