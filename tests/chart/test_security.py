@@ -125,6 +125,27 @@ def test_root_where_no_root_may_run_is_refused(pod: dict[str, Any], container: d
     assert all(rule in line for line in lines)
 
 
+PROFILES = [
+    ("podSecurityContext.seccompProfile", {}, "type: got nothing; must be set with the profile; use RuntimeDefault"),
+    ("securityContext.seccompProfile", {}, ""),
+    ("securityContext.seccompProfile", {"type": "RuntimeDefault"}, ""),
+    ("securityContext.seccompProfile", {"type": "Localhost", "localhostProfile": "a/b.json"}, ""),
+    ("securityContext.seccompProfile", {"type": "Localhost"}, "localhostProfile: got nothing; must be set with type"),
+    ("securityContext.seccompProfile", {"localhostProfile": "x"}, "localhostProfile: got x; must come with type Local"),
+    ("securityContext.appArmorProfile", {"localhostProfile": "x"}, "type: got nothing; must be set with the profile"),
+    ("securityContext.appArmorProfile", {"type": "Localhost", "localhostProfile": "x"}, ""),
+    ("podSecurityContext.appArmorProfile", {"type": "Unconfined", "localhostProfile": ""}, "localhostProfile: got no"),
+]
+
+
+@pytest.mark.parametrize(("path", "profile", "words"), PROFILES, ids=str)
+def test_a_profile_of_the_node_is_named_and_no_other(path: str, profile: dict[str, Any], words: str) -> None:
+    where, _, name = path.partition(".")
+    lines = ours({where: {name: profile}})
+    assert len(lines) == bool(words)
+    assert all(line.startswith(f"{path}.{words}") for line in lines)
+
+
 def ours(partial: dict[str, Any]) -> list[str]:
     """What `check` says, as Helm does."""
     complete = values.complete(partial)

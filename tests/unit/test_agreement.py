@@ -68,9 +68,17 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "runAsNonRoot": st.sampled_from([True, True, False, None]),
         "runAsUser": st.sampled_from([0, 1000, None]),
         "seccompProfile": st.sampled_from(
-            [{"type": "Unconfined"}, {"type": "Localhost", "localhostProfile": "x"}, None]
+            [
+                {"type": "Unconfined"},
+                {"type": "Localhost", "localhostProfile": "x"},
+                {"localhostProfile": "x"},
+                {},
+                None,
+            ]
         ),
-        "appArmorProfile": st.sampled_from([{"type": "Unconfined"}, {"type": "RuntimeDefault"}]),
+        "appArmorProfile": st.sampled_from(
+            [{"type": "Unconfined"}, {"type": "RuntimeDefault", "localhostProfile": ""}, {"type": "Localhost"}, {}]
+        ),
         "seLinuxOptions": st.sampled_from([{"level": "s0:c1,c2"}, {"type": "spc_t", "user": "u"}, {"role": "r"}]),
     }
     lists = st.sampled_from([[], ["NET_BIND_SERVICE"], ["CHOWN", "SYS_ADMIN"], ["ALL"], None])
@@ -79,7 +87,6 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
     }
     container: dict[str, st.SearchStrategy[Any]] = {
         "privileged": st.booleans(),
-        "procMount": st.sampled_from(["Default", "Unmasked", None]),
         "allowPrivilegeEscalation": st.booleans(),
         "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
     }

@@ -182,6 +182,30 @@
 {{- end -}}
 {{- end -}}
 
+{{/* A profile of the node is named, and no other is; the chart's seccompProfile is RuntimeDefault. */}}
+{{- define "neva-pretrain.checkProfiles" -}}
+{{- range $where := list "podSecurityContext" "securityContext" -}}
+  {{- range $profile := list "appArmorProfile" "seccompProfile" -}}
+    {{- $key := printf "%s.%s" $where $profile -}}
+    {{- $given := get (get $.Values $where) $profile -}}
+    {{- if kindIs "map" $given -}}
+      {{- $type := $given.type | default (ternary "RuntimeDefault" "" (eq $key "securityContext.seccompProfile")) -}}
+      {{- if not $type -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".type") "got" "nothing"
+          "rule" "must be set with the profile" "fix" "use RuntimeDefault") -}}
+      {{- else if and (eq $type "Localhost") (not $given.localhostProfile) -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".localhostProfile") "got" "nothing"
+          "rule" "must be set with type Localhost" "fix" "use a profile that the nodes have") -}}
+      {{- else if and (ne $type "Localhost") (hasKey $given "localhostProfile") -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".localhostProfile")
+          "got" ($given.localhostProfile | default "nothing")
+          "rule" (printf "must come with type Localhost, not %s" $type) "fix" "remove it, or use Localhost") -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* No pod of the release is what the namespace rejects: the job would be made, and its pods never come. */}}
 {{- define "neva-pretrain.checkSecurity" -}}
 {{- $enforced := .Values.podSecurity.enforce -}}

@@ -8,7 +8,7 @@ from neva_pretrain import chart
 from neva_pretrain.chart import images
 from neva_pretrain.chart.access import Values, fabric, mapping, preparing, rdma_enabled, rdma_resources, section, text
 from neva_pretrain.check.config import reserved
-from neva_pretrain.check.pod_security import pod_security_breaks
+from neva_pretrain.check.pod_security import CONTEXTS, pod_security_breaks
 from neva_pretrain.errors import Violation
 from neva_pretrain.facts import Facts
 
@@ -211,6 +211,32 @@ def check_monitoring(facts: Facts) -> Iterator[Violation]:
             f"must be at most {MAX_IMAGE_NAME}",
             "use a shorter name",
         )
+
+
+def check_profiles(facts: Facts) -> Iterator[Violation]:
+    """A profile of the node is named, and no other is; the chart's seccompProfile is RuntimeDefault."""
+    for where in CONTEXTS:
+        for profile in ("appArmorProfile", "seccompProfile"):
+            key, given = f"{where}.{profile}", section(facts.shaped, where).get(profile)
+            if given is None:
+                continue
+            kind = given.get("type") or ("RuntimeDefault" if key == "securityContext.seccompProfile" else "")
+            if not kind:
+                yield Violation(f"{key}.type", "nothing", "must be set with the profile", "use RuntimeDefault")
+            elif kind == "Localhost" and not given.get("localhostProfile"):
+                yield Violation(
+                    f"{key}.localhostProfile",
+                    "nothing",
+                    "must be set with type Localhost",
+                    "use a profile that the nodes have",
+                )
+            elif kind != "Localhost" and "localhostProfile" in given:
+                yield Violation(
+                    f"{key}.localhostProfile",
+                    given["localhostProfile"] or "nothing",
+                    f"must come with type Localhost, not {kind}",
+                    "remove it, or use Localhost",
+                )
 
 
 def check_security(facts: Facts) -> Iterator[Violation]:
