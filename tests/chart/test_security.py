@@ -196,16 +196,73 @@ def test_k22_the_pods_own_names_are_the_charts(name: str, place: str) -> None:
 
 
 PARTS = ["nvidia.com/mig-3g.40gb", "nvidia.com/mig-7g.80gb", "nvidia.com/mig-1g.5gb.shared", "nvidia.com/gpu.shared"]
+PARTS += ["example.com/mig-1g.5gb", "example.com/h100.mig-1g.5gb"]
 SHARES = ["nvidia.com/gpu-10gb", "nvidia.com/gpumem", "volcano.sh/vgpu-number", "aliyun.com/gpu-mem"]
 
 
 def test_n10_parts_of_a_gpu_are_refused() -> None:
     """N10: a process of a MIG slice sees no other one; what shares a GPU has no memory of its own."""
-    for name in ("nvidia.com/gpu", "example.com/h100", "amd.com/gpu", "nvidia.com/GH100_H100_SXM5_80GB"):
+    for name in (
+        "nvidia.com/gpu",
+        "example.com/h100",
+        "amd.com/gpu",
+        "a.com/amig-x",
+        "nvidia.com/GH100_H100_SXM5_80GB",
+    ):
         assert not refused(name)
     for name in (*PARTS, *SHARES):
         assert refused(name), name
     assert helm.render_fails({"resources": {"gpuResourceName": PARTS[0]}}) == refused(PARTS[0])
+
+
+@pytest.mark.parametrize("product", ["NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "NVIDIA-H100-80GB-HBM3-SHARED"])
+def test_n10_nodes_whose_gpus_are_parts_are_refused(product: str) -> None:
+    """N10: their resource is called nvidia.com/gpu, as that of whole GPUs; the label alone tells."""
+    rule = f"got {product}; must be whole GPUs, since each training process needs its own GPU and access to its peers"
+    label = "nvidia.com/gpu.product"
+    scheduling = {"gpuType": {"values": ["NVIDIA-H100-80GB-HBM3", product]}}
+    (line,) = ours({"scheduling": scheduling})
+    assert line == f"scheduling.gpuType.values[1]: {rule}; use the label of nodes with whole GPUs"
+    (line,) = ours({"scheduling": {"nodeSelector": {label: product}}})
+    assert line.startswith(f"scheduling.nodeSelector.{label}: {rule}")
+    assert not ours({"scheduling": {"gpuType": {"key": "pool", "values": [product]}, "nodeSelector": {"a": product}}})
+
+
+@pytest.mark.parametrize(
+    "name", ["requests.nvidia.com/gpu", "kubernetes.io/gpu", "x.kubernetes.io/gpu", "-a.com/x", "a.com/x-"]
+)
+def test_what_no_node_can_offer_is_refused(name: str) -> None:
+    rule = f"got {name}; must be an extended resource, domain/name, without requests. and not of kubernetes.io"
+    lines = ours({"resources": {"gpuResourceName": name}, "rdma": {"resources": {name: 1}}})
+    assert [line.partition("; use")[0] for line in lines] == [
+        f"resources.gpuResourceName: {rule}",
+        f"rdma.resources.{name}: {rule}",
+    ]
+    (line,) = ours({"rdma": {"resourceName": name}})
+    assert line.startswith(f"rdma.resourceName: {rule}")
+
+
+AMOUNTS = [
+    ({"resources": {"memory": 512}}, "resources.memory: got 512; must be at least 1Gi for each of 8 GPUs, or nothing"),
+    ({"resources": {"memory": 0}}, "resources.memory: got 0; must be at least 1Gi for each of 8 GPUs"),
+    ({"resources": {"memory": "8191Mi"}}, "resources.memory: got 8191Mi; must be at least 1Gi for each of 8 GPUs"),
+    ({"resources": {"memory": "8Gi"}}, ""),
+    ({"resources": {"cpu": 0}}, "resources.cpu: got 0; must be at least 1, or nothing runs; use more"),
+    ({"resources": {"cpu": "999m"}}, "resources.cpu: got 999m; must be at least 1"),
+    ({"resources": {"cpu": "1000m"}}, ""),
+    ({"resources": {"shmSize": 64}}, "resources.shmSize: got 64; must be at least 64Mi, or nothing runs; use more, wi"),
+    ({"tensorboard": {"resources": {"memory": "4m"}}}, "tensorboard.resources.memory: got 4m; must be at least 64Mi"),
+    ({"prepare": {"resources": {"memory": 16}}}, "prepare.resources.memory: got 16; must be at least 64Mi"),
+    ({"tensorboard": None, "monitoring": None}, ""),
+]
+
+
+@pytest.mark.parametrize(("partial", "words"), AMOUNTS, ids=str)
+def test_amounts_that_hold_nothing_are_refused(partial: dict[str, Any], words: str) -> None:
+    """Mostly a unit that is missing: 512 is bytes, and the kernel kills the process as it starts."""
+    lines = ours(partial)
+    assert len(lines) == bool(words)
+    assert all(line.startswith(words) for line in lines)
 
 
 def refused(gpu: str) -> list[str]:

@@ -69,7 +69,7 @@ RENAMED = {tuple(key.split(".")) for key in chart.rules()["renamed"]}
 # Where the next value of its type is no right one, or means the same.
 FLIPS: dict[str, Any] = {
     "*.cpu": "3",
-    "*.memory": "5Gi",
+    "*.memory": "9Gi",
     "extraVolumes": [{"name": "qa", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "shm", "mountPath": "/qa"}],
     "hf.endpoint": "https://hub.example.com",
@@ -85,6 +85,7 @@ FLIPS: dict[str, Any] = {
     "model.name": "llama3_8b_chat",
     "monitoring.podMonitor.enabled": False,
     "rdma.count": 2,
+    "resources.shmSize": "64Gi",
     "storage.*.readOnly": False,
     "storage.datasets.mountPath": "/datasets",
     "storage.models.mountPath": "/models",

@@ -178,6 +178,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {},
                     {"shmSize": "900Gi"},
                     {"shmSize": "1.5Gi", "memory": "1Gi", "gpuResourceName": "nvidia.com/mig-1g.5gb"},
+                    {"shmSize": "100m", "memory": 512, "cpu": "999m", "gpuResourceName": "a.com/x.mig-1g.5gb"},
+                    {"memory": "2Gi", "cpu": 0.5},
                 ]
             )
         ),
@@ -259,6 +261,14 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 [
                     {},
                     {"schedulingPolicy": {"minAvailable": 4}},
+                    {
+                        "gpuType": {"values": ["A", "A-SHARED"]},
+                        "nodeSelector": {"nvidia.com/gpu.product": "A-MIG-1g.5gb"},
+                    },
+                    {
+                        "gpuType": {"key": "pool", "values": ["A-SHARED"]},
+                        "nodeSelector": {"nvidia.com/gpu.product": True},
+                    },
                     PLACEMENT,
                     {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
                     {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},

@@ -38,10 +38,25 @@
 {{- define "neva-pretrain.checkPods" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $v := .Values -}}{{- $gpu := $v.resources.gpuResourceName -}}
+{{- $whole := "must be whole GPUs, since each training process needs its own GPU and access to its peers" -}}
 {{- if regexMatch .nevaRules.fractionalGpu $gpu -}}
   {{- include "neva-pretrain.violation" (dict "key" "resources.gpuResourceName" "got" $gpu
-    "rule" "must be whole GPUs, since each training process needs its own GPU and access to its peers"
-    "fix" "use nvidia.com/gpu") -}}
+    "rule" $whole "fix" "use nvidia.com/gpu") -}}
+{{- end -}}
+{{- $label := "nvidia.com/gpu.product" -}}{{- $products := list -}}
+{{- if eq ($v.scheduling.gpuType.key | default "") $label -}}
+  {{- range $index, $value := $v.scheduling.gpuType.values -}}
+    {{- $products = append $products (dict "key" (printf "gpuType.values[%d]" $index) "got" $value) -}}
+  {{- end -}}
+{{- end -}}
+{{- with get $v.scheduling.nodeSelector $label -}}
+  {{- $products = append $products (dict "key" (print "nodeSelector." $label) "got" (include "neva-pretrain.text" .)) -}}
+{{- end -}}
+{{- range $products -}}
+  {{- if regexMatch $.nevaRules.fractionalProduct .got -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print "scheduling." .key) "got" .got
+      "rule" $whole "fix" "use the label of nodes with whole GPUs") -}}
+  {{- end -}}
 {{- end -}}
 {{- include "neva-pretrain.rdmaBreaks" . -}}
 {{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
@@ -51,6 +66,17 @@
       {{- include "neva-pretrain.violation" (dict "key" (printf "%s.%s" $key $name) "got" $value
         "rule" "must not be set here" "fix" $owner) -}}
     {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $key, $least := .nevaRules.leastResources -}}
+  {{- $amount := (include "neva-pretrain.at" (dict "path" $key "values" $v) | fromJson).text -}}
+  {{- $gpus := ternary (int64 $v.training.gpusPerNode) (int64 1) (eq $key "resources.memory") -}}
+  {{- $bytes := mulf (float64 (include "neva-pretrain.bytes" $least)) $gpus -}}
+  {{- if and $amount (lt (float64 (include "neva-pretrain.bytes" $amount)) $bytes) -}}
+    {{- $each := ternary (printf " for each of %d GPUs" $gpus) "" (gt $gpus 1) -}}
+    {{- include "neva-pretrain.violation" (dict "key" $key "got" $amount
+      "rule" (printf "must be at least %s%s, or nothing runs" $least $each)
+      "fix" (ternary "use more" "use more, with a unit such as Gi" (hasSuffix "cpu" $key))) -}}
   {{- end -}}
 {{- end -}}
 {{- with $v.resources.shmSize -}}

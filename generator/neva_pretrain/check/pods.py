@@ -8,10 +8,13 @@ from neva_pretrain import chart
 from neva_pretrain.chart import images
 from neva_pretrain.chart.access import Values, fabric, mapping, preparing, rdma_enabled, rdma_resources, section, text
 from neva_pretrain.check.config import reserved
+from neva_pretrain.check.engine import at
 from neva_pretrain.check.pod_security import CONTEXTS, pod_security_breaks
 from neva_pretrain.errors import Violation
 from neva_pretrain.facts import Facts
 
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+WHOLE_GPUS = "must be whole GPUs, since each training process needs its own GPU and access to its peers"
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 
 
@@ -21,7 +24,7 @@ def quantity(amount: str) -> Decimal:
     if match is None:
         raise ValueError(amount)
     number, unit = match.groups()
-    powers = {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    powers = {"m": Decimal("0.001")} | {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
     powers |= {f"{u.upper()}i": Decimal(1024) ** (i + 1) for i, u in enumerate("kMGTPE")}
     return Decimal(number) * powers.get(unit, Decimal(1))
 
@@ -65,12 +68,14 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
     rdma, devices = section(values, "rdma"), rdma_resources(values)
     gpu = values["resources"]["gpuResourceName"]
     if re.search(chart.rules()["fractionalGpu"], gpu):
-        yield Violation(
-            "resources.gpuResourceName",
-            gpu,
-            "must be whole GPUs, since each training process needs its own GPU and access to its peers",
-            "use nvidia.com/gpu",
-        )
+        yield Violation("resources.gpuResourceName", gpu, WHOLE_GPUS, "use nvidia.com/gpu")
+    gpu_type = section(values, "scheduling", "gpuType")
+    products = {f"gpuType.values[{index}]": value for index, value in enumerate(gpu_type.get("values") or [])}
+    products = products if gpu_type.get("key") == PRODUCT_LABEL else {}
+    products[f"nodeSelector.{PRODUCT_LABEL}"] = section(values, "scheduling", "nodeSelector").get(PRODUCT_LABEL)
+    for key, product in products.items():
+        if re.search(chart.rules()["fractionalProduct"], text(product)):
+            yield Violation(f"scheduling.{key}", text(product), WHOLE_GPUS, "use the label of nodes with whole GPUs")
     if rdma_enabled(values):
         if gpu in devices:
             yield Violation(
@@ -98,6 +103,13 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             owner = reserved(name, "reservedLabel")
             if owner and value is not None:
                 yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
+    for key, least in sorted(chart.rules()["leastResources"].items()):
+        amount = text(at(values, key))
+        gpus = int(values["training"]["gpusPerNode"]) if key == "resources.memory" else 1
+        if amount and quantity(amount) < quantity(least) * gpus:
+            each = f" for each of {gpus} GPUs" if gpus > 1 else ""
+            fix = "use more" if key.endswith("cpu") else "use more, with a unit such as Gi"
+            yield Violation(key, amount, f"must be at least {least}{each}, or nothing runs", fix)
     nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
     memory, shm = text(values["resources"]["memory"]), text(values["resources"].get("shmSize") or "")
     if shm and quantity(shm) > quantity(memory):
