@@ -424,6 +424,51 @@ def local() -> dict[str, Any]:
     return {step: {"source": "/models/preset/in"} for step in steps}
 
 
+PEERS: list[tuple[dict[str, Any], str]] = [
+    ({"podSelector": {"matchLabel": {"a": "b"}}}, "podSelector.matchLabel: got a map; must be a known key; use matchL"),
+    ({"podselector": {}}, "podselector: got {}; must be a known key; use podSelector"),
+    ({"podSelector": {"matchLabels": {"a": 1}}}, "podSelector.matchLabels.a: got 1; must be of type string"),
+    ({}, ": got nothing; must be an ipBlock, a namespaceSelector or a podSelector"),
+    ({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}, ": got ipBlock and podSelector; must be an ipBlock or se"),
+    ({"ipBlock": {"cidr": "10.0.0.1"}}, "ipBlock.cidr: got 10.0.0.1; must be a network, an address with its mask"),
+    ({"ipBlock": {"cidr": "10.0.0.0/33"}}, "ipBlock.cidr: got 10.0.0.0/33; must be a network"),
+    ({"ipBlock": {"except": []}}, "ipBlock.cidr: got nothing; must be set"),
+    ({"ipBlock": {"cidr": "::/0", "except": ["fe80::"]}}, "ipBlock.except[0]: got fe80::; must be a network"),
+    ({"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}}, ""),
+    ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}, "podSelector.matchExpressions[0].values"),
+    ({"podSelector": {}, "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}, ""),
+]
+PORTS: list[tuple[dict[str, Any], str]] = [
+    ({"port": 443, "protocol": "tcp"}, "protocol: got tcp; must be one of TCP, UDP, SCTP"),
+    ({"port": 0}, "port: got 0; must be at least 1"),
+    ({"port": "443"}, "port: got 443; must be a number without quotes, or a port's name"),
+    ({"port": "https"}, ""),
+    ({"ports": 443}, "ports: got 443; must be a known key; use port"),
+    ({"port": 10, "endPort": 9}, "port: got 10; must be a number up to endPort (9)"),
+    ({"endPort": 9}, "port: got nothing; must be a number up to endPort (9)"),
+    ({"port": 9, "endPort": 9, "protocol": "SCTP"}, ""),
+    ({}, ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [({"to": [peer]}, words) for peer, words in PEERS] + [({"ports": [port]}, words) for port, words in PORTS],
+    ids=str,
+)
+def test_a_peer_or_port_that_the_api_does_not_mean_is_refused(rule: dict[str, Any], words: str) -> None:
+    """The API drops a mistyped matchLabels, and the empty selector that is left selects everything."""
+    for direction, side in (("egress", "to"), ("ingress", "from")):
+        given = {side if key == "to" else key: value for key, value in rule.items()}
+        complete = values.complete({"networkPolicy": {direction: {"a": given}}})
+        lines = [str(v) for v in schema_violations(complete) or violations(Facts(complete))]
+        key = f"networkPolicy.{direction}.a.{next(iter(given))}[0]"
+        assert len(lines) == bool(words), lines
+        assert all(line.startswith(f"{key}{'' if words[0] == ':' else '.'}{words}") for line in lines), lines
+        partial = {"networkPolicy": {direction: {"a": given}}}
+        assert bool(words) == (helm.template(json.dumps(partial)).returncode != 0)
+
+
 # Secrets
 
 

@@ -36,6 +36,47 @@ small = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32, 64])
 HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets"
 
 
+MOUNTS = [
+    {"name": "a", "mountPath": "/dev/shm"},
+    {"name": "a", "mountPath": "/x", "subPath": "y", "subPathExpr": "z", "mountPropagation": None},
+    {
+        "name": "b",
+        "mountPath": "/x",
+        "mountPropagation": "Bidirectional",
+        "readOnly": True,
+        "recursiveReadOnly": "Enabled",
+    },
+    {"name": "shm", "mountPath": "/usr/lib", "recursiveReadOnly": "IfPossible", "subPath": ""},
+    {"name": "shm", "mountPath": "/usr/lib", "recursiveReadOnly": "Disabled", "mountPropagation": "None"},
+]
+
+
+POLICY = {
+    "egress": {
+        "a": {
+            "to": [
+                {},
+                {"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}, "namespaceSelector": None},
+                {"ipBlock": {}},
+                {
+                    "podSelector": {
+                        "matchExpressions": [
+                            {"key": "a"},
+                            {"key": "a", "operator": "In", "values": []},
+                            {"key": "a", "operator": "Exists", "values": ["x", "y"]},
+                            {"operator": "DoesNotExist"},
+                        ]
+                    }
+                },
+            ],
+            "ports": [{"port": "443"}, {"port": "", "protocol": None}, {"port": "http", "endPort": 9}],
+        },
+        "b": None,
+    },
+    "ingress": {"a": {"ports": [{"endPort": 9}, {"port": 10, "endPort": 9}, {"port": 9, "endPort": 9}, {"port": "A"}]}},
+}
+
+
 PLACEMENT = {
     "tolerations": [
         {"key": "a", "operator": "Exists", "value": "x", "effect": "NoExecute", "tolerationSeconds": 5},
@@ -91,6 +132,11 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
     }
     volumes = [{"name": "a", "hostPath": {"path": "/x"}}, {"name": "b", "nfs": {}}, {"name": "c", "emptyDir": {}}]
+    odd = [
+        {"name": "a"},
+        {"name": "b", "secret": {}, "emptyDir": {}, "nfs": None},
+        {"name": "c", "nfs": {"server": "s"}},
+    ]
     names = [("a", "pvc"), ("a", "neva-results"), ("b", "x"), ("c", "x")]
     claims = [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in names]
     apparmor = "container.apparmor.security.beta.kubernetes.io/pytorch"
@@ -101,10 +147,12 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
             "enforce": draw(st.sampled_from(["", "", "baseline", "restricted"])),
             "operatorInitContainer": draw(st.booleans()),
         },
-        "extraVolumes": draw(st.sampled_from([[], None, volumes, claims])),
+        "extraVolumes": draw(st.sampled_from([[], None, volumes, claims, odd])),
         "podAnnotations": draw(st.sampled_from([{}, {apparmor: "unconfined", "a": 1}, {apparmor: "localhost/x"}])),
         "networkPolicy": draw(
-            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
+            st.sampled_from(
+                [{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}, POLICY]
+            )
         ),
     }
 
@@ -214,7 +262,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     },
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
-                    {"scratch": {"mountPath": "/etc/x"}},
+                    {"scratch": {"mountPath": "/etc/x"}, "results": {"mountPath": "/var/run"}},
+                    {"scratch": {"mountPath": "/opt/NeMo"}, "results": {"mountPath": "/opt/NeMo/x"}},
                     {
                         "scratch": {"hostPath": "/nvme"},
                         "models": {"storageClassName": "fast"},
@@ -243,9 +292,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "podLabels": draw(st.sampled_from([{}, {"app.kubernetes.io/name": "x"}, {"a": 1}])),
         "workerLabels": draw(st.sampled_from([None, {"training.kubeflow.org/x": "one", "helm.sh/chart": None}])),
-        "extraVolumeMounts": draw(
-            st.sampled_from([[], [{"name": "a", "mountPath": "/elsewhere"}], [{"name": "a", "mountPath": "/dev/shm"}]])
-        ),
+        "extraVolumeMounts": draw(st.sampled_from([[], MOUNTS, [{"name": "a", "mountPath": "/elsewhere"}]])),
         "prepare": draw(
             st.sampled_from(
                 [
