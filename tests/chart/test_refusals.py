@@ -131,7 +131,8 @@ FORMATS: dict[str, Any] = {
     "tensorboard": {"image": "a:latest"},
     "monitoring": {"podMonitor": {"interval": "soon"}, "trainJobStatus": {"server": "http://trainer:10443"}},
     "networkPolicy": {
-        "egress": {"Hub": {"to": [{"ipBlock": {"cidr": "10.0.0.1"}}, {"podSelector": {"matchLabels": {"a": "b c"}}}]}}
+        "egress": {"Hub": {"to": [{"ipBlock": {"cidr": "10.0.0.1"}}, {"podSelector": {"matchLabels": {"a": "b c"}}}]}},
+        "ingress": {"a": {"ports": [{"port": "a b"}]}},
     },
 }
 

@@ -441,7 +441,8 @@ PEERS: list[tuple[dict[str, Any], str]] = [
 PORTS: list[tuple[dict[str, Any], str]] = [
     ({"port": 443, "protocol": "tcp"}, "protocol: got tcp; must be one of TCP, UDP, SCTP"),
     ({"port": 0}, "port: got 0; must be at least 1"),
-    ({"port": "443"}, "port: got 443; must be a number without quotes, or a port's name"),
+    ({"port": "443"}, "port: got 443; must be a number without quotes, or a name with a letter; use 443"),
+    ({"port": "HTTPS"}, "port: got HTTPS; must be the number of a port, or its name"),
     ({"port": "https"}, ""),
     ({"ports": 443}, "ports: got 443; must be a known key; use port"),
     ({"port": 10, "endPort": 9}, "port: got 10; must be a number up to endPort (9)"),

@@ -38,7 +38,7 @@ HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets
 
 MOUNTS = [
     {"name": "a", "mountPath": "/dev/shm"},
-    {"name": "a", "mountPath": "/x", "subPath": "y", "subPathExpr": "z", "mountPropagation": None},
+    {"name": "a", "mountPath": "/x", "subPath": "sub", "subPathExpr": "$(POD_NAME)", "mountPropagation": None},
     {
         "name": "b",
         "mountPath": "/x",
@@ -63,17 +63,35 @@ POLICY = {
                         "matchExpressions": [
                             {"key": "a"},
                             {"key": "a", "operator": "In", "values": []},
-                            {"key": "a", "operator": "Exists", "values": ["x", "y"]},
+                            {"key": "a", "operator": "Exists", "values": ["x", "z"]},
                             {"operator": "DoesNotExist"},
                         ]
                     }
                 },
             ],
-            "ports": [{"port": "443"}, {"port": "", "protocol": None}, {"port": "http", "endPort": 9}],
+            "ports": [{"port": "443"}, {"port": "0", "protocol": None}, {"port": "http", "endPort": 9}],
         },
         "b": None,
     },
-    "ingress": {"a": {"ports": [{"endPort": 9}, {"port": 10, "endPort": 9}, {"port": 9, "endPort": 9}, {"port": "A"}]}},
+    "ingress": {"a": {"ports": [{"endPort": 9}, {"port": 10, "endPort": 9}, {"port": 9, "endPort": 9}, {"port": "a"}]}},
+}
+
+
+CONTRADICTIONS = {
+    "gpuType": {"key": "a", "values": ["x", "u"]},
+    "nodeSelector": {"a": "z", "b": 1, "c": True},
+    "nodeExpressions": [
+        {"key": "a", "operator": "NotIn", "values": ["z"]},
+        {"key": "a", "operator": "In", "values": ["w", "z"]},
+        {"key": "b", "operator": "DoesNotExist"},
+        {"key": "b", "operator": "Exists"},
+        {"key": "b", "operator": "Gt", "values": ["0"]},
+        {"key": "c", "operator": "In", "values": ["false"]},
+        {"key": "d", "operator": "In", "values": ["x", "u"]},
+        {"key": "d", "operator": "NotIn", "values": ["x"]},
+        {"key": "d", "operator": "NotIn", "values": ["u"]},
+        {"key": "e", "operator": "NotIn", "values": ["u"]},
+    ],
 }
 
 
@@ -308,6 +326,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 [
                     {},
                     {"schedulingPolicy": {"minAvailable": 4}},
+                    CONTRADICTIONS,
                     {
                         "gpuType": {"values": ["A", "A-SHARED"]},
                         "nodeSelector": {"nvidia.com/gpu.product": "A-MIG-1g.5gb"},

@@ -123,7 +123,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What the API would refuse of the pods once the job is made, and Kueue of the job. */}}
+{{/* What the API would refuse of the pods once the job is made, Kueue of the job, and labels that no node has. */}}
 {{- define "neva-pretrain.checkPlacement" -}}
 {{- $s := .Values.scheduling -}}
 {{- range $index, $taint := $s.tolerations -}}
@@ -160,6 +160,7 @@
       "rule" (printf "must not be empty with operator %s" $operator) "fix" "use values of the label") -}}
   {{- end -}}
 {{- end -}}
+{{- include "neva-pretrain.labelBreaks" $s -}}
 {{- $seen := dict -}}
 {{- range $index, $spread := $s.topologySpreadConstraints -}}
   {{- $key := printf "scheduling.topologySpreadConstraints[%d]" $index -}}
@@ -181,6 +182,39 @@
 {{- if gt (len $levels) 1 -}}
   {{- include "neva-pretrain.violation" (dict "key" "scheduling.queue.topology" "got" (join " and " $levels)
     "rule" "must be only one of them, or Kueue refuses the job" "fix" "keep one") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that no node has together. Takes scheduling. */}}
+{{- define "neva-pretrain.labelBreaks" -}}
+{{- $asked := dict -}}
+{{- if and .gpuType.key .gpuType.values -}}{{- $_ := set $asked .gpuType.key .gpuType.values -}}{{- end -}}
+{{- $left := "must leave a node, and the rest of scheduling asks for" -}}{{- $fix := "change one of them" -}}
+{{- range $name, $value := .nodeSelector -}}
+  {{- $value = include "neva-pretrain.text" $value -}}
+  {{- if and (hasKey $asked $name) (not (has $value (get $asked $name))) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print "scheduling.nodeSelector." $name) "got" $value
+      "rule" (printf "%s %s" $left (get $asked $name | join ", ")) "fix" $fix) -}}
+  {{- end -}}
+  {{- $_ := set $asked $name (list $value) -}}
+{{- end -}}
+{{- range $index, $expression := .nodeExpressions -}}
+  {{- $name := $expression.key -}}{{- $operator := $expression.operator -}}
+  {{- $given := $expression.values | default list -}}
+  {{- $before := get $asked $name | default (ternary $given list (eq $operator "In")) -}}
+  {{- $kept := list -}}
+  {{- range $before -}}
+    {{- $named := has . $given -}}
+    {{- $out := or (eq $operator "DoesNotExist") (and (eq $operator "In") (not $named))
+      (and (eq $operator "NotIn") $named) -}}
+    {{- if not $out -}}{{- $kept = append $kept . -}}{{- end -}}
+  {{- end -}}
+  {{- if and $before (not $kept) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (printf "scheduling.nodeExpressions[%d]" $index)
+      "got" (printf "%s %s" $operator (join ", " $given) | trim)
+      "rule" (printf "%s %s" $left (join ", " $before)) "fix" $fix) -}}
+  {{- end -}}
+  {{- $_ := set $asked $name ($kept | default $before) -}}
 {{- end -}}
 {{- end -}}
 
@@ -318,15 +352,9 @@
 {{/* What the API would refuse of a port. Takes a dict: key, port. */}}
 {{- define "neva-pretrain.portBreaks" -}}
 {{- $port := .port.port -}}{{- $end := .port.endPort -}}{{- $named := kindIs "string" $port -}}
-{{- $right := true -}}
-{{- if $named -}}
-  {{- $right = and (regexMatch "^[a-z0-9]+(-[a-z0-9]+)*$" $port) (regexMatch "[a-z]" $port) -}}
-{{- end -}}
-{{- if not $right -}}
-  {{- include "neva-pretrain.violation" (dict "key" (print .key ".port")
-    "got" (include "neva-pretrain.show" $port | default "nothing")
-    "rule" "must be a number without quotes, or a port's name (lower case letters, digits and - inside, one letter)"
-    "fix" "use one such as 443") -}}
+{{- if and $named (regexMatch "^[0-9]+$" (toString $port)) -}}
+  {{- include "neva-pretrain.violation" (dict "key" (print .key ".port") "got" $port
+    "rule" "must be a number without quotes, or a name with a letter" "fix" (print "use " $port)) -}}
 {{- else if not (kindIs "invalid" $end) -}}
   {{- if or $named (kindIs "invalid" $port) (gt (int64 ($port | default 0)) (int64 $end)) -}}
     {{- $got := "nothing" -}}

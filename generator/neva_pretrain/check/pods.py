@@ -7,7 +7,6 @@ from decimal import Decimal
 from neva_pretrain import chart
 from neva_pretrain.chart import images
 from neva_pretrain.chart.access import Values, fabric, mapping, preparing, rdma_enabled, rdma_resources, section, text
-from neva_pretrain.chart.secrecy import show
 from neva_pretrain.check.config import reserved
 from neva_pretrain.check.engine import at
 from neva_pretrain.check.pod_security import CONTEXTS, pod_security_breaks
@@ -138,7 +137,7 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
 
 
 def check_placement(facts: Facts) -> Iterator[Violation]:
-    """What the API would refuse of the pods once the job is made, and Kueue of the job."""
+    """What the API would refuse of the pods once the job is made, Kueue of the job, and labels that no node has."""
     values = facts.shaped
     scheduling = section(values, "scheduling")
     for index, taint in enumerate(scheduling.get("tolerations") or []):
@@ -173,6 +172,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
                 yield Violation(key, got, f"must be one whole number with operator {operator}", 'use one such as "8"')
         elif not given:
             yield Violation(key, got, f"must not be empty with operator {operator}", "use values of the label")
+    yield from _contradictions(scheduling)
     seen: dict[tuple[str, str], str] = {}
     for index, spread in enumerate(scheduling.get("topologySpreadConstraints") or []):
         key, unsatisfiable = f"scheduling.topologySpreadConstraints[{index}]", spread["whenUnsatisfiable"]
@@ -195,6 +195,31 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
             "must be only one of them, or Kueue refuses the job",
             "keep one",
         )
+
+
+def _contradictions(scheduling: Values) -> Iterator[Violation]:
+    """Yield which labels no node has together."""
+    gpu = section(scheduling, "gpuType")
+    asked: dict[str, list[str]] = {gpu["key"]: gpu["values"]} if gpu.get("key") and gpu.get("values") else {}
+    left, fix = "must leave a node, and the rest of scheduling asks for", "change one of them"
+    for name, value in sorted(section(scheduling, "nodeSelector").items()):
+        if name in asked and text(value) not in asked[name]:
+            yield Violation(f"scheduling.nodeSelector.{name}", text(value), f"{left} {', '.join(asked[name])}", fix)
+        asked[name] = [text(value)]
+    for index, expression in enumerate(scheduling.get("nodeExpressions") or []):
+        name, operator, given = expression["key"], expression["operator"], expression.get("values") or []
+        before = asked.get(name) or (given if operator == "In" else [])
+        kept = before
+        if operator == "In":
+            kept = [value for value in before if value in given]
+        elif operator == "NotIn":
+            kept = [value for value in before if value not in given]
+        elif operator == "DoesNotExist":
+            kept = []
+        if before and not kept:
+            got = " ".join((operator, ", ".join(given))).strip()
+            yield Violation(f"scheduling.nodeExpressions[{index}]", got, f"{left} {', '.join(before)}", fix)
+        asked[name] = kept or before
 
 
 def check_monitoring(facts: Facts) -> Iterator[Violation]:
@@ -319,9 +344,8 @@ def _peer(here: str, peer: Values) -> Iterator[Violation]:
 def _port(here: str, given: Values) -> Iterator[Violation]:
     """Yield what the API would refuse of a port."""
     port, end = given.get("port"), given.get("endPort")
-    if isinstance(port, str) and not (re.search("^[a-z0-9]+(-[a-z0-9]+)*$", port) and re.search("[a-z]", port)):
-        rule = "must be a number without quotes, or a port's name (lower case letters, digits and - inside, one letter)"
-        yield Violation(f"{here}.port", show(port) or "nothing", rule, "use one such as 443")
+    if isinstance(port, str) and port.isdecimal():
+        yield Violation(f"{here}.port", port, "must be a number without quotes, or a name with a letter", f"use {port}")
     elif end is not None and (port is None or isinstance(port, str) or port > end):
         got, rule = text(port) or "nothing", f"must be a number up to endPort ({text(end)})"
         yield Violation(f"{here}.port", got, rule, "use the first port of the range")
