@@ -443,3 +443,46 @@ def test_a15_the_port_of_a_job_on_the_nodes_network_is_its_own(kind: str) -> Non
         assert helm.pod(manifests, role)["dnsPolicy"] == "ClusterFirstWithHostNet"
     port = helm.env(manifests, "Node")["NEVA_MASTER_PORT"] if kind == "TrainJob" else "24000"
     assert port == "24000"
+
+
+LABELS: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"gpuType": {"values": ["H100", "H200"]}, "nodeSelector": {"nvidia.com/gpu.product": "A100"}},
+        ["nodeSelector.nvidia.com/gpu.product: got A100; must leave a node, and the rest of scheduling asks for H100"],
+    ),
+    ({"gpuType": {"values": ["H100", "H200"]}, "nodeSelector": {"nvidia.com/gpu.product": "H200", "a": "b"}}, []),
+    (
+        {"nodeSelector": {"a": "x"}, "nodeExpressions": [{"key": "a", "operator": "NotIn", "values": ["x", "y"]}]},
+        ["nodeExpressions[0]: got NotIn x, y; must leave a node, and the rest of scheduling asks for x; change"],
+    ),
+    (
+        {"nodeSelector": {"a": "x"}, "nodeExpressions": [{"key": "a", "operator": "DoesNotExist"}]},
+        ["nodeExpressions[0]: got DoesNotExist; must leave a node"],
+    ),
+    (
+        {"nodeExpressions": [{"key": "a", "operator": "In", "values": [value]} for value in ("x", "y")]},
+        ["nodeExpressions[1]: got In y; must leave a node, and the rest of scheduling asks for x"],
+    ),
+    ({"nodeSelector": {"a": 8}, "nodeExpressions": [{"key": "a", "operator": "Gt", "values": ["4"]}]}, []),
+    ({"nodeSelector": {"a": "x"}, "nodeExpressions": [{"key": "a", "operator": "Exists"}]}, []),
+    ({"nodeSelector": {"a": "x"}, "nodeExpressions": [{"key": "b", "operator": "NotIn", "values": ["x"]}]}, []),
+    (
+        {
+            "nodeExpressions": [
+                {"key": "a", "operator": "DoesNotExist"},
+                {"key": "b", "operator": "NotIn", "values": ["x"]},
+            ]
+        },
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheduling", "said"), LABELS, ids=str)
+def test_labels_that_no_node_has_together_are_refused(scheduling: dict[str, Any], said: list[str]) -> None:
+    """The pods would stay Pending, whatever nodes there are."""
+    partial = {"scheduling": scheduling}
+    found = [str(violation) for violation in rules.violations(Facts.of(partial))]
+    assert len(found) == len(said), found
+    assert all(line.startswith(f"scheduling.{words}") for line, words in zip(found, said, strict=True)), found
+    assert (helm.render_fails(partial) if said else helm.render(partial) and []) == found

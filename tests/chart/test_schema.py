@@ -214,6 +214,46 @@ def test_every_object_with_properties_is_closed() -> None:
     assert not open_ones
 
 
+def kubernetes(kind: str) -> dict[str, Any]:
+    """Fields of a part of a Pod in the newest Kubernetes."""
+    newest = max(KUBERNETES, key=lambda version: [int(part) for part in version.split(".")])
+    file = helm.ROOT / "schemas" / "kubernetes" / f"v{newest}" / "pod-v1.json"
+    fields: dict[str, Any] = json.loads(file.read_text())["definitions"][f"api.core.v1.{kind}"]["properties"]
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "without"),
+    [
+        ("podSecurityContext", "PodSecurityContext", {"windowsOptions"}),
+        ("securityContext", "SecurityContext", {"windowsOptions"}),
+        ("extraVolumes.items", "Volume", set()),
+        # Kubernetes 1.37 has it behind a feature gate, and drops it.
+        ("extraVolumeMounts.items", "VolumeMount", {"bindMountOptions"}),
+        ("extraVolumes.items.properties.secret", "SecretVolumeSource", {"defaultUser"}),
+        ("extraVolumes.items.properties.configMap", "ConfigMapVolumeSource", {"defaultUser"}),
+        ("extraVolumes.items.properties.projected", "ProjectedVolumeSource", {"defaultUser"}),
+        ("extraVolumes.items.properties.downwardAPI", "DownwardAPIVolumeSource", {"defaultUser"}),
+        ("extraVolumes.items.properties.emptyDir", "EmptyDirVolumeSource", {"mode"}),
+        ("extraVolumes.items.properties.hostPath", "HostPathVolumeSource", set()),
+        ("extraVolumes.items.properties.csi", "CSIVolumeSource", set()),
+        ("extraVolumes.items.properties.nfs", "NFSVolumeSource", set()),
+        ("extraVolumes.items.properties.image", "ImageVolumeSource", set()),
+        ("extraVolumes.items.properties.ephemeral", "EphemeralVolumeSource", set()),
+        ("extraVolumes.items.properties.persistentVolumeClaim", "PersistentVolumeClaimVolumeSource", set()),
+        ("securityContext.properties.capabilities", "Capabilities", set()),
+        ("securityContext.properties.seccompProfile", "SeccompProfile", set()),
+        ("securityContext.properties.appArmorProfile", "AppArmorProfile", set()),
+        ("securityContext.properties.seLinuxOptions", "SELinuxOptions", set()),
+    ],
+)
+def test_parts_of_a_pod_have_kubernetes_fields(path: str, kind: str, without: set[str]) -> None:
+    node = schema()["properties"]
+    for key in path.split("."):
+        node = node[key]
+    assert set(node["properties"]) == set(kubernetes(kind)) - without
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"trainig": {}}, "trainig"),
     ({"training": {"node": 2}}, "node"),
@@ -244,6 +284,24 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"restart": {"limit": -1}}, "limit"),
     ({"runPolicy": {"cleanPodPolicy": "none"}}, "cleanPodPolicy"),
     ({"podSecurityContext": {"fsGroup": 1}}, "podSecurityContext"),
+    ({"podSecurityContext": {"privileged": True}}, "privileged"),
+    ({"podSecurityContext": {"runAsuser": 1}}, "runAsuser"),
+    ({"podSecurityContext": {"fsGroupChangePolicy": "always"}}, "fsGroupChangePolicy"),
+    ({"podSecurityContext": {"supplementalGroupsPolicy": "strict"}}, "supplementalGroupsPolicy"),
+    ({"podSecurityContext": {"supplementalGroups": [-1]}}, "supplementalGroups"),
+    ({"podSecurityContext": {"windowsOptions": {}}}, "windowsOptions"),
+    ({"securityContext": {"fsGroup": 1}}, "fsGroup"),
+    ({"extraVolumes": [{"name": "a", "emptydir": {}}]}, "emptydir"),
+    ({"extraVolumes": [{"name": "a", "secret": {"name": "s"}}]}, "name"),
+    ({"extraVolumes": [{"name": "a", "hostPath": {"path": "/x", "type": "Dir"}}]}, "type"),
+    ({"extraVolumes": [{"name": "a", "emptyDir": {"sizeLimit": "big"}}]}, "sizeLimit"),
+    ({"extraVolumeMounts": [{"name": "shm", "mountPath": "/x", "readonly": True}]}, "readonly"),
+    ({"extraVolumeMounts": [{"name": "shm", "mountPath": "/x", "mountPropagation": "Host"}]}, "mountPropagation"),
+    ({"extraVolumeMounts": [{"name": "shm", "mountPath": "/x", "subPathExpr": "../x"}]}, "subPathExpr"),
+    ({"securityContext": {"procMount": "Unmasked"}}, "procMount"),
+    ({"securityContext": {"readOnlyRootFileSystem": True}}, "readOnlyRootFileSystem"),
+    ({"securityContext": {"seccompProfile": {"type": "runtime/default"}}}, "seccompProfile"),
+    ({"securityContext": {"appArmorProfile": {"profile": "x"}}}, "appArmorProfile"),
     ({"storage": {"models": {"mountPath": "models"}}}, "mountPath"),
     ({"storage": {"models": {"mountPath": "/a/../b"}}}, "mountPath"),
     ({"storage": {"models": {"subPath": "/abs"}}}, "subPath"),

@@ -12,6 +12,8 @@ from neva_pretrain import chart
 from neva_pretrain.chart import values
 from neva_pretrain.check import config, pod_security
 from neva_pretrain.check.pods import check_pods, check_security
+from neva_pretrain.check.rules import violations
+from neva_pretrain.check.schema import violations as schema_violations
 from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.helm import notes
@@ -75,6 +77,83 @@ def test_every_container_has_the_least_privilege(partial: dict[str, Any]) -> Non
             assert context["capabilities"].get("add") == wanted, "what only reads adds none"
 
 
+@pytest.mark.parametrize("partial", [TWO_NODES, PREPARE, {**TWO_NODES, "job": {"kind": "TrainJob"}}])
+def test_a_privileged_container_may_escalate(partial: dict[str, Any]) -> None:
+    """Sites whose RDMA devices need privileged containers; the API refuses one that must not escalate."""
+    given = {**EVERY_POD, **partial, "securityContext": {"privileged": True}}
+    for pod in pods(helm.render(given)):
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            reads = container["name"] in ("exporter", "tensorboard", "guard")
+            assert context.get("privileged") == (None if reads else True), container["name"]
+            assert context.get("allowPrivilegeEscalation") == (False if reads else None), container["name"]
+            assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def test_an_escalation_that_privileged_contradicts_is_refused() -> None:
+    for said in (True, None):
+        assert helm.render({"securityContext": {"privileged": True, "allowPrivilegeEscalation": said}})
+    (line,) = helm.render_fails({"securityContext": {"privileged": True, "allowPrivilegeEscalation": False}})
+    assert line == (
+        "securityContext.allowPrivilegeEscalation: got false; must not be false with securityContext.privileged, "
+        "or the API refuses the pods; remove it"
+    )
+    for name in ("SYS_ADMIN", "ALL"):  # the API takes these without escalation
+        context = helm.container(helm.render({"securityContext": {"capabilities": {"add": [name]}}}))["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+
+
+ROOT_USER = [
+    ({}, {"runAsNonRoot": True, "runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsNonRoot": True}, {"runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsNonRoot": True, "runAsUser": 0}, {}, ["podSecurityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True}, ["podSecurityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True, "runAsUser": 0}, ["securityContext.runAsUser"]),
+    ({"runAsUser": 0}, {"runAsNonRoot": True, "runAsUser": 1000}, []),
+    ({"runAsNonRoot": True}, {"runAsNonRoot": False, "runAsUser": 0}, []),
+    ({"runAsNonRoot": True}, {"runAsNonRoot": None, "runAsUser": 1}, []),
+    ({"runAsNonRoot": False, "runAsUser": 0}, {"runAsNonRoot": False}, []),
+]
+
+
+@pytest.mark.parametrize(("pod", "container", "keys"), ROOT_USER, ids=str)
+def test_root_where_no_root_may_run_is_refused(pod: dict[str, Any], container: dict[str, Any], keys: list[str]) -> None:
+    """The kubelet would start no container: CreateContainerConfigError, with the GPUs held."""
+    lines = ours({"podSecurityContext": pod, "securityContext": container})
+    rule = "got 0; must not be 0 with runAsNonRoot, or the kubelet starts no container; use a non-root user"
+    assert [line.partition(": ")[0] for line in lines] == keys
+    assert all(rule in line for line in lines)
+
+
+PROFILES = [
+    ("podSecurityContext.seccompProfile", {}, "type: got nothing; must be set with the profile; use RuntimeDefault"),
+    ("securityContext.seccompProfile", {}, ""),
+    ("securityContext.seccompProfile", {"type": "RuntimeDefault"}, ""),
+    ("securityContext.seccompProfile", {"type": "Localhost", "localhostProfile": "a/b.json"}, ""),
+    ("securityContext.seccompProfile", {"type": "Localhost"}, "localhostProfile: got nothing; must be set with type"),
+    ("securityContext.seccompProfile", {"localhostProfile": "x"}, "localhostProfile: got x; must come with type Local"),
+    ("securityContext.appArmorProfile", {"localhostProfile": "x"}, "type: got nothing; must be set with the profile"),
+    ("securityContext.appArmorProfile", {"type": "Localhost", "localhostProfile": "x"}, ""),
+    ("podSecurityContext.appArmorProfile", {"type": "Unconfined", "localhostProfile": ""}, "localhostProfile: got no"),
+]
+
+
+@pytest.mark.parametrize(("path", "profile", "words"), PROFILES, ids=str)
+def test_a_profile_of_the_node_is_named_and_no_other(path: str, profile: dict[str, Any], words: str) -> None:
+    where, _, name = path.partition(".")
+    lines = ours({where: {name: profile}})
+    assert len(lines) == bool(words)
+    assert all(line.startswith(f"{path}.{words}") for line in lines)
+
+
+def ours(partial: dict[str, Any]) -> list[str]:
+    """What `check` says, as Helm does."""
+    complete = values.complete(partial)
+    said = [str(v) for v in schema_violations(complete) or violations(Facts(complete))]
+    assert (helm.render_fails(partial) if said else helm.render(partial) and []) == said
+    return said
+
+
 HUB = {"hf": {"online": True, "endpoint": "https://m.example"}, "secrets": {"huggingface": {"name": "hf"}}}
 WANDB = {"wandb": {"enabled": True, "mode": "online"}, "secrets": {"wandb": {"name": "w"}}}
 EVERYTHING = {"tensorboard": {"enabled": True}, "monitoring": {"exporter": {"enabled": True}}}
@@ -117,16 +196,73 @@ def test_k22_the_pods_own_names_are_the_charts(name: str, place: str) -> None:
 
 
 PARTS = ["nvidia.com/mig-3g.40gb", "nvidia.com/mig-7g.80gb", "nvidia.com/mig-1g.5gb.shared", "nvidia.com/gpu.shared"]
+PARTS += ["example.com/mig-1g.5gb", "example.com/h100.mig-1g.5gb"]
 SHARES = ["nvidia.com/gpu-10gb", "nvidia.com/gpumem", "volcano.sh/vgpu-number", "aliyun.com/gpu-mem"]
 
 
 def test_n10_parts_of_a_gpu_are_refused() -> None:
     """N10: a process of a MIG slice sees no other one; what shares a GPU has no memory of its own."""
-    for name in ("nvidia.com/gpu", "example.com/h100", "amd.com/gpu", "nvidia.com/GH100_H100_SXM5_80GB"):
+    for name in (
+        "nvidia.com/gpu",
+        "example.com/h100",
+        "amd.com/gpu",
+        "a.com/amig-x",
+        "nvidia.com/GH100_H100_SXM5_80GB",
+    ):
         assert not refused(name)
     for name in (*PARTS, *SHARES):
         assert refused(name), name
     assert helm.render_fails({"resources": {"gpuResourceName": PARTS[0]}}) == refused(PARTS[0])
+
+
+@pytest.mark.parametrize("product", ["NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "NVIDIA-H100-80GB-HBM3-SHARED"])
+def test_n10_nodes_whose_gpus_are_parts_are_refused(product: str) -> None:
+    """N10: their resource is called nvidia.com/gpu, as that of whole GPUs; the label alone tells."""
+    rule = f"got {product}; must be whole GPUs, since each training process needs its own GPU and access to its peers"
+    label = "nvidia.com/gpu.product"
+    scheduling = {"gpuType": {"values": ["NVIDIA-H100-80GB-HBM3", product]}}
+    (line,) = ours({"scheduling": scheduling})
+    assert line == f"scheduling.gpuType.values[1]: {rule}; use the label of nodes with whole GPUs"
+    (line,) = ours({"scheduling": {"nodeSelector": {label: product}}})
+    assert line.startswith(f"scheduling.nodeSelector.{label}: {rule}")
+    assert not ours({"scheduling": {"gpuType": {"key": "pool", "values": [product]}, "nodeSelector": {"a": product}}})
+
+
+@pytest.mark.parametrize(
+    "name", ["requests.nvidia.com/gpu", "kubernetes.io/gpu", "x.kubernetes.io/gpu", "-a.com/x", "a.com/x-"]
+)
+def test_what_no_node_can_offer_is_refused(name: str) -> None:
+    rule = f"got {name}; must be an extended resource, domain/name, without requests. and not of kubernetes.io"
+    lines = ours({"resources": {"gpuResourceName": name}, "rdma": {"resources": {name: 1}}})
+    assert [line.partition("; use")[0] for line in lines] == [
+        f"resources.gpuResourceName: {rule}",
+        f"rdma.resources.{name}: {rule}",
+    ]
+    (line,) = ours({"rdma": {"resourceName": name}})
+    assert line.startswith(f"rdma.resourceName: {rule}")
+
+
+AMOUNTS = [
+    ({"resources": {"memory": 512}}, "resources.memory: got 512; must be at least 1Gi for each of 8 GPUs, or nothing"),
+    ({"resources": {"memory": 0}}, "resources.memory: got 0; must be at least 1Gi for each of 8 GPUs"),
+    ({"resources": {"memory": "8191Mi"}}, "resources.memory: got 8191Mi; must be at least 1Gi for each of 8 GPUs"),
+    ({"resources": {"memory": "8Gi"}}, ""),
+    ({"resources": {"cpu": 0}}, "resources.cpu: got 0; must be at least 1, or nothing runs; use more"),
+    ({"resources": {"cpu": "999m"}}, "resources.cpu: got 999m; must be at least 1"),
+    ({"resources": {"cpu": "1000m"}}, ""),
+    ({"resources": {"shmSize": 64}}, "resources.shmSize: got 64; must be at least 64Mi, or nothing runs; use more, wi"),
+    ({"tensorboard": {"resources": {"memory": "4m"}}}, "tensorboard.resources.memory: got 4m; must be at least 64Mi"),
+    ({"prepare": {"resources": {"memory": 16}}}, "prepare.resources.memory: got 16; must be at least 64Mi"),
+    ({"tensorboard": None, "monitoring": None}, ""),
+]
+
+
+@pytest.mark.parametrize(("partial", "words"), AMOUNTS, ids=str)
+def test_amounts_that_hold_nothing_are_refused(partial: dict[str, Any], words: str) -> None:
+    """Mostly a unit that is missing: 512 is bytes, and the kernel kills the process as it starts."""
+    lines = ours(partial)
+    assert len(lines) == bool(words)
+    assert all(line.startswith(words) for line in lines)
 
 
 def refused(gpu: str) -> list[str]:
@@ -286,6 +422,52 @@ def local() -> dict[str, Any]:
     """Sources of prepare on mounted paths."""
     steps = ("tokenizer", "vision", "llm", "dataset")
     return {step: {"source": "/models/preset/in"} for step in steps}
+
+
+PEERS: list[tuple[dict[str, Any], str]] = [
+    ({"podSelector": {"matchLabel": {"a": "b"}}}, "podSelector.matchLabel: got a map; must be a known key; use matchL"),
+    ({"podselector": {}}, "podselector: got {}; must be a known key; use podSelector"),
+    ({"podSelector": {"matchLabels": {"a": 1}}}, "podSelector.matchLabels.a: got 1; must be of type string"),
+    ({}, ": got nothing; must be an ipBlock, a namespaceSelector or a podSelector"),
+    ({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}, ": got ipBlock and podSelector; must be an ipBlock or se"),
+    ({"ipBlock": {"cidr": "10.0.0.1"}}, "ipBlock.cidr: got 10.0.0.1; must be a network, an address with its mask"),
+    ({"ipBlock": {"cidr": "10.0.0.0/33"}}, "ipBlock.cidr: got 10.0.0.0/33; must be a network"),
+    ({"ipBlock": {"except": []}}, "ipBlock.cidr: got nothing; must be set"),
+    ({"ipBlock": {"cidr": "::/0", "except": ["fe80::"]}}, "ipBlock.except[0]: got fe80::; must be a network"),
+    ({"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}}, ""),
+    ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}, "podSelector.matchExpressions[0].values"),
+    ({"podSelector": {}, "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}, ""),
+]
+PORTS: list[tuple[dict[str, Any], str]] = [
+    ({"port": 443, "protocol": "tcp"}, "protocol: got tcp; must be one of TCP, UDP, SCTP"),
+    ({"port": 0}, "port: got 0; must be at least 1"),
+    ({"port": "443"}, "port: got 443; must be a number without quotes, or a name with a letter; use 443"),
+    ({"port": "HTTPS"}, "port: got HTTPS; must be the number of a port, or its name"),
+    ({"port": "https"}, ""),
+    ({"ports": 443}, "ports: got 443; must be a known key; use port"),
+    ({"port": 10, "endPort": 9}, "port: got 10; must be a number up to endPort (9)"),
+    ({"endPort": 9}, "port: got nothing; must be a number up to endPort (9)"),
+    ({"port": 9, "endPort": 9, "protocol": "SCTP"}, ""),
+    ({}, ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [({"to": [peer]}, words) for peer, words in PEERS] + [({"ports": [port]}, words) for port, words in PORTS],
+    ids=str,
+)
+def test_a_peer_or_port_that_the_api_does_not_mean_is_refused(rule: dict[str, Any], words: str) -> None:
+    """The API drops a mistyped matchLabels, and the empty selector that is left selects everything."""
+    for direction, side in (("egress", "to"), ("ingress", "from")):
+        given = {side if key == "to" else key: value for key, value in rule.items()}
+        complete = values.complete({"networkPolicy": {direction: {"a": given}}})
+        lines = [str(v) for v in schema_violations(complete) or violations(Facts(complete))]
+        key = f"networkPolicy.{direction}.a.{next(iter(given))}[0]"
+        assert len(lines) == bool(words), lines
+        assert all(line.startswith(f"{key}{'' if words[0] == ':' else '.'}{words}") for line in lines), lines
+        partial = {"networkPolicy": {direction: {"a": given}}}
+        assert bool(words) == (helm.template(json.dumps(partial)).returncode != 0)
 
 
 # Secrets

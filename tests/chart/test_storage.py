@@ -332,3 +332,93 @@ def test_n04_a_mount_is_of_a_volume_that_is_there() -> None:
         (line,) = helm.render_fails(values)
         assert line.startswith(key)
     assert helm.render({"extraVolumeMounts": [{"name": "shm", "mountPath": "/a"}]})
+
+
+EXTRA_SOURCES: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["extraVolumes[0]: got nothing; must have exactly one source; use one such as persistentVolumeClaim"]),
+    ({"emptyDir": None}, ["extraVolumes[0]: got nothing; must have exactly one source; use one such as persistent"]),
+    ({"emptyDir": {}, "hostPath": {"path": "/x"}}, ["extraVolumes[0]: got emptyDir and hostPath; must have exactly"]),
+    (
+        {"secret": {}},
+        ["extraVolumes[0].secret.secretName: got nothing; must be set with its source; name its secretName"],
+    ),
+    ({"nfs": {"server": "s"}}, ["extraVolumes[0].nfs.path: got nothing; must be set"]),
+    ({"emptyDir": {"medium": "memory"}}, ["extraVolumes[0].emptyDir.medium: got memory; must be Memory, HugePages"]),
+    ({"emptyDir": {"medium": "HugePages-2Mi"}, "secret": None}, []),
+    ({"hostPath": {"path": "/x", "type": ""}}, []),
+    ({"projected": {"sources": [{"secret": {"name": "s"}}]}}, []),
+    ({"csi": {"driver": "d", "volumeAttributes": {"a": "b"}}}, []),
+    ({"cephfs": {"monitors": ["a"]}}, []),
+]
+
+
+@pytest.mark.parametrize(("source", "said"), EXTRA_SOURCES, ids=str)
+def test_an_extra_volume_has_one_source_and_what_it_needs(source: dict[str, Any], said: list[str]) -> None:
+    """The API makes an emptyDir of a volume whose source it does not know, and a job trains on nothing."""
+    assert_said({"extraVolumes": [{"name": "a", **source}]}, said)
+
+
+MOUNTS: list[tuple[list[dict[str, Any]], list[str]]] = [
+    (
+        [{"mountPath": "/x"}, {"mountPath": "/x"}],
+        ["extraVolumeMounts[1].mountPath: got /x; must differ from that of ext"],
+    ),
+    ([{"mountPath": "/x"}, {"mountPath": "/x/y", "subPath": "a", "subPathExpr": ""}], []),
+    (
+        [{"mountPath": "/x", "subPath": "a", "subPathExpr": "b"}],
+        ["extraVolumeMounts[0].subPathExpr: got b; must not be"],
+    ),
+    ([{"mountPath": "/x", "mountPropagation": "HostToContainer", "readOnly": True}], []),
+    ([{"mountPath": "/x", "mountPropagation": "Bidirectional"}], ["extraVolumeMounts[0].mountPropagation: got Bidir"]),
+    (
+        [{"mountPath": "/x", "recursiveReadOnly": "Enabled"}],
+        ["extraVolumeMounts[0].recursiveReadOnly: got Enabled; mus"],
+    ),
+    ([{"mountPath": "/x", "recursiveReadOnly": "Enabled", "readOnly": True}], []),
+    *(
+        ([{"mountPath": path}], [f"extraVolumeMounts[0].mountPath: got {path}; must not hide what the container needs"])
+        for path in ("/usr", "/usr/lib", "/usr/local/bin", "/bin", "/lib64", "/etc", "/dev", "/var/run", "/opt")
+    ),
+    *(
+        ([{"mountPath": path}], [])
+        for path in (
+            "/etc/nccl.conf",
+            "/dev/infiniband",
+            "/usr/local/nvidia",
+            "/opt/NeMo",
+            "/var/lib/x",
+            "/root",
+            "/tmp",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("mounts", "said"), MOUNTS, ids=str)
+def test_an_extra_mount_is_one_that_the_api_takes_and_the_container_survives(
+    mounts: list[dict[str, Any]], said: list[str]
+) -> None:
+    assert_said({"extraVolumeMounts": [{"name": "shm", **mount} for mount in mounts]}, said)
+
+
+def test_a_privileged_container_may_mount_in_both_directions() -> None:
+    mount = {"name": "shm", "mountPath": "/x", "mountPropagation": "Bidirectional"}
+    assert_said({"extraVolumeMounts": [mount], "securityContext": {"privileged": True}}, [])
+
+
+@pytest.mark.parametrize("path", ["/bin", "/lib", "/usr/lib", "/var", "/run", "/opt", "/opt/NeMo", "/etc/x", "/dev/x"])
+def test_data_does_not_hide_the_containers_software(path: str) -> None:
+    words = (
+        f"storage.scratch.mountPath: got {path}; must not hide what the container needs; use a path such as /scratch"
+    )
+    assert_said({"storage": {"scratch": {"mountPath": path}}}, [words])
+    assert_said({"storage": {"scratch": {"mountPath": "/var/lib/neva"}}}, [])
+
+
+def assert_said(partial: dict[str, Any], said: list[str]) -> None:
+    """Both sides say the same, which begins so."""
+    complete = values.complete(partial)
+    found = [str(v) for v in schema.violations(complete) or rules.violations(Facts(complete))]
+    assert len(found) == len(said), found
+    assert all(line.startswith(words) for line, words in zip(found, said, strict=True)), found
+    assert (helm.render_fails(partial) if said else helm.render(partial) and []) == found

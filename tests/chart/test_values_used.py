@@ -30,6 +30,7 @@ Path = tuple[str, ...]
 CSI = {"volumeHandle": "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;d;/gpfs/d"}
 ENABLED = {"enabled": True}
 ANYWHERE = {"all": {"ports": [{"port": 443}]}}
+LOCAL = {"type": "Localhost", "localhostProfile": "a"}
 # Releases in which each value has something to say.
 SCENES: list[dict[str, Any]] = [
     {"training": {"nodes": 2, "globalBatchSize": 512}},
@@ -51,6 +52,9 @@ SCENES: list[dict[str, Any]] = [
         "hf": {"online": True},
         "secrets": {"huggingface": {"name": "hf"}},
     },
+    dict.fromkeys(
+        ("podSecurityContext", "securityContext"), dict.fromkeys(("appArmorProfile", "seccompProfile"), LOCAL)
+    ),
     {"job": {"kind": "TrainJob"}, "rdma": ENABLED, "monitoring": {"exporter": ENABLED}},
     {
         "scheduling": {"schedulerName": "kai-scheduler", "kai": {"queue": "k"}, "gpuType": {"values": ["A"]}},
@@ -60,11 +64,12 @@ SCENES: list[dict[str, Any]] = [
 ]
 # What only rules read: one other fact of a run decides it, or what a cluster admits.
 JUDGED = {("model", "architecture", "gatedMlp"), ("podSecurity", "enforce"), ("podSecurity", "operatorInitContainer")}
+REFUSED = {("podSecurityContext", "fsGroup")}
 RENAMED = {tuple(key.split(".")) for key in chart.rules()["renamed"]}
 # Where the next value of its type is no right one, or means the same.
 FLIPS: dict[str, Any] = {
     "*.cpu": "3",
-    "*.memory": "5Gi",
+    "*.memory": "9Gi",
     "extraVolumes": [{"name": "qa", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "shm", "mountPath": "/qa"}],
     "hf.endpoint": "https://hub.example.com",
@@ -80,6 +85,7 @@ FLIPS: dict[str, Any] = {
     "model.name": "llama3_8b_chat",
     "monitoring.podMonitor.enabled": False,
     "rdma.count": 2,
+    "resources.shmSize": "64Gi",
     "storage.*.readOnly": False,
     "storage.datasets.mountPath": "/datasets",
     "storage.models.mountPath": "/models",
@@ -103,6 +109,10 @@ FLIPS: dict[str, Any] = {
     "scheduling.tolerations": [{"key": "a", "operator": "Exists"}],
     "scheduling.topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}],
     "secrets.env": {"QA_TOKEN": {"name": "s", "key": "k"}},
+    "podSecurityContext.supplementalGroups": [1000],
+    "podSecurityContext": {"runAsGroup": 1000},
+    "securityContext": {"runAsGroup": 1000},
+    "securityContext.seccompProfile.type": "Unconfined",
     "securityContext.capabilities.*": ["CHOWN"],
     "storage.*.existingClaim": "qa",
     "storage.*.gpfs.csi.volumeHandle": CSI["volumeHandle"],
@@ -186,7 +196,7 @@ def seen(text: str) -> str:
 
 def test_every_value_changes_the_render() -> None:
     """P7: in one of the scenes the flipped value makes another render, and no rule refuses it."""
-    left = dict.fromkeys(sorted({*LEAVES, *leaves(DEFAULTS)} - {("global",), *JUDGED, *RENAMED}), "")
+    left = dict.fromkeys(sorted({*LEAVES, *leaves(DEFAULTS)} - {("global",), *JUDGED, *REFUSED, *RENAMED}), "")
     for scene in SCENES:
         base = values.complete(scene)
         cases = {path: copy.deepcopy(base) for path in left}

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from neva_pretrain.chart import values
-from neva_pretrain.check import pod_security
+from neva_pretrain.check import pod_security, rules
+from neva_pretrain.facts import Facts
 from tests.chart import helm
 from tests.chart.helm import HELMS
 from tests.e2e.release import CHART, ROOT, Release, drop_volumes, names, provide_storage
@@ -126,6 +127,7 @@ ONE_BREAK: list[Manifest] = [
     {"podSecurityContext": NON_ROOT, "securityContext": {"runAsNonRoot": None, "runAsUser": None}},
     {"securityContext": {"runAsNonRoot": None}},
     {"securityContext": {"allowPrivilegeEscalation": True}},
+    {"securityContext": {"privileged": True}},
     {"securityContext": {"privileged": True, "allowPrivilegeEscalation": True}},
     {"securityContext": {"capabilities": {"add": ["NET_BIND_SERVICE"]}}},
     {"securityContext": {"capabilities": {"add": ["CHOWN"]}}},
@@ -159,8 +161,9 @@ def combinations() -> list[Manifest]:
             mixed = overlaid(mixed, one)
         cases.append(deepcopy(mixed))
     for case in cases:
-        if case.get("securityContext", {}).get("privileged"):  # else no valid Pod, whatever the level
-            case["securityContext"]["allowPrivilegeEscalation"] = True
+        if any(v.key.endswith(".runAsUser") for v in rules.violations(Facts.of(case))):  # else refused, at any level
+            for where in ("podSecurityContext", "securityContext"):
+                case.get(where, {}).pop("runAsNonRoot", None)
         if APPARMOR in case.get("podAnnotations", {}):  # where both are, they must say the same
             for where in ("podSecurityContext", "securityContext"):
                 case.get(where, {}).pop("appArmorProfile", None)

@@ -36,6 +36,65 @@ small = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32, 64])
 HANDLE = "0;2;7118073361626808055;0A0B0C0D:5D36FE8D;;datasets;/gpfs/fs1/datasets"
 
 
+MOUNTS = [
+    {"name": "a", "mountPath": "/dev/shm"},
+    {"name": "a", "mountPath": "/x", "subPath": "sub", "subPathExpr": "$(POD_NAME)", "mountPropagation": None},
+    {
+        "name": "b",
+        "mountPath": "/x",
+        "mountPropagation": "Bidirectional",
+        "readOnly": True,
+        "recursiveReadOnly": "Enabled",
+    },
+    {"name": "shm", "mountPath": "/usr/lib", "recursiveReadOnly": "IfPossible", "subPath": ""},
+    {"name": "shm", "mountPath": "/usr/lib", "recursiveReadOnly": "Disabled", "mountPropagation": "None"},
+]
+
+
+POLICY = {
+    "egress": {
+        "a": {
+            "to": [
+                {},
+                {"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}, "namespaceSelector": None},
+                {"ipBlock": {}},
+                {
+                    "podSelector": {
+                        "matchExpressions": [
+                            {"key": "a"},
+                            {"key": "a", "operator": "In", "values": []},
+                            {"key": "a", "operator": "Exists", "values": ["x", "z"]},
+                            {"operator": "DoesNotExist"},
+                        ]
+                    }
+                },
+            ],
+            "ports": [{"port": "443"}, {"port": "0", "protocol": None}, {"port": "http", "endPort": 9}],
+        },
+        "b": None,
+    },
+    "ingress": {"a": {"ports": [{"endPort": 9}, {"port": 10, "endPort": 9}, {"port": 9, "endPort": 9}, {"port": "a"}]}},
+}
+
+
+CONTRADICTIONS = {
+    "gpuType": {"key": "a", "values": ["x", "u"]},
+    "nodeSelector": {"a": "z", "b": 1, "c": True},
+    "nodeExpressions": [
+        {"key": "a", "operator": "NotIn", "values": ["z"]},
+        {"key": "a", "operator": "In", "values": ["w", "z"]},
+        {"key": "b", "operator": "DoesNotExist"},
+        {"key": "b", "operator": "Exists"},
+        {"key": "b", "operator": "Gt", "values": ["0"]},
+        {"key": "c", "operator": "In", "values": ["false"]},
+        {"key": "d", "operator": "In", "values": ["x", "u"]},
+        {"key": "d", "operator": "NotIn", "values": ["x"]},
+        {"key": "d", "operator": "NotIn", "values": ["u"]},
+        {"key": "e", "operator": "NotIn", "values": ["u"]},
+    ],
+}
+
+
 PLACEMENT = {
     "tolerations": [
         {"key": "a", "operator": "Exists", "value": "x", "effect": "NoExecute", "tolerationSeconds": 5},
@@ -68,9 +127,17 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
         "runAsNonRoot": st.sampled_from([True, True, False, None]),
         "runAsUser": st.sampled_from([0, 1000, None]),
         "seccompProfile": st.sampled_from(
-            [{"type": "Unconfined"}, {"type": "Localhost", "localhostProfile": "x"}, None]
+            [
+                {"type": "Unconfined"},
+                {"type": "Localhost", "localhostProfile": "x"},
+                {"localhostProfile": "x"},
+                {},
+                None,
+            ]
         ),
-        "appArmorProfile": st.sampled_from([{"type": "Unconfined"}, {"type": "RuntimeDefault"}]),
+        "appArmorProfile": st.sampled_from(
+            [{"type": "Unconfined"}, {"type": "RuntimeDefault", "localhostProfile": ""}, {"type": "Localhost"}, {}]
+        ),
         "seLinuxOptions": st.sampled_from([{"level": "s0:c1,c2"}, {"type": "spc_t", "user": "u"}, {"role": "r"}]),
     }
     lists = st.sampled_from([[], ["NET_BIND_SERVICE"], ["CHOWN", "SYS_ADMIN"], ["ALL"], None])
@@ -79,11 +146,15 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
     }
     container: dict[str, st.SearchStrategy[Any]] = {
         "privileged": st.booleans(),
-        "procMount": st.sampled_from(["Default", "Unmasked", None]),
         "allowPrivilegeEscalation": st.booleans(),
         "capabilities": st.fixed_dictionaries({}, optional={"add": lists, "drop": lists}),
     }
     volumes = [{"name": "a", "hostPath": {"path": "/x"}}, {"name": "b", "nfs": {}}, {"name": "c", "emptyDir": {}}]
+    odd = [
+        {"name": "a"},
+        {"name": "b", "secret": {}, "emptyDir": {}, "nfs": None},
+        {"name": "c", "nfs": {"server": "s"}},
+    ]
     names = [("a", "pvc"), ("a", "neva-results"), ("b", "x"), ("c", "x")]
     claims = [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in names]
     apparmor = "container.apparmor.security.beta.kubernetes.io/pytorch"
@@ -94,10 +165,12 @@ def security_values(draw: st.DrawFn) -> dict[str, Any]:
             "enforce": draw(st.sampled_from(["", "", "baseline", "restricted"])),
             "operatorInitContainer": draw(st.booleans()),
         },
-        "extraVolumes": draw(st.sampled_from([[], None, volumes, claims])),
+        "extraVolumes": draw(st.sampled_from([[], None, volumes, claims, odd])),
         "podAnnotations": draw(st.sampled_from([{}, {apparmor: "unconfined", "a": 1}, {apparmor: "localhost/x"}])),
         "networkPolicy": draw(
-            st.sampled_from([{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}])
+            st.sampled_from(
+                [{}, {"enabled": True}, {"enabled": True, "egress": {"hub": {"ports": [{"port": 443}]}}}, POLICY]
+            )
         ),
     }
 
@@ -171,6 +244,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     {},
                     {"shmSize": "900Gi"},
                     {"shmSize": "1.5Gi", "memory": "1Gi", "gpuResourceName": "nvidia.com/mig-1g.5gb"},
+                    {"shmSize": "100m", "memory": 512, "cpu": "999m", "gpuResourceName": "a.com/x.mig-1g.5gb"},
+                    {"memory": "2Gi", "cpu": 0.5},
                 ]
             )
         ),
@@ -219,7 +294,8 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                     },
                     {"models": {"gpfs": None}},
                     {"results": {"mountPath": "/datasets/preset"}},
-                    {"scratch": {"mountPath": "/etc/x"}},
+                    {"scratch": {"mountPath": "/etc/x"}, "results": {"mountPath": "/var/run"}},
+                    {"scratch": {"mountPath": "/opt/NeMo"}, "results": {"mountPath": "/opt/NeMo/x"}},
                     {
                         "scratch": {"hostPath": "/nvme"},
                         "models": {"storageClassName": "fast"},
@@ -248,9 +324,7 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "podLabels": draw(st.sampled_from([{}, {"app.kubernetes.io/name": "x"}, {"a": 1}])),
         "workerLabels": draw(st.sampled_from([None, {"training.kubeflow.org/x": "one", "helm.sh/chart": None}])),
-        "extraVolumeMounts": draw(
-            st.sampled_from([[], [{"name": "a", "mountPath": "/elsewhere"}], [{"name": "a", "mountPath": "/dev/shm"}]])
-        ),
+        "extraVolumeMounts": draw(st.sampled_from([[], MOUNTS, [{"name": "a", "mountPath": "/elsewhere"}]])),
         "prepare": draw(
             st.sampled_from(
                 [
@@ -266,6 +340,15 @@ def partial_values(draw: st.DrawFn) -> dict[str, Any]:
                 [
                     {},
                     {"schedulingPolicy": {"minAvailable": 4}},
+                    CONTRADICTIONS,
+                    {
+                        "gpuType": {"values": ["A", "A-SHARED"]},
+                        "nodeSelector": {"nvidia.com/gpu.product": "A-MIG-1g.5gb"},
+                    },
+                    {
+                        "gpuType": {"key": "pool", "values": ["A-SHARED"]},
+                        "nodeSelector": {"nvidia.com/gpu.product": True},
+                    },
                     PLACEMENT,
                     {"queue": {"name": "gpus"}, "kai": {"queue": "team"}, "schedulerName": "volcano"},
                     {"queue": {"priorityClass": "high", "topology": {"required": "a/rack", "preferred": "a/block"}}},

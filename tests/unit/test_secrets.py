@@ -230,7 +230,7 @@ def test_no_value_of_the_chart_is_taken_for_a_secret() -> None:
     """Its own names are none either, or every value of that name would be refused."""
     assert rules.violations(Facts.of({"image": {"pullSecrets": ["ngc"]}})) == []
     names = {entry.name for entry in walk(chart.schema()["properties"], "") if entry.path.count("properties")}
-    free = {"secrets", "env", "additionalProperties"}
+    free = {"secrets", "env", "additionalProperties", "secret"}  # the last is a volume's, with the name of a Secret
     assert not [name for name in names - free if is_secret_name(name) and name[0].islower()]
 
 
@@ -240,7 +240,10 @@ def places(secret: str) -> list[tuple[str, dict[str, Any]]]:
         ("env.HTTPS_PROXY", {"env": {"HTTPS_PROXY": secret}}),
         ("config.model.data.x", {"config": {"model": {"data": {"x": secret}}}}),
         ("config.list[1].x", {"config": {"list": [1, {"x": secret}]}}),
-        ("extraVolumes[0].csi.attributes.x", {"extraVolumes": [{"name": "a", "csi": {"attributes": {"x": secret}}}]}),
+        (
+            "extraVolumes[0].csi.volumeAttributes.x",
+            {"extraVolumes": [{"name": "a", "csi": {"driver": "d", "volumeAttributes": {"x": secret}}}]},
+        ),
         ("podAnnotations.x", {"podAnnotations": {"x": secret}}),
         ("serviceAccount.annotations.x", {"serviceAccount": {"annotations": {"x": secret}}}),
         ("commonLabels.x", {"commonLabels": {"x": secret}}),

@@ -258,10 +258,12 @@ used. Takes a dict: root, env, online. */}}
 | toJson -}}
 {{- end -}}
 
-{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. Takes a dict: root, rdma. */}}
+{{/* Least privilege; IPC_LOCK only to pin memory for RDMA. The API takes no privileged container without escalation.
+Takes a dict: root, rdma. */}}
 {{- define "neva-pretrain.securityContext" -}}
 {{- $root := .root -}}
 {{- $context := include "neva-pretrain.leastPrivilege" . | fromJson -}}
+{{- if $root.Values.securityContext.privileged }}{{ $_ := unset $context "allowPrivilegeEscalation" }}{{ end -}}
 {{- if .rdma }}{{ $_ := set $context.capabilities "add" (list "IPC_LOCK") }}{{ end -}}
 {{- include "neva-pretrain.merge" (dict "into" $context "from" $root.Values.securityContext) -}}
 {{- include "neva-pretrain.yaml" $context -}}

@@ -75,12 +75,6 @@ root. */}}
   {{- $breaks = append $breaks (dict "level" "baseline" "key" "securityContext.privileged" "got" "true"
     "rule" "be false" "fix" "use false") -}}
 {{- end -}}
-{{- with $context.procMount -}}
-  {{- if ne . "Default" -}}
-    {{- $breaks = append $breaks (dict "level" "baseline" "key" "securityContext.procMount" "got" .
-      "rule" "be Default" "fix" "use Default") -}}
-  {{- end -}}
-{{- end -}}
 {{- $capabilities := $context.capabilities | default dict -}}
 {{- if hasKey $capabilities "add" -}}
   {{- range $capabilities.add -}}

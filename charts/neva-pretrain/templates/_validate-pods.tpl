@@ -38,10 +38,25 @@
 {{- define "neva-pretrain.checkPods" -}}
 {{- include "neva-pretrain.loadRules" . -}}
 {{- $v := .Values -}}{{- $gpu := $v.resources.gpuResourceName -}}
+{{- $whole := "must be whole GPUs, since each training process needs its own GPU and access to its peers" -}}
 {{- if regexMatch .nevaRules.fractionalGpu $gpu -}}
   {{- include "neva-pretrain.violation" (dict "key" "resources.gpuResourceName" "got" $gpu
-    "rule" "must be whole GPUs, since each training process needs its own GPU and access to its peers"
-    "fix" "use nvidia.com/gpu") -}}
+    "rule" $whole "fix" "use nvidia.com/gpu") -}}
+{{- end -}}
+{{- $label := "nvidia.com/gpu.product" -}}{{- $products := list -}}
+{{- if eq ($v.scheduling.gpuType.key | default "") $label -}}
+  {{- range $index, $value := $v.scheduling.gpuType.values -}}
+    {{- $products = append $products (dict "key" (printf "gpuType.values[%d]" $index) "got" $value) -}}
+  {{- end -}}
+{{- end -}}
+{{- with get $v.scheduling.nodeSelector $label -}}
+  {{- $products = append $products (dict "key" (print "nodeSelector." $label) "got" (include "neva-pretrain.text" .)) -}}
+{{- end -}}
+{{- range $products -}}
+  {{- if regexMatch $.nevaRules.fractionalProduct .got -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print "scheduling." .key) "got" .got
+      "rule" $whole "fix" "use the label of nodes with whole GPUs") -}}
+  {{- end -}}
 {{- end -}}
 {{- include "neva-pretrain.rdmaBreaks" . -}}
 {{- range $key := list "commonLabels" "podLabels" "workerLabels" -}}
@@ -51,6 +66,17 @@
       {{- include "neva-pretrain.violation" (dict "key" (printf "%s.%s" $key $name) "got" $value
         "rule" "must not be set here" "fix" $owner) -}}
     {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $key, $least := .nevaRules.leastResources -}}
+  {{- $amount := (include "neva-pretrain.at" (dict "path" $key "values" $v) | fromJson).text -}}
+  {{- $gpus := ternary (int64 $v.training.gpusPerNode) (int64 1) (eq $key "resources.memory") -}}
+  {{- $bytes := mulf (float64 (include "neva-pretrain.bytes" $least)) $gpus -}}
+  {{- if and $amount (lt (float64 (include "neva-pretrain.bytes" $amount)) $bytes) -}}
+    {{- $each := ternary (printf " for each of %d GPUs" $gpus) "" (gt $gpus 1) -}}
+    {{- include "neva-pretrain.violation" (dict "key" $key "got" $amount
+      "rule" (printf "must be at least %s%s, or nothing runs" $least $each)
+      "fix" (ternary "use more" "use more, with a unit such as Gi" (hasSuffix "cpu" $key))) -}}
   {{- end -}}
 {{- end -}}
 {{- with $v.resources.shmSize -}}
@@ -106,7 +132,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What the API would refuse of the pods once the job is made, and Kueue of the job. */}}
+{{/* What the API would refuse of the pods once the job is made, Kueue of the job, and labels that no node has. */}}
 {{- define "neva-pretrain.checkPlacement" -}}
 {{- $s := .Values.scheduling -}}
 {{- range $index, $taint := $s.tolerations -}}
@@ -143,6 +169,7 @@
       "rule" (printf "must not be empty with operator %s" $operator) "fix" "use values of the label") -}}
   {{- end -}}
 {{- end -}}
+{{- include "neva-pretrain.labelBreaks" $s -}}
 {{- $seen := dict -}}
 {{- range $index, $spread := $s.topologySpreadConstraints -}}
   {{- $key := printf "scheduling.topologySpreadConstraints[%d]" $index -}}
@@ -164,6 +191,39 @@
 {{- if gt (len $levels) 1 -}}
   {{- include "neva-pretrain.violation" (dict "key" "scheduling.queue.topology" "got" (join " and " $levels)
     "rule" "must be only one of them, or Kueue refuses the job" "fix" "keep one") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that no node has together. Takes scheduling. */}}
+{{- define "neva-pretrain.labelBreaks" -}}
+{{- $asked := dict -}}
+{{- if and .gpuType.key .gpuType.values -}}{{- $_ := set $asked .gpuType.key .gpuType.values -}}{{- end -}}
+{{- $left := "must leave a node, and the rest of scheduling asks for" -}}{{- $fix := "change one of them" -}}
+{{- range $name, $value := .nodeSelector -}}
+  {{- $value = include "neva-pretrain.text" $value -}}
+  {{- if and (hasKey $asked $name) (not (has $value (get $asked $name))) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print "scheduling.nodeSelector." $name) "got" $value
+      "rule" (printf "%s %s" $left (get $asked $name | join ", ")) "fix" $fix) -}}
+  {{- end -}}
+  {{- $_ := set $asked $name (list $value) -}}
+{{- end -}}
+{{- range $index, $expression := .nodeExpressions -}}
+  {{- $name := $expression.key -}}{{- $operator := $expression.operator -}}
+  {{- $given := $expression.values | default list -}}
+  {{- $before := get $asked $name | default (ternary $given list (eq $operator "In")) -}}
+  {{- $kept := list -}}
+  {{- range $before -}}
+    {{- $named := has . $given -}}
+    {{- $out := or (eq $operator "DoesNotExist") (and (eq $operator "In") (not $named))
+      (and (eq $operator "NotIn") $named) -}}
+    {{- if not $out -}}{{- $kept = append $kept . -}}{{- end -}}
+  {{- end -}}
+  {{- if and $before (not $kept) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (printf "scheduling.nodeExpressions[%d]" $index)
+      "got" (printf "%s %s" $operator (join ", " $given) | trim)
+      "rule" (printf "%s %s" $left (join ", " $before)) "fix" $fix) -}}
+  {{- end -}}
+  {{- $_ := set $asked $name ($kept | default $before) -}}
 {{- end -}}
 {{- end -}}
 
@@ -191,6 +251,30 @@
 {{- end -}}
 {{- end -}}
 
+{{/* A profile of the node is named, and no other is; the chart's seccompProfile is RuntimeDefault. */}}
+{{- define "neva-pretrain.checkProfiles" -}}
+{{- range $where := list "podSecurityContext" "securityContext" -}}
+  {{- range $profile := list "appArmorProfile" "seccompProfile" -}}
+    {{- $key := printf "%s.%s" $where $profile -}}
+    {{- $given := get (get $.Values $where) $profile -}}
+    {{- if kindIs "map" $given -}}
+      {{- $type := $given.type | default (ternary "RuntimeDefault" "" (eq $key "securityContext.seccompProfile")) -}}
+      {{- if not $type -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".type") "got" "nothing"
+          "rule" "must be set with the profile" "fix" "use RuntimeDefault") -}}
+      {{- else if and (eq $type "Localhost") (not $given.localhostProfile) -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".localhostProfile") "got" "nothing"
+          "rule" "must be set with type Localhost" "fix" "use a profile that the nodes have") -}}
+      {{- else if and (ne $type "Localhost") (hasKey $given "localhostProfile") -}}
+        {{- include "neva-pretrain.violation" (dict "key" (print $key ".localhostProfile")
+          "got" ($given.localhostProfile | default "nothing")
+          "rule" (printf "must come with type Localhost, not %s" $type) "fix" "remove it, or use Localhost") -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* No pod of the release is what the namespace rejects: the job would be made, and its pods never come. */}}
 {{- define "neva-pretrain.checkSecurity" -}}
 {{- $enforced := .Values.podSecurity.enforce -}}
@@ -204,7 +288,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A policy admits what the release downloads, and the way to Weights & Biases. */}}
+{{/* A policy admits what the release downloads, and the way to Weights & Biases; the API takes its rules. */}}
 {{- define "neva-pretrain.checkNetwork" -}}
 {{- $v := .Values -}}{{- $why := list -}}
 {{- if $v.prepare.enabled -}}
@@ -219,5 +303,74 @@
   {{- include "neva-pretrain.violation" (dict "key" "networkPolicy.egress" "got" "nothing"
     "rule" (printf "must allow internet hosts, since %s" (join " and " $why))
     "fix" "use a rule such as internet: {ports: [{port: 443}]}") -}}
+{{- end -}}
+{{- range $direction, $side := dict "egress" "to" "ingress" "from" -}}
+  {{- range $name, $rule := get $v.networkPolicy $direction -}}
+    {{- $key := printf "networkPolicy.%s.%s" $direction $name -}}
+    {{- range $index, $peer := get ($rule | default dict) $side | default list -}}
+      {{- include "neva-pretrain.peerBreaks" (dict "key" (printf "%s.%s[%d]" $key $side $index) "peer" $peer) -}}
+    {{- end -}}
+    {{- range $index, $port := ($rule | default dict).ports -}}
+      {{- include "neva-pretrain.portBreaks" (dict "key" (printf "%s.ports[%d]" $key $index) "port" $port) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the API would refuse of a peer. Takes a dict: key, peer. */}}
+{{- define "neva-pretrain.peerBreaks" -}}
+{{- $peer := .peer -}}{{- $given := list -}}
+{{- range $kind, $value := $peer -}}
+  {{- if not (kindIs "invalid" $value) -}}{{- $given = append $given $kind -}}{{- end -}}
+{{- end -}}
+{{- if not $given -}}
+  {{- include "neva-pretrain.violation" (dict "key" .key "got" "nothing"
+    "rule" "must be an ipBlock, a namespaceSelector or a podSelector"
+    "fix" "use one, such as podSelector: {} for all pods") -}}
+{{- end -}}
+{{- if and (has "ipBlock" $given) (gt (len $given) 1) -}}
+  {{- include "neva-pretrain.violation" (dict "key" .key "got" (join " and " $given)
+    "rule" "must be an ipBlock or selectors, not both" "fix" "use two peers") -}}
+{{- end -}}
+{{- if and (has "ipBlock" $given) (not (get ($peer.ipBlock | default dict) "cidr")) -}}
+  {{- include "neva-pretrain.violation" (dict "key" (print .key ".ipBlock.cidr") "got" "nothing"
+    "rule" "must be set" "fix" "use one such as 10.0.0.0/8") -}}
+{{- end -}}
+{{- range $kind := list "namespaceSelector" "podSelector" -}}
+  {{- range $index, $expression := (get $peer $kind | default dict).matchExpressions -}}
+    {{- $key := printf "%s.%s.matchExpressions[%d]" $.key $kind $index -}}
+    {{- $operator := $expression.operator | default "nothing" -}}{{- $values := $expression.values | default list -}}
+    {{- range list "key" "operator" -}}
+      {{- if not (get $expression .) -}}
+        {{- include "neva-pretrain.violation" (dict "key" (printf "%s.%s" $key .) "got" "nothing"
+          "rule" "must be set" "fix" "use a label, and In, NotIn or Exists") -}}
+      {{- end -}}
+    {{- end -}}
+    {{- if and (has $operator (list "In" "NotIn")) (not $values) -}}
+      {{- include "neva-pretrain.violation" (dict "key" (print $key ".values") "got" "nothing"
+        "rule" (printf "must not be empty with operator %s" $operator) "fix" "use values of the label") -}}
+    {{- end -}}
+    {{- if and (has $operator (list "Exists" "DoesNotExist")) $values -}}
+      {{- include "neva-pretrain.violation" (dict "key" (print $key ".values") "got" (join ", " $values)
+        "rule" (printf "must not be set with operator %s" $operator) "fix" "remove it") -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the API would refuse of a port. Takes a dict: key, port. */}}
+{{- define "neva-pretrain.portBreaks" -}}
+{{- $port := .port.port -}}{{- $end := .port.endPort -}}{{- $named := kindIs "string" $port -}}
+{{- if and $named (regexMatch "^[0-9]+$" (toString $port)) -}}
+  {{- include "neva-pretrain.violation" (dict "key" (print .key ".port") "got" $port
+    "rule" "must be a number without quotes, or a name with a letter" "fix" (print "use " $port)) -}}
+{{- else if not (kindIs "invalid" $end) -}}
+  {{- if or $named (kindIs "invalid" $port) (gt (int64 ($port | default 0)) (int64 $end)) -}}
+    {{- $got := "nothing" -}}
+    {{- if not (kindIs "invalid" $port) -}}{{- $got = include "neva-pretrain.text" $port -}}{{- end -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print .key ".port") "got" $got
+      "rule" (printf "must be a number up to endPort (%s)" (include "neva-pretrain.text" $end))
+      "fix" "use the first port of the range") -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}

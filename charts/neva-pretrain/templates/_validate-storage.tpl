@@ -1,6 +1,7 @@
 {{/* Each volume has one source and a mount path of its own. */}}
 {{- define "neva-pretrain.checkStorage" -}}
-{{- $mounts := dict -}}
+{{- include "neva-pretrain.loadRules" . -}}
+{{- $system := .nevaRules.systemPaths -}}{{- $mounts := dict -}}
 {{- range $name := list "datasets" "models" "results" "scratch" -}}
   {{- $volume := get $.Values.storage $name -}}{{- $key := print "storage." $name -}}
   {{- $sources := include "neva-pretrain.storageSources" $volume | fromJsonArray -}}
@@ -16,7 +17,7 @@
   {{- if hasKey $mounts $path -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
       "rule" (printf "must differ from storage.%s.mountPath" (get $mounts $path)) "fix" "use another path") -}}
-  {{- else if regexMatch "^/(dev|etc)/|^/(dev|etc|opt|usr|proc|sys)$" $path -}}
+  {{- else if or (regexMatch "^/(dev|etc)/" $path) (has $path (append $system "/opt/NeMo")) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
       "rule" "must not hide what the container needs" "fix" (print "use a path such as /" $name)) -}}
   {{- end -}}
@@ -40,23 +41,41 @@
   {{- end -}}
 {{- end -}}
 {{- range list "/etc/neva" "/dev/shm" -}}{{- $_ := set $mounts . "the chart" -}}{{- end -}}
-{{- include "neva-pretrain.extraVolumeBreaks" (dict "values" .Values "shared" $shared "mounts" $mounts) -}}
+{{- include "neva-pretrain.extraVolumeBreaks" (dict "root" . "shared" $shared) -}}
+{{- include "neva-pretrain.extraMountBreaks" (dict "root" . "taken" (keys $mounts)) -}}
 {{- end -}}
 
-{{/* What extraVolumes and extraVolumeMounts break. Takes a dict: values, shared, mounts. */}}
+{{/* What extraVolumes break. Takes a dict: root, shared. */}}
 {{- define "neva-pretrain.extraVolumeBreaks" -}}
-{{- $mounts := .mounts -}}{{- $claims := dict -}}{{- $volumes := dict "config" true "shm" true -}}
+{{- $needs := .root.nevaRules.volumeSources -}}
+{{- $claims := dict -}}{{- $volumes := dict "config" true "shm" true -}}
 {{- range $name, $one := .shared -}}{{- $_ := set $volumes $name true -}}{{- end -}}
 {{- range $name := list "scratch" "results" "models" "datasets" -}}
   {{- $_ := set $claims (get $.shared $name).claim (printf "storage.%s" $name) -}}
 {{- end -}}
-{{- range $index, $volume := .values.extraVolumes -}}
+{{- range $index, $volume := .root.Values.extraVolumes -}}
   {{- $key := printf "extraVolumes[%d]" $index -}}
   {{- if hasKey $volumes $volume.name -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $volume.name
       "rule" "must be unique among the volumes" "fix" "use another name") -}}
   {{- end -}}
   {{- $_ := set $volumes $volume.name true -}}
+  {{- $sources := list -}}
+  {{- range $source, $node := omit $volume "name" -}}
+    {{- if not (kindIs "invalid" $node) -}}{{- $sources = append $sources $source -}}{{- end -}}
+  {{- end -}}
+  {{- if ne (len $sources) 1 -}}
+    {{- include "neva-pretrain.violation" (dict "key" $key "got" (join " and " $sources | default "nothing")
+      "rule" "must have exactly one source" "fix" "use one such as persistentVolumeClaim") -}}
+  {{- end -}}
+  {{- range $source := $sources -}}
+    {{- range get $needs $source | default list -}}
+      {{- if not (get (get $volume $source) .) -}}
+        {{- include "neva-pretrain.violation" (dict "key" (printf "%s.%s.%s" $key $source .) "got" "nothing"
+          "rule" "must be set with its source" "fix" (print "name its " .)) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
   {{- $source := ternary $volume.persistentVolumeClaim dict (kindIs "map" $volume.persistentVolumeClaim) -}}
   {{- with $source.claimName -}}
     {{- if hasKey $claims (toString .) -}}
@@ -68,15 +87,44 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- range $index, $mount := .values.extraVolumeMounts -}}
-  {{- $key := printf "extraVolumeMounts[%d]" $index -}}
-  {{- if not (hasKey $volumes $mount.name) -}}
+{{- end -}}
+
+{{/* What extraVolumeMounts break. Takes a dict: root, taken (paths). */}}
+{{- define "neva-pretrain.extraMountBreaks" -}}
+{{- $v := .root.Values -}}{{- $system := .root.nevaRules.systemPaths -}}
+{{- $seen := dict -}}{{- $volumes := list "datasets" "models" "results" "scratch" "config" "shm" -}}
+{{- range $v.extraVolumes -}}{{- $volumes = append $volumes .name -}}{{- end -}}
+{{- range $index, $mount := $v.extraVolumeMounts -}}
+  {{- $key := printf "extraVolumeMounts[%d]" $index -}}{{- $path := $mount.mountPath -}}
+  {{- if not (has $mount.name $volumes) -}}
     {{- include "neva-pretrain.violation" (dict "key" (print $key ".name") "got" $mount.name
       "rule" "must be a volume of the pods" "fix" "use a name from extraVolumes or storage") -}}
   {{- end -}}
-  {{- if hasKey $mounts $mount.mountPath -}}
-    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $mount.mountPath
+  {{- if has $path $.taken -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
       "rule" "must not be one of the chart's mounts" "fix" "use another path") -}}
+  {{- else if has $path $system -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
+      "rule" "must not hide what the container needs" "fix" "use a path of its own, or one below it") -}}
+  {{- else if hasKey $seen $path -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPath") "got" $path
+      "rule" (print "must differ from that of " (get $seen $path)) "fix" "use another path") -}}
+  {{- end -}}
+  {{- if not (hasKey $seen $path) -}}{{- $_ := set $seen $path $key -}}{{- end -}}
+  {{- if and $mount.subPath $mount.subPathExpr -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".subPathExpr") "got" $mount.subPathExpr
+      "rule" "must not be set with subPath" "fix" "keep one") -}}
+  {{- end -}}
+  {{- $propagation := $mount.mountPropagation | default "None" -}}
+  {{- if and (eq $propagation "Bidirectional") (not $v.securityContext.privileged) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".mountPropagation") "got" $propagation
+      "rule" "must come with securityContext.privileged, or the API refuses the pods" "fix" "use HostToContainer") -}}
+  {{- end -}}
+  {{- $recursive := $mount.recursiveReadOnly | default "Disabled" -}}
+  {{- if and (ne $recursive "Disabled") (not (and $mount.readOnly (eq $propagation "None"))) -}}
+    {{- include "neva-pretrain.violation" (dict "key" (print $key ".recursiveReadOnly") "got" $recursive
+      "rule" "must come with readOnly true and without mountPropagation, or the API refuses the pods"
+      "fix" "set readOnly, or remove it") -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -22,8 +22,8 @@ violations and take the root.
 {{- else -}}
   {{- include "neva-pretrain.completeValues" . -}}
   {{- $checks := list "checkRules" "checkNames" "checkTraining" "checkCheckpoint" "checkStorage" "checkPaths"
-    "checkPods" "checkPlacement" "checkMonitoring" "checkEnvironment" "checkSecrets" "checkSecurity" "checkNetwork"
-    "checkConfig" -}}
+    "checkPods" "checkPlacement" "checkMonitoring" "checkEnvironment" "checkSecrets" "checkProfiles" "checkSecurity"
+    "checkNetwork" "checkConfig" -}}
   {{- $errors = include "neva-pretrain.found" (dict "root" . "checks" $checks) | fromJsonArray -}}
   {{- $errors = include "neva-pretrain.withoutFollowers" (dict "root" . "sentences" $errors) | fromJsonArray -}}
 {{- end -}}

@@ -105,8 +105,6 @@ def _container(values: Values, *, trains: bool) -> Iterator[Break]:
     pod, context = section(values, "podSecurityContext"), section(values, "securityContext")
     if context.get("privileged"):
         yield Break("baseline", "securityContext.privileged", "true", "be false", "use false")
-    if (mount := context.get("procMount")) and mount != "Default":
-        yield Break("baseline", "securityContext.procMount", mount, "be Default", "use Default")
     yield from _capabilities(values, context.get("capabilities") or {}, trains=trains)
     if context.get("allowPrivilegeEscalation"):
         yield Break("restricted", "securityContext.allowPrivilegeEscalation", "true", "be false", "use false")

@@ -8,10 +8,13 @@ from neva_pretrain import chart
 from neva_pretrain.chart import images
 from neva_pretrain.chart.access import Values, fabric, mapping, preparing, rdma_enabled, rdma_resources, section, text
 from neva_pretrain.check.config import reserved
-from neva_pretrain.check.pod_security import pod_security_breaks
+from neva_pretrain.check.engine import at
+from neva_pretrain.check.pod_security import CONTEXTS, pod_security_breaks
 from neva_pretrain.errors import Violation
 from neva_pretrain.facts import Facts
 
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+WHOLE_GPUS = "must be whole GPUs, since each training process needs its own GPU and access to its peers"
 MAX_IMAGE_NAME = 255  # many clients take no more (OCI distribution spec), which the schema says of image.repository
 
 
@@ -21,7 +24,7 @@ def quantity(amount: str) -> Decimal:
     if match is None:
         raise ValueError(amount)
     number, unit = match.groups()
-    powers = {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
+    powers = {"m": Decimal("0.001")} | {u: Decimal(1000) ** (i + 1) for i, u in enumerate("kMGTPE")}
     powers |= {f"{u.upper()}i": Decimal(1024) ** (i + 1) for i, u in enumerate("kMGTPE")}
     return Decimal(number) * powers.get(unit, Decimal(1))
 
@@ -65,12 +68,14 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
     rdma, devices = section(values, "rdma"), rdma_resources(values)
     gpu = values["resources"]["gpuResourceName"]
     if re.search(chart.rules()["fractionalGpu"], gpu):
-        yield Violation(
-            "resources.gpuResourceName",
-            gpu,
-            "must be whole GPUs, since each training process needs its own GPU and access to its peers",
-            "use nvidia.com/gpu",
-        )
+        yield Violation("resources.gpuResourceName", gpu, WHOLE_GPUS, "use nvidia.com/gpu")
+    gpu_type = section(values, "scheduling", "gpuType")
+    products = {f"gpuType.values[{index}]": value for index, value in enumerate(gpu_type.get("values") or [])}
+    products = products if gpu_type.get("key") == PRODUCT_LABEL else {}
+    products[f"nodeSelector.{PRODUCT_LABEL}"] = section(values, "scheduling", "nodeSelector").get(PRODUCT_LABEL)
+    for key, product in products.items():
+        if re.search(chart.rules()["fractionalProduct"], text(product)):
+            yield Violation(f"scheduling.{key}", text(product), WHOLE_GPUS, "use the label of nodes with whole GPUs")
     if rdma_enabled(values):
         if gpu in devices:
             yield Violation(
@@ -104,6 +109,13 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             owner = reserved(name, "reservedLabel")
             if owner and value is not None:
                 yield Violation(f"{key}.{name}", text(value), "must not be set here", owner)
+    for key, least in sorted(chart.rules()["leastResources"].items()):
+        amount = text(at(values, key))
+        gpus = int(values["training"]["gpusPerNode"]) if key == "resources.memory" else 1
+        if amount and quantity(amount) < quantity(least) * gpus:
+            each = f" for each of {gpus} GPUs" if gpus > 1 else ""
+            fix = "use more" if key.endswith("cpu") else "use more, with a unit such as Gi"
+            yield Violation(key, amount, f"must be at least {least}{each}, or nothing runs", fix)
     nodes, rendezvous = int(values["training"]["nodes"]), values["rendezvous"]
     memory, shm = text(values["resources"]["memory"]), text(values["resources"].get("shmSize") or "")
     if shm and quantity(shm) > quantity(memory):
@@ -131,7 +143,7 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
 
 
 def check_placement(facts: Facts) -> Iterator[Violation]:
-    """What the API would refuse of the pods once the job is made, and Kueue of the job."""
+    """What the API would refuse of the pods once the job is made, Kueue of the job, and labels that no node has."""
     values = facts.shaped
     scheduling = section(values, "scheduling")
     for index, taint in enumerate(scheduling.get("tolerations") or []):
@@ -166,6 +178,7 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
                 yield Violation(key, got, f"must be one whole number with operator {operator}", 'use one such as "8"')
         elif not given:
             yield Violation(key, got, f"must not be empty with operator {operator}", "use values of the label")
+    yield from _contradictions(scheduling)
     seen: dict[tuple[str, str], str] = {}
     for index, spread in enumerate(scheduling.get("topologySpreadConstraints") or []):
         key, unsatisfiable = f"scheduling.topologySpreadConstraints[{index}]", spread["whenUnsatisfiable"]
@@ -188,6 +201,31 @@ def check_placement(facts: Facts) -> Iterator[Violation]:
             "must be only one of them, or Kueue refuses the job",
             "keep one",
         )
+
+
+def _contradictions(scheduling: Values) -> Iterator[Violation]:
+    """Yield which labels no node has together."""
+    gpu = section(scheduling, "gpuType")
+    asked: dict[str, list[str]] = {gpu["key"]: gpu["values"]} if gpu.get("key") and gpu.get("values") else {}
+    left, fix = "must leave a node, and the rest of scheduling asks for", "change one of them"
+    for name, value in sorted(section(scheduling, "nodeSelector").items()):
+        if name in asked and text(value) not in asked[name]:
+            yield Violation(f"scheduling.nodeSelector.{name}", text(value), f"{left} {', '.join(asked[name])}", fix)
+        asked[name] = [text(value)]
+    for index, expression in enumerate(scheduling.get("nodeExpressions") or []):
+        name, operator, given = expression["key"], expression["operator"], expression.get("values") or []
+        before = asked.get(name) or (given if operator == "In" else [])
+        kept = before
+        if operator == "In":
+            kept = [value for value in before if value in given]
+        elif operator == "NotIn":
+            kept = [value for value in before if value not in given]
+        elif operator == "DoesNotExist":
+            kept = []
+        if before and not kept:
+            got = " ".join((operator, ", ".join(given))).strip()
+            yield Violation(f"scheduling.nodeExpressions[{index}]", got, f"{left} {', '.join(before)}", fix)
+        asked[name] = kept or before
 
 
 def check_monitoring(facts: Facts) -> Iterator[Violation]:
@@ -219,6 +257,32 @@ def check_monitoring(facts: Facts) -> Iterator[Violation]:
         )
 
 
+def check_profiles(facts: Facts) -> Iterator[Violation]:
+    """A profile of the node is named, and no other is; the chart's seccompProfile is RuntimeDefault."""
+    for where in CONTEXTS:
+        for profile in ("appArmorProfile", "seccompProfile"):
+            key, given = f"{where}.{profile}", section(facts.shaped, where).get(profile)
+            if given is None:
+                continue
+            kind = given.get("type") or ("RuntimeDefault" if key == "securityContext.seccompProfile" else "")
+            if not kind:
+                yield Violation(f"{key}.type", "nothing", "must be set with the profile", "use RuntimeDefault")
+            elif kind == "Localhost" and not given.get("localhostProfile"):
+                yield Violation(
+                    f"{key}.localhostProfile",
+                    "nothing",
+                    "must be set with type Localhost",
+                    "use a profile that the nodes have",
+                )
+            elif kind != "Localhost" and "localhostProfile" in given:
+                yield Violation(
+                    f"{key}.localhostProfile",
+                    given["localhostProfile"] or "nothing",
+                    f"must come with type Localhost, not {kind}",
+                    "remove it, or use Localhost",
+                )
+
+
 def check_security(facts: Facts) -> Iterator[Violation]:
     """The namespace admits every pod of the release; otherwise the job would be created without pods."""
     enforced = section(facts.shaped, "podSecurity").get("enforce")
@@ -233,7 +297,7 @@ def refused_pods(values: Values, enforced: str | None, where: str) -> Iterator[V
 
 
 def check_network(facts: Facts) -> Iterator[Violation]:
-    """A policy admits what the release downloads, and the way to Weights & Biases."""
+    """A policy admits what the release downloads, and the way to Weights & Biases; the API takes its rules."""
     values = facts.shaped
     if preparing(values):
         why = ["prepare downloads"] if downloads(values) else []
@@ -249,6 +313,48 @@ def check_network(facts: Facts) -> Iterator[Violation]:
             f"must allow internet hosts, since {' and '.join(why)}",
             "use a rule such as internet: {ports: [{port: 443}]}",
         )
+    for direction, side in (("egress", "to"), ("ingress", "from")):
+        for name, rule in sorted(section(policy, direction).items()):
+            here = f"networkPolicy.{direction}.{name}"
+            for index, peer in enumerate((rule or {}).get(side) or []):
+                yield from _peer(f"{here}.{side}[{index}]", peer)
+            for index, port in enumerate((rule or {}).get("ports") or []):
+                yield from _port(f"{here}.ports[{index}]", port)
+
+
+def _peer(here: str, peer: Values) -> Iterator[Violation]:
+    """Yield what the API would refuse of a peer."""
+    given = sorted(kind for kind, value in peer.items() if value is not None)
+    if not given:
+        rule = "must be an ipBlock, a namespaceSelector or a podSelector"
+        yield Violation(here, "nothing", rule, "use one, such as podSelector: {} for all pods")
+    if "ipBlock" in given and len(given) > 1:
+        yield Violation(here, " and ".join(given), "must be an ipBlock or selectors, not both", "use two peers")
+    if "ipBlock" in given and not peer["ipBlock"].get("cidr"):
+        yield Violation(f"{here}.ipBlock.cidr", "nothing", "must be set", "use one such as 10.0.0.0/8")
+    for kind in ("namespaceSelector", "podSelector"):
+        for index, expression in enumerate(section(peer, kind).get("matchExpressions") or []):
+            key, operator = f"{here}.{kind}.matchExpressions[{index}]", expression.get("operator") or "nothing"
+            values = expression.get("values") or []
+            for part in ("key", "operator"):
+                if not expression.get(part):
+                    yield Violation(f"{key}.{part}", "nothing", "must be set", "use a label, and In, NotIn or Exists")
+            if operator in ("In", "NotIn") and not values:
+                rule = f"must not be empty with operator {operator}"
+                yield Violation(f"{key}.values", "nothing", rule, "use values of the label")
+            if operator in ("Exists", "DoesNotExist") and values:
+                rule = f"must not be set with operator {operator}"
+                yield Violation(f"{key}.values", ", ".join(values), rule, "remove it")
+
+
+def _port(here: str, given: Values) -> Iterator[Violation]:
+    """Yield what the API would refuse of a port."""
+    port, end = given.get("port"), given.get("endPort")
+    if isinstance(port, str) and port.isdecimal():
+        yield Violation(f"{here}.port", port, "must be a number without quotes, or a name with a letter", f"use {port}")
+    elif end is not None and (port is None or isinstance(port, str) or port > end):
+        got, rule = text(port) or "nothing", f"must be a number up to endPort ({text(end)})"
+        yield Violation(f"{here}.port", got, rule, "use the first port of the range")
 
 
 def downloads(values: Values) -> bool:

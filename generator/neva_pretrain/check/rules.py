@@ -19,6 +19,7 @@ from neva_pretrain.check.pods import (
     check_network,
     check_placement,
     check_pods,
+    check_profiles,
     check_security,
 )
 from neva_pretrain.check.storage import check_paths, check_storage
@@ -38,6 +39,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Violation]], ...] = (
     check_monitoring,
     check_environment,
     check_secrets,
+    check_profiles,
     check_security,
     check_network,
     check_config,

@@ -1,7 +1,7 @@
 """Volumes, mounts and the paths on them."""
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from neva_pretrain import chart
@@ -11,7 +11,8 @@ from neva_pretrain.facts import PREPARE_STEPS, Facts, below
 
 CSI_DRIVER = "spectrumscale.csi.ibm.com"
 CHART_MOUNTS = ("/etc/neva", "/dev/shm")  # noqa: S108 (a mount, not a file)
-SYSTEM_PATHS = ("/dev", "/etc", "/opt", "/usr", "/proc", "/sys")
+NEMO = "/opt/NeMo"
+HIDES = "must not hide what the container needs"
 
 
 def storage_sources(volume: Mapping[str, Any]) -> list[str]:
@@ -107,13 +108,8 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
                 f"must differ from storage.{seen[path]}.mountPath",
                 "use another path",
             )
-        elif path.startswith(("/dev/", "/etc/")) or path in SYSTEM_PATHS:
-            yield Violation(
-                f"storage.{name}.mountPath",
-                path,
-                "must not hide what the container needs",
-                f"use a path such as /{name}",
-            )
+        elif path.startswith(("/dev/", "/etc/")) or path in (*chart.rules()["systemPaths"], NEMO):
+            yield Violation(f"storage.{name}.mountPath", path, HIDES, f"use a path such as /{name}")
         seen[path] = name
     shared = shared_volumes(values)
     for name, one in shared.items():
@@ -124,42 +120,68 @@ def check_storage(facts: Facts) -> Iterator[Violation]:
                 "must have the same settings, since a CSI volume is mounted once per pod",
                 "use the same settings, and separate the volumes by subPath",
             )
-    for path in CHART_MOUNTS:
-        seen[path] = "the chart"
+    yield from _extra_volumes(values, shared)
+    yield from _extra_mounts(values, {*seen, *CHART_MOUNTS})
+
+
+def _extra_volumes(values: Values, shared: dict[str, Shared]) -> Iterator[Violation]:
+    """Yield what ``extraVolumes`` break."""
     volumes = {*VOLUMES, "config", "shm"}
     claims = {one.claim: f"storage.{name}" for name, one in reversed(shared.items()) if one.claim}
     for index, extra in enumerate(values.get("extraVolumes") or []):
+        here = f"extraVolumes[{index}]"
         if extra["name"] in volumes:
-            yield Violation(
-                f"extraVolumes[{index}].name", extra["name"], "must be unique among the volumes", "use another name"
-            )
+            yield Violation(f"{here}.name", extra["name"], "must be unique among the volumes", "use another name")
         volumes.add(extra["name"])
+        sources = sorted(key for key, value in extra.items() if key != "name" and value is not None)
+        if len(sources) != 1:
+            got = " and ".join(sources) or "nothing"
+            yield Violation(here, got, "must have exactly one source", "use one such as persistentVolumeClaim")
+        for source in sources:
+            for key in chart.rules()["volumeSources"].get(source, ()):
+                if not extra[source].get(key):
+                    yield Violation(
+                        f"{here}.{source}.{key}", "nothing", "must be set with its source", f"name its {key}"
+                    )
         claim = mapping(extra, "persistentVolumeClaim").get("claimName")
         if claim and text(claim) in claims:
             yield Violation(
-                f"extraVolumes[{index}]",
+                here,
                 f"the claim {text(claim)}",
                 f"must not be that of {claims[text(claim)]}, since the kubelet mounts a claim once per pod "
                 "and waits forever for a second volume of it",
                 "use its name and a subPath in extraVolumeMounts",
             )
         elif claim:
-            claims[text(claim)] = f"extraVolumes[{index}]"
+            claims[text(claim)] = here
+
+
+def _extra_mounts(values: Values, taken: Collection[str]) -> Iterator[Violation]:
+    """Yield what ``extraVolumeMounts`` break."""
+    volumes = {*VOLUMES, "config", "shm", *(extra["name"] for extra in values.get("extraVolumes") or [])}
+    seen: dict[str, str] = {}
     for index, mount in enumerate(values.get("extraVolumeMounts") or []):
+        here, path = f"extraVolumeMounts[{index}]", mount["mountPath"]
         if mount["name"] not in volumes:
             yield Violation(
-                f"extraVolumeMounts[{index}].name",
-                mount["name"],
-                "must be a volume of the pods",
-                "use a name from extraVolumes or storage",
+                f"{here}.name", mount["name"], "must be a volume of the pods", "use a name from extraVolumes or storage"
             )
-        if mount["mountPath"] in seen:
-            yield Violation(
-                f"extraVolumeMounts[{index}].mountPath",
-                mount["mountPath"],
-                "must not be one of the chart's mounts",
-                "use another path",
-            )
+        if path in taken:
+            yield Violation(f"{here}.mountPath", path, "must not be one of the chart's mounts", "use another path")
+        elif path in chart.rules()["systemPaths"]:
+            yield Violation(f"{here}.mountPath", path, HIDES, "use a path of its own, or one below it")
+        elif path in seen:
+            yield Violation(f"{here}.mountPath", path, f"must differ from that of {seen[path]}", "use another path")
+        seen.setdefault(path, here)
+        if mount.get("subPath") and mount.get("subPathExpr"):
+            yield Violation(f"{here}.subPathExpr", mount["subPathExpr"], "must not be set with subPath", "keep one")
+        propagation, recursive = mount.get("mountPropagation"), mount.get("recursiveReadOnly")
+        if propagation == "Bidirectional" and not section(values, "securityContext").get("privileged"):
+            rule = "must come with securityContext.privileged, or the API refuses the pods"
+            yield Violation(f"{here}.mountPropagation", propagation, rule, "use HostToContainer")
+        if recursive in ("IfPossible", "Enabled") and not (mount.get("readOnly") and propagation in (None, "None")):
+            rule = "must come with readOnly true and without mountPropagation, or the API refuses the pods"
+            yield Violation(f"{here}.recursiveReadOnly", recursive, rule, "set readOnly, or remove it")
 
 
 def check_paths(facts: Facts) -> Iterator[Violation]:

@@ -172,7 +172,6 @@ def _offered(node: Object, resource: str) -> Decimal:
 
 def _amount(value: object) -> Decimal:
     """Return a quantity, also of thousandths of a CPU; what is none counts as nothing."""
-    given = text(value)
     with suppress(ValueError, ArithmeticError):
-        return quantity(given.removesuffix("m")) / (1000 if given.endswith("m") else 1)
+        return quantity(text(value))
     return Decimal(0)
