@@ -100,8 +100,8 @@ def check_pods(facts: Facts) -> Iterator[Violation]:
             )
     networks = rdma.get("networks") or []
     interfaces = [network.partition("@")[2] for network in networks]
-    for at, network in enumerate(networks):
-        if interfaces[at] and interfaces[at] in interfaces[:at]:
+    for index, network in enumerate(networks):
+        if interfaces[index] and interfaces[index] in interfaces[:index]:
             rule = "must have an interface of its own"
             yield Violation("rdma.networks", network, rule, "use another name after @, or none")
     for key in ("commonLabels", "podLabels", "workerLabels"):
