@@ -13,10 +13,10 @@ from neva_pretrain.chart.secrecy import scrubbed
 from neva_pretrain.check.config import check_config, check_environment, check_secrets
 from neva_pretrain.check.engine import check_rules
 from neva_pretrain.check.formats import check_formats
+from neva_pretrain.check.network import check_network
 from neva_pretrain.check.pods import (
     check_monitoring,
     check_names,
-    check_network,
     check_placement,
     check_pods,
     check_profiles,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from neva_pretrain.chart.access import VOLUMES, Values, mapping, preparing, section, text
-from neva_pretrain.check.pods import downloads
+from neva_pretrain.check.network import downloads
 from neva_pretrain.check.storage import shared_volumes, storage_sources
 
 KINDS = {
