@@ -127,6 +127,8 @@ HARMLESS = [
     "ns/net@eth0",
     "5d41402abc4b2a76b9719d911017c592aabbccdd",
     "basic training of the projector",
+    "basic MultiModal run, 2 nodes",
+    "basic Llama2Chat",
     "ubuntu:22.04@sha256:" + "0" * 64,
     "mailto:team@example.com",
     "git@github.com:team/neva.git",
