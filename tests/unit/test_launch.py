@@ -586,7 +586,7 @@ def test_n10_mig_slices_are_no_gpus(world: World) -> None:
         ("NVIDIA A100-4-20C", "GPU-$i", 8),
         ("NVIDIA H100 80GB HBM3", "GPU-0", 7),
         ("NVIDIA A100-SXM4-80GB", "GPU-$i", 0),
-        ("NVIDIA H20-3e", "GPU-$i", 0),
+        ("NVIDIA H200-3e", "GPU-$i", 0),
     ],
 )
 def test_n10_shares_of_gpus_are_none(world: World, name: str, uuid: str, shares: int) -> None:

@@ -192,7 +192,10 @@ class TestRefusals:
         assert message.splitlines() == [
             "training.tensorParallelSize: got 3; must divide training.gpusPerNode (8), attention "
             "heads (32), query groups (32), ffn hidden size (11008); use 2 or 4",
-            "--gpus: got 128; must be a multiple of tensor x pipeline parallel size (3 x 1 = 3); use 126 or 129",
+        ]
+        message = refusal(request(tensor_parallel_size=4, gpus=136, gpus_per_node=8, pipeline_parallel_size=4))
+        assert message.splitlines() == [
+            "--gpus: got 136; must be a multiple of tensor x pipeline parallel size (4 x 4 = 16); use 128 or 144",
         ]
 
     @pytest.mark.parametrize(("tokens", "fix"), [(650, "use 640 or 704"), (64, "use 576"), (8192, "use 4096")])

@@ -1272,7 +1272,7 @@ class TestNode:
         "name",
         [
             *("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB", "Tesla V100-SXM2-32GB"),
-            *("NVIDIA H100 NVL", "NVIDIA H20-3e", "NVIDIA GH200 480GB", "NVIDIA RTX A6000", "NVIDIA B200"),
+            *("NVIDIA H100 NVL", "NVIDIA H200-3e", "NVIDIA GH200 480GB", "NVIDIA RTX A6000", "NVIDIA B200"),
         ],
     )
     def test_n10_whole_gpus(

@@ -141,13 +141,13 @@ charts' too. */}}
 {{- $engine := get $model "transformer_engine" -}}
 {{- if and (eq $.Values.training.kernels "fp8") (hasKey $model "transformer_engine") (ne (toString $engine) "true") -}}
   {{- include "neva-pretrain.violation" (dict "key" "config.model.transformer_engine"
-    "got" (include "neva-pretrain.show" $engine)
+    "got" (dict "value" $engine "path" "" "rules" .nevaRules.secrets | include "neva-pretrain.show")
     "rule" "must be true with training.kernels fp8, which is TransformerEngine's" "fix" "leave it out") -}}
 {{- end -}}
 {{- $bar := $trainer.enable_progress_bar -}}
 {{- if and (not (kindIs "invalid" $bar)) (ne (toString $bar) "true") -}}
   {{- include "neva-pretrain.violation" (dict "key" "config.trainer.enable_progress_bar"
-    "got" (include "neva-pretrain.show" $bar)
+    "got" (dict "value" $bar "path" "" "rules" .nevaRules.secrets | include "neva-pretrain.show")
     "rule" "must be true, since the steps that the bar shows tell a hang from training"
     "fix" "leave it out") -}}
 {{- end -}}
