@@ -140,7 +140,7 @@ def test_n06_such_a_user_prepares_and_checks() -> None:
         (folder / "settings.json").write_text(json.dumps(settings))
         out.mkdir()
         for each in (folder, *folder.rglob("*")):
-            each.chmod(0o770 if each in (folder, out) else 0o750 if each.is_dir() else 0o640)
+            each.chmod(0o770 if each in (folder, out, folder / "results") else 0o750 if each.is_dir() else 0o640)
         environment = ("env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={FILES}:{packages}", "PYTHONDONTWRITEBYTECODE=1")
         for module in ("neva_pod.prepare", "neva_pod.preflight"):
             command = [*AS_UID, *environment, python, "-m", module, "--settings", str(folder / "settings.json")]
