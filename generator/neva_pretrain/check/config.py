@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neva_pretrain import chart
-from neva_pretrain.chart import yamlfile
 from neva_pretrain.chart.access import Values, mapping, section, text
 from neva_pretrain.chart.secrecy import HIDDEN, LEVELS, is_secret, is_secret_name, show, walk
 from neva_pretrain.check.formats import entries
@@ -127,10 +126,9 @@ def check_config(facts: Facts) -> Iterator[Violation]:
 
 def unread(values: Values) -> Iterator[str]:
     """Say which sections of ``config`` NVIDIA's script has not, so that a slip of the pen is not lost in silence."""
-    sections = yamlfile.read(chart.path("files/neva_pretrain.yaml")).content
     for key in section(values, "config"):
-        if key not in sections:
-            yield f"config.{key}: NeVa's configuration has no such section, only {', '.join(sections)}"
+        if key not in chart.hydra():
+            yield f"config.{key}: NeVa's configuration has no such section, only {', '.join(chart.hydra())}"
 
 
 def _number(value: object) -> float:
