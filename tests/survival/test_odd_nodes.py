@@ -109,7 +109,10 @@ def test_n06_a_uid_of_openshifts_range() -> None:
         for name, words in {"python3": "", "torchrun": "-m torch.distributed.run"}.items():
             (job.bin / name).write_text(f'#!/bin/sh\nexec {python} {words} "$@"\n')
             (job.bin / name).chmod(0o755)
-        for each in (Path(folder), *(path for path in Path(folder).rglob("*") if path.is_dir())):
+        for each in (
+            Path(folder),
+            *(path for path in Path(folder).rglob("*") if path.is_dir() and not path.is_symlink()),
+        ):
             each.chmod(0o770)
         with running(job):
             job.assert_survives()
