@@ -41,10 +41,15 @@ def violations(values: Mapping[str, Any]) -> list[Violation]:
     most = {e.json_path: str(e.validator) for kind in ("type", "enum") for e in errors if e.validator == kind}
     wanted = [e for e in errors if e.validator == most.get(e.json_path, e.validator)]
     found = rules.scrub([violation for error in wanted for violation in _explain(error)])
-    if any(e.validator in ("maxItems", "maxProperties") for e in wanted):
+    if any(_broken(e) in ("maxItems", "maxProperties") for e in wanted):
         return found
     keys = {violation.key for violation in found}
     return found + [violation for violation in rules.shape_violations(values) if violation.key not in keys]
+
+
+def _broken(error: ValidationError) -> str:
+    """Return the keyword that is broken; what is not empty where it must be is of another type than is wanted."""
+    return "type" if error.validator in _EMPTY and error.validator_value == 0 else str(error.validator)
 
 
 def _explain(error: ValidationError) -> Iterator[Violation]:
@@ -63,9 +68,9 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
         kinds = [text(kind) for kind in _listed(limit) if kind != "null"]
         known = [text(choice) for choice in _listed(limit) if choice not in (None, "")]
         close = _close(text(instance), known)
-        if limit == 0 and error.validator in _EMPTY:  # "" or {} in place of the other
-            (other,) = {"object", "string"} - {_EMPTY[str(error.validator)]}
-            kinds, error.validator = [other], "type"
+        broken = _broken(error)
+        if broken != error.validator:
+            kinds = [_EMPTY[str(error.validator)]]
         rule, fix = {
             "type": (f"must be of type {', '.join(kinds)}", _FIXES.get(kinds[0] if kinds else "", "")),
             "enum": (f"must be one of {', '.join(known)}", f"use {(close or known)[0] or 'another'}"),
@@ -78,7 +83,7 @@ def _explain(error: ValidationError) -> Iterator[Violation]:
             "maxProperties": (f"must have at most {limit} keys", "use fewer"),
             "minProperties": (f"must have at least {limit} keys", "remove it, or add keys"),
             "uniqueItems": ("must not have duplicates", "keep one"),
-        }[str(error.validator)]
+        }[broken]
         yield Violation(path or "values", _shown(instance, path, path.rpartition(".")[2]) or '""', rule, fix)
 
 
@@ -98,8 +103,8 @@ _FIXES = {
 }
 
 
-_EMPTY = {"maxLength": "string", "maxProperties": "object"}
-"""What may only be empty where the limit is 0."""
+_EMPTY = {"maxLength": "object", "maxProperties": "string"}
+"""By the keyword that a limit of 0 breaks, the type that is wanted."""
 
 
 def _close(word: str, known: list[str]) -> list[str]:
