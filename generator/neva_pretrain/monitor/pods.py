@@ -223,14 +223,10 @@ class Look:
         """Return what the node complains of while a pod's containers are not created."""
         if at(pod, "status").get("phase") != "Pending":
             return None
-        name, uid = name_of(pod), at(pod, "metadata").get("uid")
         events = [
             event
-            for event in self._asked("type=Warning")
-            if at(event, "involvedObject").get("name") == name
-            and at(event, "involvedObject").get("uid") in (uid, None)
-            and event.get("reason") != "FailedScheduling"
-            and event.get("type") != "Normal"
+            for event in self._events_of(pod, "type=Warning")
+            if event.get("reason") != "FailedScheduling" and event.get("type") != "Normal"
         ]
         if not events:
             return self._creating(pod)
@@ -255,14 +251,11 @@ class Look:
         ]
         since = next(filter(None, [*scheduled, word(status.get("startTime")), created(pod)]), "")
         waited = self._now() - _seconds(since, self._now())
-        name, uid = name_of(pod), at(pod, "metadata").get("uid")
         pulls = [
             event
             for reason in ("Pulling", "Pulled")
-            for event in self._asked(f"reason={reason}")
+            for event in self._events_of(pod, f"reason={reason}")
             if event.get("reason") == reason
-            and at(event, "involvedObject").get("name") == name
-            and at(event, "involvedObject").get("uid") in (uid, None)
         ]
         said = f"{waits} for {_about(waited)}"
         if pulls:
@@ -300,6 +293,15 @@ class Look:
             with suppress(ClusterError):
                 self._events[which] = self._kubectl.events(which)
         return self._events[which]
+
+    def _events_of(self, pod: Object, which: str) -> list[Object]:
+        """Return those of a selector's events that are about this pod, not an earlier one of its name."""
+        name, uid = name_of(pod), at(pod, "metadata").get("uid")
+        return [
+            event
+            for event in self._asked(which)
+            if at(event, "involvedObject").get("name") == name and at(event, "involvedObject").get("uid") in (uid, None)
+        ]
 
     def _age(self, thing: Object) -> float:
         return self._now() - _seconds(created(thing), self._now())
